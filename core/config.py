@@ -1,0 +1,244 @@
+"""Everything a run needs: one frozen model per stage, read from TOML, rendered by Prefect as a form.
+
+A preset is a TOML file with one table per stage. Fields are plain types, enums of strings, date-times and
+nested models, since these are what the form renders; an empty string or list stands for "not given".
+"""
+
+import tomllib
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from core.errors import FewcastError
+
+
+def _as_utc(value: datetime) -> datetime:
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+UTCTime = Annotated[datetime, AfterValidator(_as_utc)]
+
+
+class Stage(BaseModel):
+    """What all stages share: immutable, and no key that nothing reads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class TimeRange(Stage):
+    """A half-open span of time."""
+
+    start: UTCTime = Field(description="First instant (UTC), included.")
+    end: UTCTime = Field(description="Last instant (UTC), excluded.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.end <= self.start:
+            raise ValueError(f"end {self.end:%Y-%m-%d %H:%M} must come after start {self.start:%Y-%m-%d %H:%M}")
+        return self
+
+
+class SimulatorConfig(Stage):
+    """A simulated satellite that writes granules under `ingest.source` before they are ingested."""
+
+    enabled: bool = Field(False, description="Write simulated GK-2A granules into the source first.")
+    seed: int = Field(0, ge=0, description="Seed of the simulated truth.")
+
+
+class IngestConfig(Stage):
+    """Granules to archive."""
+
+    system: Literal["gk2a", "cf"] = Field("gk2a", description="Satellite system: its key layout and its reader.")
+    source: str = Field(description="URL of the granules' root: s3://bucket, file:///folder or a plain path.")
+    anonymous: bool = Field(True, description="Read s3:// without credentials, as public buckets allow.")
+    endpoint_url: str = Field("", description="Custom S3 endpoint; empty for the default one.")
+    sector: Literal["fd", "la", ""] = Field("la", description="Scan sector; empty where the system has none.")
+    channels: list[str] = Field(min_length=1, description="Channels to keep, by the system's own names.")
+    times: TimeRange = Field(description="Which slots to ingest.")
+    origin: UTCTime = Field(description="First slot of the archive's time axis; it fixes the phase of all slots.")
+    cadence_minutes: int = Field(10, ge=1, le=180, description="Minutes between slots.")
+    years: int = Field(10, ge=1, le=50, description="Length of the preallocated time axis in years.")
+    block: int = Field(1, ge=1, le=64, description="Average blocks of this many pixels in each direction.")
+    archive: str = Field("", description="URL of the archive; empty: under the pipeline's root.")
+    simulator: SimulatorConfig = SimulatorConfig()
+
+
+class SplitConfig(Stage):
+    """What is held out, in space and in time.
+
+    Tile (row r, column c) of the lattice belongs to test where (r + 2 c) mod `modulus` = 0, to validation
+    where it is 1, and to training elsewhere.
+    """
+
+    modulus: int = Field(5, ge=3, le=50, description="One tile in this many is test, one is validation.")
+    train: list[TimeRange] = Field(min_length=1, description="Times of the training windows.")
+    validation: list[TimeRange] = Field(min_length=1, description="Times of the validation windows.")
+    test: list[TimeRange] = Field(min_length=1, description="Times of the test windows.")
+
+
+class EpisodesConfig(Stage):
+    """Archive to episodes."""
+
+    archive: str = Field("", description="URL of the archive; empty: under the pipeline's root.")
+    store: str = Field("", description="URL of the episode store; empty: under the pipeline's root.")
+    input_frames: int = Field(4, ge=1, le=48, description="Input frames k of a window.")
+    target_frames: int = Field(4, ge=1, le=72, description="Target frames L of a window.")
+    tile_pixels: int = Field(64, ge=8, le=2048, description="Side of a region tile in archive pixels.")
+    support_windows: int = Field(4, ge=0, le=64, description="Support windows N_S of an episode.")
+    query_windows: int = Field(4, ge=1, le=64, description="Query windows N_Q of an episode.")
+    train_episodes: int = Field(512, ge=1, description="Training episodes to build.")
+    validation_episodes: int = Field(64, ge=1, description="Validation episodes to build, per kind of hold-out.")
+    test_episodes: int = Field(64, ge=1, description="Test episodes to build, per kind of hold-out.")
+    split: SplitConfig
+    seed: int = Field(0, ge=0, description="Seed of the episodes.")
+
+
+class NetworkConfig(Stage):
+    """The U-Net."""
+
+    width: int = Field(32, ge=4, le=512, description="Channels of the finest level.")
+    depth: int = Field(3, ge=1, le=6, description="Number of times the resolution is halved.")
+
+
+class InnerConfig(Stage):
+    """The inner loop: support to posterior."""
+
+    steps: int = Field(3, ge=0, le=100, description="Gradient steps M.")
+    rate: float = Field(0.01, gt=0, le=10, description="Step size alpha, or its first value where rates are learned.")
+    learn_rates: Literal["no", "layer", "layer_step"] = Field(
+        "layer_step", description="Learn the step sizes: not at all, per layer, or per layer and step."
+    )
+    samples: int = Field(1, ge=1, le=64, description="Weight samples per inner step.")
+    kl_weight: float = Field(1.0, ge=0, le=1, description="Weight of the inner KL; 1 is the exact ELBO.")
+
+
+class TrainConfig(Stage):
+    """Episodes to prior."""
+
+    episodes: str = Field("", description="URL of the episode store; empty: under the pipeline's root.")
+    run: str = Field("", description="Directory of the checkpoints; empty: under the pipeline's root.")
+    learner: Literal["abml", "maml", "pooled"] = Field("abml", description="The way to train.")
+    network: NetworkConfig = NetworkConfig()
+    inner: InnerConfig = InnerConfig()
+    steps: int = Field(1000, ge=1, description="Meta-steps.")
+    budget_minutes: float = Field(60.0, gt=0, description="Stop cleanly after this many minutes of training.")
+    meta_batch: int = Field(4, ge=1, le=1024, description="Episodes of one meta-step.")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="Outer step size beta (Adam).")
+    samples: int = Field(1, ge=1, le=64, description="Weight samples of the outer expectation.")
+    kl_weight: float = Field(1.0, ge=0, le=1, description="Weight of the outer KL; 1 is the exact ELBO.")
+    initial_log_std: float = Field(-4.5, ge=-15, le=2, description="Natural log of the prior's first std.")
+    gradient: Literal["auto", "unrolled", "checkpointed", "mixed", "first_order"] = Field(
+        "auto", description="How to differentiate through the inner loop; all but first_order are exact."
+    )
+    validate_every: int = Field(100, ge=1, description="Meta-steps between validations and checkpoints.")
+    seed: int = Field(0, ge=0, description="Seed of weights, noise and episode order.")
+
+
+class EvaluateConfig(Stage):
+    """Prior and held-out episodes to a scorecard."""
+
+    run: str = Field("", description="Directory of the trained run; empty: under the pipeline's root.")
+    episodes: str = Field("", description="URL of the episode store; empty: under the pipeline's root.")
+    scorecard: str = Field("", description="Directory of the scorecard; empty: under the pipeline's root.")
+    members: int = Field(20, ge=2, le=500, description="Weight samples (members) of a forecast.")
+    bootstrap_samples: int = Field(1000, ge=100, le=100_000, description="Resamples of the block bootstrap.")
+    bootstrap_hours: float = Field(6.0, gt=0, description="Length of a bootstrap block in hours.")
+    seed: int = Field(0, ge=0, description="Seed of the members and of the bootstrap.")
+
+
+class TrackingConfig(Stage):
+    """Where runs are remembered."""
+
+    uri: str = Field("", description="MLflow tracking URI; empty: a SQLite file beside the data.")
+    experiment: str = Field("", description="MLflow experiment; empty: the preset's name.")
+
+
+class PipelineConfig(Stage):
+    """All stages of one named run."""
+
+    name: str = Field(min_length=1, pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Name of the preset.")
+    root: str = Field("", description="Folder or URL under which all data are kept; empty: data/<name>.")
+    ingest: IngestConfig
+    episodes: EpisodesConfig
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _place(cls, values: Any) -> Any:
+        """Fill every location that was left empty from the root, so that each stage stands alone."""
+        if not isinstance(values, dict) or "name" not in values:
+            return values
+        root = (values.get("root") or f"data/{values['name']}").rstrip("/")
+        places = {
+            ("ingest", "archive"): f"{root}/archive.zarr",
+            ("episodes", "archive"): f"{root}/archive.zarr",
+            ("episodes", "store"): f"{root}/episodes.zarr",
+            ("train", "episodes"): f"{root}/episodes.zarr",
+            ("train", "run"): f"{root}/run",
+            ("evaluate", "run"): f"{root}/run",
+            ("evaluate", "episodes"): f"{root}/episodes.zarr",
+            ("evaluate", "scorecard"): f"{root}/scorecard",
+            ("tracking", "experiment"): values["name"],
+            ("tracking", "uri"): "sqlite:///data/mlflow.db",
+        }
+        filled = {**values, "root": root}
+        for (stage, key), place in places.items():
+            table = filled.get(stage, {})
+            if isinstance(table, BaseModel):
+                table = table.model_dump()
+            if isinstance(table, dict) and not table.get(key):
+                filled[stage] = {**table, key: place}
+        return filled
+
+
+def load(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:
+    """Read a TOML file and apply `stage.key=value` overrides (values in TOML syntax, or bare words).
+
+    Raises `FewcastError` with one clear line for a file that is not TOML, an unknown key, or a value out of bounds.
+    """
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise FewcastError(f"cannot read the configuration {path}", found=error.strerror or str(error),
+                           mend="give the path of a TOML file") from error
+    except tomllib.TOMLDecodeError as error:
+        raise FewcastError(f"{path} is not valid TOML", found=str(error), mend="correct that line") from error
+    for override in overrides:
+        _override(values, override)
+    try:
+        return PipelineConfig.model_validate(values)
+    except ValidationError as error:
+        raise FewcastError(f"the configuration {path.name} is not valid", found=_first_problem(error),
+                           mend="see `fewcast config` for every key with its bounds") from error
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise FewcastError("--set needs key=value", found=repr(override), mend="write, say, --set train.steps=200")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *tables, name = key.strip().split(".")
+    table = values
+    for part in tables:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise FewcastError(f"--set {key}: {part} is a value, not a table", found=repr(table),
+                               mend="name a key of PipelineConfig")
+    table[name] = value
+
+
+def _first_problem(error: ValidationError) -> str:
+    problems = error.errors()
+    first = problems[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the whole"
+    given = "" if first["type"] in ("missing", "extra_forbidden") else f" (given: {first['input']!r})"
+    more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+    return f"{where}: {first['msg']}{given}{more}"

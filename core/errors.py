@@ -1,0 +1,12 @@
+"""The one exception that a user is meant to read."""
+
+
+class FewcastError(Exception):
+    """A run cannot go on: what was wrong, what was found, how to mend it, in one line.
+
+    The command line prints the message alone and exits with 1; a flow run fails with it. Raise it for
+    what the *user* can mend (a source, a path, a value); `ValueError` stays for callers of the library.
+    """
+
+    def __init__(self, what: str, *, found: str, mend: str) -> None:
+        super().__init__(f"{what}: found {found}; {mend}")
