@@ -1,0 +1,48 @@
+# A fresh machine has python3, pip and make: every target makes .venv and installs what it needs by itself.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock
+
+.PHONY: demo test check soak bench lock clean help
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: .venv/installed ## simulated satellite granules to a scorecard, in minutes
+	$(BIN)/fewcast pipeline --preset demo
+
+test: .venv/installed-test ## the whole test suite
+	$(BIN)/python -m pytest -m "not soak"
+
+check: .venv/installed-test ## lint, format, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+soak: .venv/installed-test ## the long kill, fault and fuzz runs
+	$(BIN)/python -m pytest -m soak --timeout=7200
+
+bench: .venv/installed-bench ## every benchmark, each with its peer beside it
+	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+lock: .venv/installed-bench ## write requirements.lock from what is installed
+	$(BIN)/pip freeze --exclude-editable | sed -E 's/\+cpu$$//' | grep -vE '^(nvidia|triton)' > requirements.lock
+
+clean: ## remove the environment; data stay
+	rm -rf .venv
+
+# torch comes first and alone: pip then never swaps it for another build while it resolves the rest.
+.venv/installed: pyproject.toml requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) "$$(grep '^torch==' requirements.lock)"
+	$(PIP) --editable .
+	touch $@
+
+.venv/installed-test: .venv/installed
+	$(PIP) --editable ".[test,oracle]"
+	touch $@
+
+.venv/installed-bench: .venv/installed-test
+	$(PIP) --editable ".[bench]"
+	touch $@
