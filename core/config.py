@@ -101,6 +101,10 @@ class NetworkConfig(Stage):
 
     width: int = Field(32, ge=4, le=512, description="Channels of the finest level.")
     depth: int = Field(3, ge=1, le=6, description="Number of times the resolution is halved.")
+    patch: int = Field(1, ge=1, le=8, description="Pixels a side of the squares that the first layer folds into planes.")
+    scale_head: bool = Field(
+        False, description="Also output a correction of the log noise std per pixel, beside the noise per lead time."
+    )
 
 
 class InnerConfig(Stage):

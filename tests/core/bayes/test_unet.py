@@ -1,0 +1,98 @@
+"""The U-Net: shapes, persistence before training, and derivatives of the orders that the meta-gradient needs."""
+
+import pytest
+import torch
+from torch.func import functional_call, grad, jvp
+
+from core.bayes.unet import LOG_SCALE_BOUND, UNet
+from core.config import NetworkConfig
+
+
+def make(frames=3, targets=2, channels=2, *, seed=0, extra_planes=0, margin=0, **config) -> UNet:
+    torch.manual_seed(seed)
+    network = UNet(
+        NetworkConfig(**{"width": 4, "depth": 2} | config),
+        frames,
+        targets,
+        channels,
+        extra_planes=extra_planes,
+        margin=margin,
+    )
+    return network.double()
+
+
+def trained(network: UNet) -> UNet:
+    """As if some steps had been taken: no layer is zero any more."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return network
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (13, 22), (1, 5)])
+def test_untrained_forecast_is_the_last_frame_at_every_lead(height, width, patch):
+    x = torch.randn(3, 7, height, width, dtype=torch.float64)
+    last_frame = x[:, 4:6]  # frames x channels = 3 x 2, then the validity plane
+    y = make(patch=patch)(x)
+    torch.testing.assert_close(y, torch.cat([last_frame, last_frame], dim=1), rtol=0, atol=0)
+
+
+def test_margin_is_seen_and_cropped():
+    x = torch.randn(2, 7, 17, 12, dtype=torch.float64)
+    x_without = x.clone()
+    x_without[..., :3] = 0  # change pixels of the margin alone
+    network = make(margin=3)
+    torch.testing.assert_close(network(x)[:, :2], x[:, 4:6, 3:14, 3:9], rtol=0, atol=0)
+    network = trained(network)
+    assert network(x).shape == (2, 4, 11, 6)
+    assert not torch.equal(network(x), network(x_without))
+
+
+def test_scale_head_starts_at_the_noise_and_stays_bounded():
+    network = make(scale_head=True)
+    x = torch.randn(2, 7, 9, 10, dtype=torch.float64)
+    mean, log_scale = network(x).chunk(2, dim=1)
+    torch.testing.assert_close(mean, x[:, 4:6].repeat(1, 2, 1, 1), rtol=0, atol=0)
+    assert (log_scale == 0).all()
+    with torch.no_grad():
+        network.head.bias.fill_(1e6)
+    assert (network(x).chunk(2, dim=1)[1] <= LOG_SCALE_BOUND).all()
+
+
+def test_a_window_does_not_see_the_others():
+    network = trained(make(patch=2, extra_planes=2))
+    x = torch.randn(4, 9, 11, 9, dtype=torch.float64)
+    alone = torch.cat([network(window[None]) for window in x])
+    torch.testing.assert_close(network(x), alone, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("config", [{}, {"patch": 2, "scale_head": True}])
+def test_derivatives_of_every_mode_agree(config):
+    """grad against central differences; forward-over-reverse against reverse-over-reverse."""
+    network = trained(make(**config))
+    x = torch.randn(2, 7, 7, 10, dtype=torch.float64)
+    parameters = {name: p.detach() for name, p in network.named_parameters()}
+    direction = {name: torch.randn_like(p) for name, p in parameters.items()}
+
+    def loss(p):
+        return functional_call(network, p, (x,)).square().mean()
+
+    _, forward_over_reverse = jvp(grad(loss), (parameters,), (direction,))
+    leaves = {name: p.clone().requires_grad_() for name, p in parameters.items()}
+    first = torch.autograd.grad(loss(leaves), list(leaves.values()), create_graph=True)
+    slope = sum((g * d).sum() for g, d in zip(first, direction.values(), strict=True))
+    reverse_over_reverse = torch.autograd.grad(slope, list(leaves.values()))
+    for ours, theirs in zip(forward_over_reverse.values(), reverse_over_reverse, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+    step = 1e-5
+    above, below = (loss({n: p + s * direction[n] for n, p in parameters.items()}) for s in (step, -step))
+    torch.testing.assert_close(slope.detach(), (above - below) / (2 * step), rtol=1e-6, atol=1e-8)
+
+
+def test_wrong_planes_and_a_tile_inside_the_margin_are_named():
+    with pytest.raises(ValueError, match="7 input planes, not 6"):
+        make()(torch.randn(1, 6, 8, 8, dtype=torch.float64))
+    with pytest.raises(ValueError, match="margin of 4"):
+        make(margin=4)(torch.randn(1, 7, 8, 12, dtype=torch.float64))
