@@ -1,0 +1,190 @@
+"""Training state on disk: atomic to write, verified on load, and nothing pickled.
+
+A run's directory holds one directory a checkpoint, `step_00001200/`, with `tensors.safetensors` and
+`checkpoint.json`: the metadata and the digests of both. It is written beside under a hidden name, fsynced and
+renamed, so that under its own name it is whole or absent, whenever the machine stops.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from core.errors import FewcastError
+from core.report import Report, Silent
+
+_TENSORS, _META = "tensors.safetensors", "checkpoint.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One verified checkpoint in memory; `meta` is plain JSON data."""
+
+    path: Path
+    step: int
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any]
+
+
+def save(
+    run: Path,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    meta: Mapping[str, Any],
+    *,
+    keep_last: int = 2,
+    keep: Collection[int] = (),
+) -> Path:
+    """Write the checkpoint of `step`, then delete all but the `keep_last` newest and the steps in `keep`.
+
+    A checkpoint of the same step is replaced. Raises `FewcastError` when the disk is full or refuses; whatever
+    was there before is then still there.
+    """
+    target, beside = run / _name(step), run / f".writing-{_name(step)}-{os.getpid()}"
+    data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        _write(beside / _TENSORS, data)
+        body = {"format": _FORMAT, "step": step, "tensors_sha256": _sha256(data), "meta": dict(meta)}
+        _write(beside / _META, json.dumps(body | {"sha256": _digest(body)}, indent=1).encode())
+        _fsync_directory(beside)
+        if target.exists():
+            _discard(target)
+        beside.rename(target)
+        _fsync_directory(run)
+    except OSError as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise FewcastError(
+            f"cannot write the checkpoint of step {step} in {run}",
+            found=error.strerror or str(error),
+            mend=("free some space" if full else "give a folder that can be written")
+            + " and run the same command again: it goes on from the checkpoint before",
+        ) from error
+    kept = {*steps(run)[-keep_last:], *keep}
+    for old in steps(run):
+        if old not in kept:
+            _discard(run / _name(old))
+    return target
+
+
+def steps(run: Path) -> list[int]:
+    """Steps that have a checkpoint in the run's directory, good or not, in ascending order."""
+    names = [entry.name for entry in run.glob("step_*")] if run.is_dir() else []
+    return sorted(int(name[5:]) for name in names if name[5:].isdigit())
+
+
+def load(run: Path, step: int) -> Checkpoint:
+    """Read and verify one checkpoint; raises `FewcastError` when it is absent, truncated or altered."""
+    path = run / _name(step)
+    try:
+        body = json.loads((path / _META).read_bytes())
+        data = (path / _TENSORS).read_bytes()
+        if not isinstance(body, dict) or body.pop("sha256", None) != _digest(body):
+            raise ValueError(f"{_META} does not match its own digest")
+        if body["format"] != _FORMAT:
+            raise ValueError(f"format {body['format']}, where this version reads {_FORMAT}")
+        if body["step"] != step:
+            raise ValueError(f"it says that it is of step {body['step']}")
+        if _sha256(data) != body["tensors_sha256"]:
+            raise ValueError(f"{_TENSORS} is truncated or altered: {len(data)} bytes of another digest")
+        return Checkpoint(path, step, safetensors.torch.load(data), body["meta"])
+    except OSError as error:
+        raise _unusable(path, f"{Path(error.filename or path).name}: {error.strerror}") from error
+    except (ValueError, KeyError, SafetensorError) as error:
+        raise _unusable(path, str(error)) from error
+
+
+def load_latest(run: Path, *, report: Report | None = None) -> Checkpoint | None:
+    """The newest checkpoint that verifies; None where there is none at all.
+
+    Each bad one passed over is reported. Raises `FewcastError` when there are checkpoints and none is good, since
+    starting afresh over them is for the user to decide.
+    """
+    report = report or Silent()
+    problem: FewcastError | None = None
+    for step in reversed(steps(run)):
+        try:
+            return load(run, step)
+        except FewcastError as error:
+            problem = error
+            report.message(f"passed over: {error}")
+    if problem is not None:
+        raise problem
+    return None
+
+
+def clean(run: Path) -> None:
+    """Delete what interrupted writes and deletions left behind; only for the one process that owns the run."""
+    for pattern in (".writing-*", ".deleting-*"):
+        for leftover in run.glob(pattern):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def require_same_shapes(checkpoint: Checkpoint, expected: Mapping[str, Tensor]) -> None:
+    """Raise `FewcastError` unless the checkpoint holds just the expected names, shapes and dtypes."""
+    for name in sorted({*checkpoint.tensors, *expected}):
+        here, there = (_describe(tensors.get(name)) for tensors in (expected, checkpoint.tensors))
+        if here != there:
+            raise FewcastError(
+                f"the checkpoint {checkpoint.path} is of another architecture",
+                found=f"{name} {there} in it and {here} in this configuration",
+                mend="train with the network, learner and inner loop of that run, or choose another `train.run`",
+            )
+
+
+def _name(step: int) -> str:
+    return f"step_{step:08d}"
+
+
+def _describe(tensor: Tensor | None) -> str:
+    return "absent" if tensor is None else f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _unusable(path: Path, found: str) -> FewcastError:
+    return FewcastError(
+        f"the checkpoint {path} cannot be used", found=found, mend="delete that folder and run the same command again"
+    )
+
+
+def _discard(path: Path) -> None:
+    """Delete by renaming first, so that a half-deleted directory never bears a checkpoint's name."""
+    doomed = path.with_name(f".deleting-{path.name}-{os.getpid()}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    path.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    return _sha256(json.dumps(body, sort_keys=True).encode())
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _fsync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
