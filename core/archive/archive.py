@@ -1,0 +1,381 @@
+"""The one writer, and a fast reader, of an archive of frames."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.storage import MemoryStore
+
+from core.archive import layout, shard
+from core.archive.layout import PACKINGS, Packing, Status
+from core.archive.objects import Objects, open_objects
+from core.errors import FewcastError
+from core.satellite.granule import PHYSICAL_RANGE, Frame, Grid, Kind, Reason
+
+DAILY: Mapping[str, type[np.generic]] = {"status": np.uint8, "reason": np.uint8, "out_of_range": np.uint32}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What became of one channel's frame: what to record about it once it is durable."""
+
+    slot: int
+    channel: str
+    status: Status
+    reason: Reason = Reason.NONE
+    out_of_range: int = 0
+    observation_time: np.datetime64 | None = None
+
+
+class Archive:
+    """Frames in one Zarr v3 store under a path or an `s3://` URL.
+
+    `write_frame` makes frames durable, and `record` then says so: only what `status` calls complete or partial is
+    data. Both replace whole objects, so a killed writer loses at most what it had not yet recorded, and doing it again
+    gives the same bytes. Frames may be written from many threads and processes; `record` needs one writer a day
+    (`core.archive.lock` keeps two ingests of one archive apart).
+    """
+
+    def __init__(self, url: str, *, writable: bool = False) -> None:
+        self.url = url
+        self.writable = writable
+        self.objects: Objects = open_objects(url)
+        if self.objects.get("zarr.json") is None:
+            raise FewcastError(f"no archive at {url}", found="no zarr.json there", mend="run `fewcast ingest` first")
+        self._root = zarr.open_group(MemoryStore(_Preloaded(self.objects).load()), mode="r", zarr_format=3)
+        attributes: dict[str, Any] = dict(self._root.attrs)
+        if attributes.get("fewcast_archive_version") != layout.VERSION:
+            raise FewcastError(
+                f"{url} is not an archive of this version",
+                found=f"fewcast_archive_version {attributes.get('fewcast_archive_version')!r}",
+                mend=f"give an archive of version {layout.VERSION}",
+            )
+        self.cadence_minutes: int = attributes["cadence_minutes"]
+        self.kind_of: dict[str, Kind] = dict(zip(attributes["channels"], attributes["kinds"], strict=True))
+        self.channels: tuple[str, ...] = tuple(self.kind_of)
+        self.kinds: dict[Kind, tuple[str, ...]] = {
+            kind: tuple(name for name in self.channels if self.kind_of[name] == kind)
+            for kind in dict.fromkeys(self.kind_of.values())
+        }
+        self.slots_per_day = layout.slots_per_day(self.cadence_minutes)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.url, self.writable)
+
+    @classmethod
+    def open(cls, url: str, mode: Literal["r", "r+"] = "r") -> "Archive":
+        """The archive at a URL; `FewcastError` if there is none."""
+        return cls(url, writable=mode == "r+")
+
+    @classmethod
+    def exists(cls, url: str) -> bool:
+        return open_objects(url).get("zarr.json") is not None
+
+    @classmethod
+    def create(
+        cls,
+        url: str,
+        *,
+        grid: Grid,
+        channels: Mapping[str, Kind],
+        origin: datetime | np.datetime64,
+        cadence_minutes: int,
+        years: int = 10,
+    ) -> "Archive":
+        """An empty archive, or the one that is there if it is of the same grid, channels and time axis.
+
+        The root `zarr.json` is written last: an archive half made does not exist.
+        """
+        if isinstance(origin, np.datetime64):
+            origin = origin.astype("datetime64[s]").item().replace(tzinfo=UTC)
+        if cls.exists(url):
+            archive = cls(url, writable=True)
+            archive.require(grid=grid, channels=channels, origin=origin, cadence_minutes=cadence_minutes)
+            return archive
+        objects = open_objects(url)
+        made = layout.template(
+            grid=grid, channels=channels, origin=origin, cadence_minutes=cadence_minutes, years=years
+        )
+        for key, data in made.items():
+            objects.put(key, data)
+        return cls(url, writable=True)
+
+    def require(self, *, grid: Grid, channels: Iterable[str], origin: datetime, cadence_minutes: int) -> None:
+        """Raise `FewcastError` unless the archive has this grid, these channels and this time axis."""
+        mend = "give another --set ingest.archive=URL, or the settings it was made with"
+        if self.grid.shape != grid.shape:
+            raise FewcastError(
+                f"the archive {self.url} is of another grid",
+                found=f"{_size(self.grid)} pixels there, {_size(grid)} asked for",
+                mend=mend,
+            )
+        tolerance = 0.05 * max(grid.spacing)
+        shift = max(np.abs(self.grid.x - grid.x).max(), np.abs(self.grid.y - grid.y).max())
+        if shift > tolerance:
+            raise FewcastError(
+                f"the archive {self.url} is of another grid", found=f"pixels {shift:.0f} m apart", mend=mend
+            )
+        missing = [name for name in channels if name not in self.kind_of]
+        if missing:
+            raise FewcastError(
+                f"the archive {self.url} has no channel {', '.join(missing)}",
+                found=", ".join(self.channels),
+                mend=mend,
+            )
+        start = np.datetime64(origin.astimezone(UTC).replace(tzinfo=None), "m")
+        phase = int((start - self.times[0]) / np.timedelta64(1, "m"))
+        if cadence_minutes % self.cadence_minutes or phase % self.cadence_minutes:
+            raise FewcastError(
+                f"the archive {self.url} is of another time axis",
+                found=f"every {self.cadence_minutes} minutes from {self.times[0]}",
+                mend=mend,
+            )
+
+    @cached_property
+    def times(self) -> NDArray[np.datetime64]:
+        """Every slot's nominal time (UTC, datetime64[ns])."""
+        variable = self._root["time"]
+        assert isinstance(variable, zarr.Array)
+        units = str(variable.attrs["units"])
+        origin = np.datetime64(units.removeprefix("minutes since ").replace(" ", "T"), "ns")
+        return origin + np.asarray(variable[:]).astype("timedelta64[m]").astype("timedelta64[ns]")
+
+    @cached_property
+    def grid(self) -> Grid:
+        x, y, crs = (self._root[name] for name in ("x", "y", "crs"))
+        assert isinstance(x, zarr.Array)
+        assert isinstance(y, zarr.Array)
+        return Grid(np.asarray(x[:], np.float64), np.asarray(y[:], np.float64), dict(crs.attrs))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.grid.shape
+
+    def packing(self, kind: Kind) -> Packing:
+        """Scale and offset of a kind's codes."""
+        return PACKINGS[kind]
+
+    def slot(self, time: np.datetime64 | datetime) -> int:
+        """Index of the slot of exactly this nominal time; `ValueError` if no slot has it."""
+        if isinstance(time, datetime):
+            time = np.datetime64(time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time)
+        minutes = (time.astype("datetime64[s]") - self.times[0].astype("datetime64[s]")).astype(int) / 60
+        index, rest = divmod(minutes, self.cadence_minutes)
+        if rest or not 0 <= index < len(self.times):
+            raise ValueError(f"no slot at {time}: every {self.cadence_minutes} minutes, {self.times[[0, -1]]}")
+        return int(index)
+
+    # -- writing
+
+    def write_frame(self, slot: int, frames: Frame | Sequence[Frame]) -> list[Stored]:
+        """Make one slot's frames durable, beside what the slot already serves; then `record` what comes back.
+
+        Values outside the physical range become missing and are counted, never wrapped.
+        """
+        self._writable()
+        frames = [frames] if isinstance(frames, Frame) else list(frames)
+        stored: list[Stored] = []
+        for kind, channels in self.kinds.items():
+            mine = {frame.channel: frame for frame in frames if self.kind_of.get(frame.channel) == kind}
+            if not mine:
+                continue
+            codes = self._kept(slot, kind, channels, set(mine))
+            for name, frame in mine.items():
+                if frame.values.shape != self.shape:
+                    raise ValueError(f"a frame of {frame.values.shape} for an archive of {self.shape}")
+                codes[channels.index(name)], lost = pack(frame.values, kind)
+                partial = lost or frame.reason != Reason.NONE
+                status = Status.PARTIAL if partial else Status.COMPLETE
+                reason = frame.reason if frame.reason != Reason.NONE or not lost else Reason.OUT_OF_RANGE
+                if (codes[channels.index(name)] == shard.MISSING).all():
+                    status = Status.CORRUPT
+                    reason = reason if reason != Reason.NONE else Reason.ALL_MISSING
+                count = lost + frame.out_of_range
+                stored.append(Stored(slot, name, status, reason, count, frame.observation_time))
+            self.objects.put(self._key(kind, slot), shard.encode(codes))
+        return stored
+
+    def _kept(self, slot: int, kind: Kind, channels: tuple[str, ...], replaced: set[str]) -> shard.Codes:
+        """The slot's codes of the channels that already count as data and are not about to be replaced."""
+        codes = np.full((len(channels), *self.shape), shard.MISSING, np.uint16)
+        status = self._day("status", slot // self.slots_per_day)[slot % self.slots_per_day]
+        for position, name in enumerate(channels):
+            served = status[self.channels.index(name)] in (Status.COMPLETE, Status.PARTIAL)
+            if served and name not in replaced:
+                window = slice(position, position + 1)
+                kept = self._read_shard(kind, slot, slice(None), slice(None), window)
+                if kept is not None:
+                    codes[window] = kept
+        return codes
+
+    def record(self, stored: Iterable[Stored]) -> None:
+        """Say what is known of slots, after their frames are durable: one replacement of each day's objects."""
+        self._writable()
+        days: dict[int, list[Stored]] = {}
+        for item in stored:
+            days.setdefault(item.slot // self.slots_per_day, []).append(item)
+        for day, items in sorted(days.items()):
+            tables = {name: self._day(name, day) for name in DAILY}
+            observed = self._observed(day)
+            for item in items:
+                row, column = item.slot % self.slots_per_day, self.channels.index(item.channel)
+                tables["status"][row, column] = item.status
+                tables["reason"][row, column] = item.reason
+                tables["out_of_range"][row, column] = item.out_of_range
+                if item.observation_time is not None:
+                    moment = int(item.observation_time.astype("datetime64[ms]").astype(np.int64))
+                    known = observed[row] != layout.NO_TIME
+                    observed[row] = min(int(observed[row]), moment) if known else moment
+            self.objects.put(f"observation_time/c/{day}", observed.astype("<i8").tobytes())
+            for name in ("out_of_range", "reason", "status"):  # status last: it is what makes the rest true
+                table = tables[name]
+                self.objects.put(f"{name}/c/{day}/0", table.astype(table.dtype.newbyteorder("<")).tobytes())
+
+    def set_status(
+        self, slot: int, channels: str | Iterable[str], status: Status, reason: Reason = Reason.NONE
+    ) -> None:
+        """Record a status with no frame: corrupt, absent, or unseen again."""
+        names = [channels] if isinstance(channels, str) else list(channels)
+        self.record(Stored(slot, name, Status(status), reason) for name in names)
+
+    # -- reading
+
+    @property
+    def status(self) -> NDArray[np.uint8]:
+        """Status (time, channel) of every slot, read afresh."""
+        return self._table("status")
+
+    @property
+    def reason(self) -> NDArray[np.uint8]:
+        """Reason (time, channel) of every slot, read afresh."""
+        return self._table("reason")
+
+    @property
+    def out_of_range(self) -> NDArray[np.uint32]:
+        """Pixels dropped for their value (time, channel), read afresh."""
+        return self._table("out_of_range")
+
+    def read_packed(self, kind: Kind, slots: Iterable[int], y: slice, x: slice) -> shard.Codes:
+        """Stored codes (T, C, Y, X) of a window; 65535 where missing or never written. Heeds no status."""
+        slots = list(slots)
+        height, width = len(range(self.shape[0])[y]), len(range(self.shape[1])[x])
+        codes = np.full((len(slots), len(self.kinds[kind]), height, width), shard.MISSING, np.uint16)
+        for position, slot in enumerate(slots):
+            window = self._read_shard(kind, slot, y, x)
+            if window is not None:
+                codes[position] = window
+        return codes
+
+    def read(
+        self, kind: Kind, slots: Iterable[int], y: slice = slice(None), x: slice = slice(None)
+    ) -> NDArray[np.float32]:
+        """Values (T, C, Y, X) of a window, NaN where missing or where the slot's status is neither 1 nor 2."""
+        slots = list(slots)
+        values = unpack(self.read_packed(kind, slots, y, x), kind)
+        columns = [self.channels.index(name) for name in self.kinds[kind]]
+        days: dict[int, NDArray[Any]] = {}
+        for position, slot in enumerate(slots):
+            day, row = divmod(slot, self.slots_per_day)
+            if day not in days:
+                days[day] = self._day("status", day)
+            served = np.isin(days[day][row, columns], (Status.COMPLETE, Status.PARTIAL))
+            values[position, ~served] = np.nan
+        return values
+
+    def digest(self, slots: Iterable[int]) -> str:
+        """Hex digest of what the slots serve: their status and their stored shards, in the order given."""
+        total = hashlib.blake2b(digest_size=16)
+        for slot in slots:
+            day, row = divmod(slot, self.slots_per_day)
+            total.update(np.int64(slot).tobytes() + self._day("status", day)[row].tobytes())
+            for kind in self.kinds:
+                total.update(hashlib.blake2b(self.objects.get(self._key(kind, slot)) or b"").digest())
+        return total.hexdigest()
+
+    def _key(self, kind: Kind, slot: int) -> str:
+        return f"{kind}/c/{slot}/0/0/0"
+
+    def _read_shard(
+        self, kind: Kind, slot: int, y: slice, x: slice, channels: slice = slice(None)
+    ) -> shard.Codes | None:
+        key = self._key(kind, slot)
+        return shard.decode(
+            lambda start, end: self.objects.get(key, start, end),
+            (len(self.kinds[kind]), *self.shape),
+            channels,
+            y,
+            x,
+        )
+
+    def _day(self, name: str, day: int) -> NDArray[Any]:
+        shape = (self.slots_per_day, len(self.channels))
+        data = self.objects.get(f"{name}/c/{day}/0")
+        if data is None:
+            return np.zeros(shape, DAILY[name])
+        return np.frombuffer(data, np.dtype(DAILY[name]).newbyteorder("<")).reshape(shape).astype(DAILY[name])
+
+    def _observed(self, day: int) -> NDArray[np.int64]:
+        data = self.objects.get(f"observation_time/c/{day}")
+        if data is None:
+            return np.full(self.slots_per_day, layout.NO_TIME)
+        return np.frombuffer(data, "<i8").astype(np.int64)
+
+    def _table(self, name: str) -> NDArray[Any]:
+        table = np.zeros((len(self.times), len(self.channels)), DAILY[name])
+        for key, _ in self.objects.keys(f"{name}/c"):
+            day = int(key.split("/")[2])
+            rows = table[day * self.slots_per_day : (day + 1) * self.slots_per_day]
+            rows[:] = self._day(name, day)[: len(rows)]
+        return table
+
+    def _writable(self) -> None:
+        if not self.writable:
+            raise ValueError(f"{self.url} was opened for reading only")
+
+
+def pack(values: NDArray[np.float32], kind: Kind) -> tuple[shard.Codes, int]:
+    """Codes of values, and how many were made missing because they lie outside the physical range."""
+    packing, (low, high) = PACKINGS[kind], PHYSICAL_RANGE[kind]
+    with np.errstate(invalid="ignore"):
+        inside = (values >= low) & (values <= high)
+        codes = np.rint((values - np.float32(packing.offset)) * np.float32(1 / packing.scale))
+    lost = int(values.size - inside.sum() - np.isnan(values).sum())
+    return np.where(inside, codes, shard.MISSING).astype(np.uint16), lost
+
+
+def unpack(codes: shard.Codes, kind: Kind) -> NDArray[np.float32]:
+    """Values of codes, NaN where missing."""
+    packing = PACKINGS[kind]
+    values = codes.astype(np.float32) * np.float32(packing.scale) + np.float32(packing.offset)
+    values[codes == shard.MISSING] = np.nan
+    return values
+
+
+class _Preloaded:
+    """The small objects of an archive (metadata and coordinates), fetched once."""
+
+    def __init__(self, objects: Objects) -> None:
+        self.objects = objects
+
+    def load(self) -> dict[str, Any]:
+        from zarr.core.buffer import default_buffer_prototype
+
+        buffer = default_buffer_prototype().buffer
+        keys = ["zarr.json", "time/zarr.json", "x/zarr.json", "y/zarr.json", "crs/zarr.json"]
+        keys += ["time/c/0", "x/c/0", "y/c/0"]
+        found = {key: self.objects.get(key) for key in keys}
+        return {key: buffer.from_bytes(data) for key, data in found.items() if data is not None}
+
+
+def _reopen(url: str, writable: bool) -> Archive:
+    return Archive(url, writable=writable)
+
+
+def _size(grid: Grid) -> str:
+    return f"{grid.shape[0]}x{grid.shape[1]}"

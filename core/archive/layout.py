@@ -1,0 +1,185 @@
+"""What an archive looks like: its variables, attributes and codes (CF-1.11 on Zarr v3)."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.storage import MemoryStore
+
+from core.archive.shard import CHUNK, MISSING, codecs, shard_shape
+from core.satellite.granule import PHYSICAL_RANGE, UNITS, Grid, Kind, Reason
+
+VERSION = 1
+NO_TIME = np.iinfo(np.int64).min
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How a kind of image is stored: value = code * scale + offset."""
+
+    scale: float
+    offset: float
+    standard_name: str
+    long_name: str
+
+
+PACKINGS: Mapping[Kind, Packing] = {
+    "brightness_temperature": Packing(0.01, 0.0, "toa_brightness_temperature", "Brightness temperature"),
+    "reflectance": Packing(0.01, -10.0, "toa_bidirectional_reflectance", "Reflectance factor"),
+    "display_count": Packing(1.0, 0.0, "", "Display count (uncalibrated brightness)"),
+    "solar_elevation": Packing(0.01, -90.0, "solar_elevation_angle", "Solar elevation"),
+}
+
+
+class Status(IntEnum):
+    """What is known of one slot of one channel; only COMPLETE and PARTIAL are ever served as data."""
+
+    UNSEEN = 0
+    COMPLETE = 1
+    PARTIAL = 2
+    CORRUPT = 3
+    ABSENT = 4
+
+
+def template(
+    *, grid: Grid, channels: Mapping[str, Kind], origin: datetime, cadence_minutes: int, years: int
+) -> dict[str, bytes]:
+    """Every metadata and coordinate object of an empty archive by key; the root `zarr.json` comes last.
+
+    `channels` maps names to kinds, in order. The time axis is regular, `years` long, and never resized.
+    """
+    day = slots_per_day(cadence_minutes)
+    slots = round(years * 365.25) * day
+    height, width = grid.shape
+    names = list(channels)
+    store = MemoryStore()
+    root = zarr.create_group(store, zarr_format=3)
+    root.attrs.update(
+        Conventions="CF-1.11",
+        title="fewcast archive: satellite frames on a regular time axis",
+        fewcast_archive_version=VERSION,
+        cadence_minutes=cadence_minutes,
+        channels=names,
+        kinds=[channels[name] for name in names],
+    )
+    begin = origin.strftime("%Y-%m-%d %H:%M:%S")
+    axis = {"units": f"minutes since {begin}", "calendar": "proleptic_gregorian", "standard_name": "time", "axis": "T"}
+    _write(root, "time", np.arange(slots, dtype=np.int32) * np.int32(cadence_minutes), ("time",), (slots,), axis)
+    crs = {key: _plain(value) for key, value in grid.crs.items()}
+    _write(root, "crs", np.int32(0), (), (), crs)
+    geographic = grid.crs.get("grid_mapping_name") == "latitude_longitude"
+    for name, values in (("y", grid.y), ("x", grid.x)):
+        attributes = {"standard_name": f"projection_{name}_coordinate", "units": "m", "axis": name.upper()}
+        if geographic:
+            attributes |= (
+                {"standard_name": "latitude", "units": "degrees_north"}
+                if name == "y"
+                else {"standard_name": "longitude", "units": "degrees_east"}
+            )
+        _write(root, name, np.asarray(values, np.float64), (name,), (len(values),), attributes)
+    _write_names(root, "channel", names, "Channels of status, reason and out_of_range")
+    by_day = {"shape": (slots, len(names)), "chunks": (day, len(names)), "dimension_names": ("time", "channel")}
+    _declare(root, "status", np.uint8, 0, by_day, _flags(Status) | {"long_name": "What is known of a slot"})
+    _declare(root, "reason", np.uint8, 0, by_day, _flags(Reason) | {"long_name": "Why a slot is not complete"})
+    counted = {"long_name": "Pixels made missing because their value was outside the valid range", "units": "1"}
+    _declare(root, "out_of_range", np.uint32, 0, by_day, counted)
+    _declare(
+        root,
+        "observation_time",
+        np.int64,
+        int(NO_TIME),
+        {"shape": (slots,), "chunks": (day,), "dimension_names": ("time",)},
+        {
+            "long_name": "Time of the slot's earliest observation",
+            "units": "milliseconds since 1970-01-01",
+            "calendar": "proleptic_gregorian",
+            "_FillValue": int(NO_TIME),
+        },
+    )
+    for kind in dict.fromkeys(channels.values()):
+        members = [name for name in names if channels[name] == kind]
+        _write_names(root, f"{kind}_channel", members, f"Channels of {kind}")
+        _declare_images(root, kind, slots, len(members), height, width)
+    with warnings.catch_warnings():
+        # One GET opens the whole store; readers that do not know consolidation find each array's own metadata.
+        warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
+        zarr.consolidate_metadata(store)
+    objects = {key: value.to_bytes() for key, value in store._store_dict.items()}
+    objects["zarr.json"] = objects.pop("zarr.json")
+    return objects
+
+
+def slots_per_day(cadence_minutes: int) -> int:
+    """Slots of one status chunk: a day's, or as many as begin within one where the cadence does not divide it."""
+    return -(-24 * 60 // cadence_minutes)
+
+
+def _declare_images(root: zarr.Group, kind: Kind, slots: int, channels: int, height: int, width: int) -> None:
+    spec = PACKINGS[kind]
+    low, high = (round((limit - spec.offset) / spec.scale) for limit in PHYSICAL_RANGE[kind])
+    attributes: dict[str, Any] = {
+        "long_name": spec.long_name,
+        "units": UNITS[kind],
+        "_FillValue": MISSING,
+        "scale_factor": spec.scale,
+        "add_offset": spec.offset,
+        "valid_range": [low, min(high, MISSING - 1)],
+        "grid_mapping": "crs",
+    }
+    if spec.standard_name:
+        attributes["standard_name"] = spec.standard_name
+    shard = shard_shape(channels, height, width)
+    sharding: dict[str, Any] = codecs()
+    inner = sharding["configuration"]["codecs"]
+    array = root.create_array(
+        kind,
+        shape=(slots, channels, height, width),
+        dtype=np.uint16,
+        chunks=(1, 1, CHUNK, CHUNK),
+        shards=shard,
+        compressors=[inner[1]],
+        fill_value=MISSING,
+        dimension_names=("time", f"{kind}_channel", "y", "x"),
+    )
+    array.attrs.update(attributes)
+
+
+def _write(
+    root: zarr.Group, name: str, values: Any, dims: tuple[str, ...], chunks: tuple[int, ...], attrs: dict[str, Any]
+) -> None:
+    array = root.create_array(
+        name, shape=np.shape(values), dtype=np.asarray(values).dtype, chunks=chunks or "auto", dimension_names=dims
+    )
+    array[...] = values
+    array.attrs.update(attrs)
+
+
+def _write_names(root: zarr.Group, name: str, names: list[str], long_name: str) -> None:
+    array = root.create_array(name, shape=(len(names),), dtype="string", chunks=(len(names),), dimension_names=(name,))
+    array[:] = np.array(names, dtype=object)
+    array.attrs.update(long_name=long_name)
+
+
+def _declare(
+    root: zarr.Group, name: str, dtype: type, fill: int, shape: Mapping[str, Any], attributes: dict[str, Any]
+) -> None:
+    """An array whose chunks are plain bytes, so that a day can be replaced by one put."""
+    array = root.create_array(name, dtype=dtype, fill_value=fill, compressors=None, **shape)
+    array.attrs.update(attributes)
+
+
+def _flags(codes: type[IntEnum]) -> dict[str, Any]:
+    members = list(codes)
+    return {
+        "flag_values": [int(member) for member in members],
+        "flag_meanings": " ".join(member.name.lower() for member in members),
+    }
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value.tolist() if isinstance(value, np.ndarray) else value

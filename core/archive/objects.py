@@ -1,0 +1,145 @@
+"""Whole objects under a URL: each put is all or nothing, and on a disk it is durable before it returns."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import fsspec
+
+SCRATCH = ".partial"
+
+
+class Objects(Protocol):
+    """What the archive asks of a place: get, put, list and delete of whole objects by key."""
+
+    url: str
+
+    def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes | None:
+        """The object's bytes, or those of a range (a negative start counts from the end); None if there is none."""
+
+    def put(self, key: str, data: bytes) -> None:
+        """Create or replace the object: a reader sees all the old bytes or all the new ones."""
+
+    def keys(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Keys directly or deeply under a prefix folder, with their sizes in bytes."""
+
+    def delete(self, key: str) -> None:
+        """Remove the object if it is there."""
+
+    def sweep(self) -> None:
+        """Remove what killed writers left behind; only the one writer may call this."""
+
+
+def open_objects(url: str) -> Objects:
+    """Objects under a plain path, `file://` or any fsspec URL; `s3://` takes its keys and endpoint from AWS_*."""
+    if url.startswith("file://"):
+        url = url.removeprefix("file://")
+    if "://" not in url:
+        return LocalObjects(url)
+    return RemoteObjects(url)
+
+
+class LocalObjects:
+    """A folder. A put writes beside, fsyncs, renames and fsyncs the folder, which zarr's own store does not."""
+
+    def __init__(self, root: str) -> None:
+        self.url = root
+        self.root = Path(root)
+
+    def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes | None:
+        try:
+            with open(self.root / key, "rb") as file:
+                if start is None:
+                    return file.read()
+                file.seek(start, os.SEEK_END if start < 0 else os.SEEK_SET)
+                return file.read() if end is None else file.read(end - start)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def put(self, key: str, data: bytes) -> None:
+        path = self.root / key
+        scratch = self.root / SCRATCH
+        temporary = scratch / uuid.uuid4().hex
+        try:
+            scratch.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.replace(temporary, path)
+            except FileNotFoundError:
+                self._make_folder(path.parent)
+                os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+    def _make_folder(self, folder: Path) -> None:
+        if folder.is_dir():
+            return
+        if folder != self.root:
+            self._make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
+
+    def keys(self, prefix: str) -> Iterator[tuple[str, int]]:
+        folders = [self.root / prefix]
+        while folders:
+            try:
+                entries = list(os.scandir(folders.pop()))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            for entry in entries:
+                if entry.is_dir():
+                    folders.append(Path(entry.path))
+                else:
+                    yield os.path.relpath(entry.path, self.root), entry.stat().st_size
+
+    def delete(self, key: str) -> None:
+        (self.root / key).unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        shutil.rmtree(self.root / SCRATCH, ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class RemoteObjects:
+    """A prefix of an object store, through fsspec; one put is one PUT, which stores acknowledge when durable."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        filesystem: tuple[Any, str] = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+        self.fs, self.prefix = filesystem
+
+    def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes | None:
+        try:
+            return self.fs.cat_file(f"{self.prefix}/{key}", start=start, end=end)
+        except FileNotFoundError:
+            return None
+
+    def put(self, key: str, data: bytes) -> None:
+        self.fs.pipe_file(f"{self.prefix}/{key}", data)
+
+    def keys(self, prefix: str) -> Iterator[tuple[str, int]]:
+        found = self.fs.find(f"{self.prefix}/{prefix}", detail=True)
+        for path, info in found.items():
+            yield path[len(self.prefix) + 1 :], info["size"]
+
+    def delete(self, key: str) -> None:
+        if self.fs.exists(f"{self.prefix}/{key}"):
+            self.fs.rm_file(f"{self.prefix}/{key}")
+
+    def sweep(self) -> None:
+        """Nothing: an interrupted PUT leaves no object."""
