@@ -1,0 +1,85 @@
+"""The meta-batch over torchrun ranks: each rank differentiates its own episodes, and finished gradients are summed.
+
+Summing what is finished is exact for any meta-gradient. Wrapping the network instead (DistributedDataParallel) is
+not, unless its forward runs the whole episode.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from core.errors import FewcastError
+
+TIMEOUT = timedelta(minutes=10)
+"""How long a rank waits for the others before it calls them lost; a crash is noticed at once."""
+
+
+class RankLostError(FewcastError):
+    """Another rank is gone: this one's state is as of the step before, and worth a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among its peers. A process on its own is rank 0 of 1 and never communicates."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes and reports for all."""
+        return self.rank == 0
+
+    def sum(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Sum each tensor over the ranks: one collective a dtype, whatever the number of tensors.
+
+        Every rank passes the same names, shapes and dtypes, and receives the same bits. Raises `RankLostError`.
+        """
+        if self.size == 1:
+            return dict(tensors)
+        result: dict[str, Tensor] = {}
+        for dtype in sorted({tensor.dtype for tensor in tensors.values()}, key=str):
+            group = {name: tensor for name, tensor in tensors.items() if tensor.dtype == dtype}
+            flat = torch.cat([tensor.reshape(-1) for tensor in group.values()])
+            try:
+                dist.all_reduce(flat)
+            except RuntimeError as error:
+                raise RankLostError(
+                    f"rank {self.rank} of {self.size} lost the others",
+                    found=str(error).splitlines()[0],
+                    mend="see the first rank's error above this one, then run the same command again",
+                ) from error
+            parts = flat.split([tensor.numel() for tensor in group.values()])
+            result |= {name: part.view_as(group[name]) for name, part in zip(group, parts, strict=True)}
+        return {name: result[name] for name in tensors}
+
+    def leave(self) -> None:
+        """End the communication; without peers, nothing."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def join(device: torch.device | None = None) -> Ranks:
+    """Join the ranks that torchrun started, by its environment; alone where it did not start this process."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return Ranks()
+    backend = "nccl" if device is not None and device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=TIMEOUT)
+    return Ranks(dist.get_rank(), size)
+
+
+def share(total: int, ranks: Ranks) -> range:
+    """Indices among `total` episodes that belong to this rank; raises `FewcastError` unless all ranks get the same."""
+    if total % ranks.size:
+        raise FewcastError(
+            f"a meta-batch of {total} episodes does not divide over {ranks.size} ranks",
+            found=f"a remainder of {total % ranks.size}",
+            mend="set train.meta_batch to a multiple of the ranks, or start another number of ranks",
+        )
+    return range(ranks.rank * total // ranks.size, (ranks.rank + 1) * total // ranks.size)
