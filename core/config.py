@@ -51,11 +51,29 @@ class SimulatorConfig(Stage):
 class IngestConfig(Stage):
     """Granules to archive."""
 
-    system: Literal["gk2a", "cf"] = Field("gk2a", description="Satellite system: its key layout and its reader.")
+    system: Literal["gk2a", "goes", "himawari", "cf"] = Field(
+        "gk2a", description="Satellite system: its key layout and its reader."
+    )
     source: str = Field(description="URL of the granules' root: s3://bucket, file:///folder or a plain path.")
     anonymous: bool = Field(True, description="Read s3:// without credentials, as public buckets allow.")
     endpoint_url: str = Field("", description="Custom S3 endpoint; empty for the default one.")
-    sector: Literal["fd", "la", ""] = Field("la", description="Scan sector; empty where the system has none.")
+    pattern: str = Field(
+        "", description="Key pattern for `cf`: strftime codes and {channel}, say 'frame_{channel}_%Y%m%dT%H%M.nc'."
+    )
+    connections: int = Field(8, ge=1, le=64, description="Downloads at a time.")
+    retries: int = Field(4, ge=0, le=20, description="Further tries of a download that failed.")
+    timeout_seconds: float = Field(30.0, gt=0, le=600, description="Longest wait for the source's next bytes in seconds.")
+    whole_megabytes: int = Field(
+        64, ge=1, le=4096, description="Files up to this size (MB) are fetched whole, larger ones by the blocks needed."
+    )
+    sector: Literal["fd", "la", "c", "f", "m1", "m2", ""] = Field(
+        "la", description="Scan sector: fd or la (GK-2A), f, c, m1 or m2 (GOES); empty where the system has none."
+    )
+    area: str = Field(
+        "", description="Named area (korea, japan, conus, ...) or 'west,south,east,north' in degrees; empty: all."
+    )
+    conditional: bool = Field(False, description="Keep pixels flagged as conditionally usable.")
+    sun_angle: bool = Field(False, description="Add the sun's elevation (degrees) as a channel of its own.")
     channels: list[str] = Field(min_length=1, description="Channels to keep, by the system's own names.")
     times: TimeRange = Field(description="Which slots to ingest.")
     origin: UTCTime = Field(description="First slot of the archive's time axis; it fixes the phase of all slots.")
@@ -211,7 +229,7 @@ class EvaluateConfig(Stage):
 class TrackingConfig(Stage):
     """Where runs are remembered."""
 
-    uri: str = Field("", description="MLflow tracking URI; empty: a SQLite file beside the data.")
+    uri: str = Field("", description="MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else data/mlflow.db (SQLite).")
     experiment: str = Field("", description="MLflow experiment; empty: the preset's name.")
 
 
@@ -243,7 +261,6 @@ class PipelineConfig(Stage):
             ("evaluate", "episodes"): f"{root}/episodes.zarr",
             ("evaluate", "scorecard"): f"{root}/scorecard",
             ("tracking", "experiment"): values["name"],
-            ("tracking", "uri"): "sqlite:///data/mlflow.db",
         }
         filled = {**values, "root": root}
         for (stage, key), place in places.items():
