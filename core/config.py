@@ -172,11 +172,9 @@ class NetworkConfig(Stage):
 
     width: int = Field(32, ge=4, le=512, description="Channels of the finest level.")
     depth: int = Field(3, ge=1, le=6, description="Number of times the resolution is halved.")
+    max_width: int = Field(128, ge=4, le=2048, description="Channels double from level to level up to this many.")
     patch: int = Field(
         1, ge=1, le=8, description="Side in pixels of the squares that the first layer folds into planes."
-    )
-    scale_head: bool = Field(
-        False, description="Also output a correction of the log noise std per pixel, beside the noise per lead time."
     )
 
 
@@ -199,6 +197,12 @@ class TrainConfig(Stage):
     run: str = Field("", description="Directory of the checkpoints; empty: under the pipeline's root.")
     learner: Literal["abml", "maml", "pooled"] = Field("abml", description="The way to train.")
     network: NetworkConfig = NetworkConfig()
+    likelihood: Literal["gaussian", "gaussian_scale"] = Field(
+        "gaussian_scale", description="Noise std: one per lead time, or that times a scale per pixel from the network."
+    )
+    score: Literal["nll", "crps"] = Field(
+        "crps", description="What the data term sums per pixel: -log density (the exact ELBO) or the density's CRPS."
+    )
     inner: InnerConfig = InnerConfig()
     steps: int = Field(1000, ge=1, description="Meta-steps.")
     budget_minutes: float = Field(60.0, gt=0, description="Stop cleanly after this many minutes of training.")

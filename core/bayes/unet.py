@@ -16,15 +16,13 @@ from torch import Tensor, nn
 
 from core.config import NetworkConfig
 
-LOG_SCALE_BOUND = 4.0
-"""The per-pixel log-scale correction stays within plus or minus this many nats."""
-
 
 class UNet(nn.Module):
-    """f_phi: k input frames to L future frames, or to their means and log-scale corrections.
+    """f_phi: k input frames to L future frames, or to their means and raw scales.
 
     Input planes are ordered (frame, channel), then the validity plane, then `extra_planes`; outputs (lead, channel).
-    With `config.scale_head` the output has 2 L C planes: the means, then corrections to the log of the noise std.
+    With `scale_head` the output has 2 L C planes: the means, then raw scales for the likelihood to bound and to add to
+    the log of its noise std.
     The last layer starts at zero: the untrained forecast is persistence with the likelihood's own noise.
 
     An input wider than the target by `margin` pixels on every side is used whole and the output cropped. Any H and W:
@@ -38,16 +36,19 @@ class UNet(nn.Module):
         target_frames: int,
         channels: int,
         *,
+        scale_head: bool = False,
         extra_planes: int = 0,
         margin: int = 0,
     ) -> None:
         super().__init__()
         self.input_planes = input_frames * channels + 1 + extra_planes
         self.last_frame = slice((input_frames - 1) * channels, input_frames * channels)
-        self.target_frames, self.margin, self.scale_head = target_frames, margin, config.scale_head
+        self.target_frames, self.margin, self.scale_head = target_frames, margin, scale_head
         self.patch, self.multiple = config.patch, config.patch * 2**config.depth
-        widths = [config.width * 2**level for level in range(config.depth + 1)]
-        outputs = target_frames * channels * (2 if config.scale_head else 1)
+        widths = [
+            min(config.width * 2**level, max(config.width, config.max_width)) for level in range(config.depth + 1)
+        ]
+        outputs = target_frames * channels * (2 if scale_head else 1)
         self.stem = nn.Conv2d(self.input_planes * config.patch**2, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList(Block(width, width) for width in widths[:-1])
         self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 1) for fine, coarse in pairwise(widths))
@@ -80,8 +81,8 @@ class UNet(nn.Module):
         persistence = x[:, self.last_frame][inside].repeat(1, self.target_frames, 1, 1)
         if not self.scale_head:
             return persistence + change
-        change, log_scale = change.chunk(2, dim=1)
-        return torch.cat([persistence + change, LOG_SCALE_BOUND * torch.tanh(log_scale / LOG_SCALE_BOUND)], dim=1)
+        change, scale = change.chunk(2, dim=1)
+        return torch.cat([persistence + change, scale], dim=1)
 
 
 class Block(nn.Module):

@@ -4,17 +4,18 @@ import pytest
 import torch
 from torch.func import functional_call, grad, jvp
 
-from core.bayes.unet import LOG_SCALE_BOUND, UNet
+from core.bayes.unet import UNet
 from core.config import NetworkConfig
 
 
-def make(frames=3, targets=2, channels=2, *, seed=0, extra_planes=0, margin=0, **config) -> UNet:
+def make(frames=3, targets=2, channels=2, *, seed=0, extra_planes=0, margin=0, scale_head=False, **config) -> UNet:
     torch.manual_seed(seed)
     network = UNet(
-        NetworkConfig(**{"width": 4, "depth": 2} | config),
+        NetworkConfig(**{"width": 4, "max_width": 8, "depth": 2} | config),
         frames,
         targets,
         channels,
+        scale_head=scale_head,
         extra_planes=extra_planes,
         margin=margin,
     )
@@ -49,15 +50,17 @@ def test_margin_is_seen_and_cropped():
     assert not torch.equal(network(x), network(x_without))
 
 
-def test_scale_head_starts_at_the_noise_and_stays_bounded():
-    network = make(scale_head=True)
+def test_scale_head_doubles_the_planes_and_starts_at_zero():
     x = torch.randn(2, 7, 9, 10, dtype=torch.float64)
-    mean, log_scale = network(x).chunk(2, dim=1)
-    torch.testing.assert_close(mean, x[:, 4:6].repeat(1, 2, 1, 1), rtol=0, atol=0)
-    assert (log_scale == 0).all()
-    with torch.no_grad():
-        network.head.bias.fill_(1e6)
-    assert (network(x).chunk(2, dim=1)[1] <= LOG_SCALE_BOUND).all()
+    mean, scale = make(scale_head=True, margin=1)(x).chunk(2, dim=1)
+    torch.testing.assert_close(mean, x[:, 4:6, 1:8, 1:9].repeat(1, 2, 1, 1), rtol=0, atol=0)
+    assert (scale == 0).all()
+    assert trained(make(scale_head=True))(x).chunk(2, dim=1)[1].std() > 0
+
+
+def test_widths_double_up_to_the_cap():
+    network = make(width=4, max_width=8, depth=3)
+    assert [block.conv2.out_channels for block in [*network.encoder, network.bottom]] == [4, 8, 8, 8]
 
 
 def test_a_window_does_not_see_the_others():
