@@ -53,7 +53,7 @@ class Mixture:
         return total / len(self.means)
 
     def quantile(self, probability: float) -> Float[Tensor, " *shape"]:
-        """The value below which `probability` lies, by bisection between the samples' own quantiles, which enclose it."""
+        """The value below which `probability` lies, by bisection between the samples' own quantiles."""
         if not 0 < probability < 1:
             raise ValueError(f"probability must lie between 0 and 1, not {probability}")
         z = float(torch.special.ndtri(torch.tensor(probability, dtype=torch.float64)))

@@ -1,0 +1,70 @@
+"""A forecast that is known only by its members."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from core.verify.crps import ensemble_crps
+
+
+class Prediction(Protocol):
+    """What verification asks of a forecast distribution; everything is elementwise and masks stay with the caller."""
+
+    def mean(self) -> Tensor: ...
+
+    def variance(self) -> Tensor: ...
+
+    def crps(self, y: Tensor) -> Tensor: ...
+
+    def cdf(self, y: Tensor) -> Tensor: ...
+
+    def exceedance(self, threshold: float) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """S members, exchangeable draws unless `quantiles` says that they are equally likely quantiles.
+
+    Draws are scored by the fair CRPS, which does not punish a small S; quantiles are the distribution
+    themselves, so they are scored as they are. One member is a point forecast.
+    """
+
+    members: Float[Tensor, " S *shape"]
+    quantiles: bool = False
+    seed: int = field(default=0)
+
+    def mean(self) -> Float[Tensor, " *shape"]:
+        """Mean of the members."""
+        return self.members.mean(0)
+
+    def variance(self) -> Float[Tensor, " *shape"]:
+        """The squared error that the mean of a reliable ensemble has: (S + 1) / S times the members' variance."""
+        n = len(self.members)
+        if n == 1 or self.quantiles:
+            return self.members.var(0, correction=0)
+        return self.members.var(0, correction=1) * ((n + 1) / n)
+
+    def crps(self, y: Float[Tensor, " *shape"]) -> Float[Tensor, " *shape"]:
+        """CRPS, fair for draws."""
+        fair = ensemble_crps(self.members, y)
+        if not self.quantiles:
+            return fair
+        error, n = (self.members - y).abs().mean(0), len(self.members)
+        return error - (error - fair) * ((n - 1) / n)
+
+    def cdf(self, y: Float[Tensor, " *shape"]) -> Float[Tensor, " *shape"]:
+        """Randomised PIT: uniform when y and the members are exchangeable, ties broken at random.
+
+        (members below y + u (members equal to y + 1)) / (S + 1), u uniform and seeded.
+        """
+        below = (self.members < y).sum(0).to(y.dtype)
+        equal = (self.members == y).sum(0).to(y.dtype)
+        u = torch.rand(y.shape, generator=torch.Generator().manual_seed(self.seed), dtype=y.dtype)
+        return (below + u * (equal + 1)) / (len(self.members) + 1)
+
+    def exceedance(self, threshold: float) -> Float[Tensor, " *shape"]:
+        """Share of members above the threshold."""
+        return (self.members > threshold).to(self.members.dtype).mean(0)
