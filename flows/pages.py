@@ -1,0 +1,97 @@
+"""The Prefect and MLflow pages over what is there, on loopback, until Ctrl-C."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from core.errors import FewcastError
+
+PATIENCE_SECONDS = 90
+
+
+def serve_pages() -> int:
+    """Start both servers, print their addresses, wait; whatever ends this ends them, by their own processes."""
+    data = Path("data").resolve()
+    data.mkdir(exist_ok=True)
+    prefect_port, mlflow_port = free_port(4200), free_port(5000)
+    store = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{data / 'mlflow.db'}")
+    commands = {
+        f"http://127.0.0.1:{prefect_port}": [
+            *(sys.executable, "-m", "prefect", "server", "start", "--no-services"),
+            *("--host", "127.0.0.1", "--port", str(prefect_port)),
+        ],
+        f"http://127.0.0.1:{mlflow_port}": [
+            *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--workers", "1"),
+            *("--artifacts-destination", str(data / "mlflow-artifacts")),
+            *("--host", "127.0.0.1", "--port", str(mlflow_port)),
+        ],
+    }
+    with (data / "pages.log").open("ab") as log:
+        processes = {
+            address: subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            for address, command in commands.items()
+        }
+        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            for (address, process), (name, path) in zip(
+                processes.items(), (("Prefect", "/api/health"), ("MLflow", "/health")), strict=True
+            ):
+                wait_until_healthy(address + path, process, str(data / "pages.log"))
+                print(f"{name:<8} {address}", flush=True)
+            print("Ctrl-C ends both.", flush=True)
+            while all(process.poll() is None for process in processes.values()):
+                time.sleep(0.5)
+            raise FewcastError(
+                "a page's server ended", found="its process gone", mend=f"see {data / 'pages.log'}, and start it again"
+            )
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+            for process in processes.values():
+                end_process(process)
+
+
+def free_port(wanted: int) -> int:
+    """`wanted` if nothing listens there, else any free port of loopback."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            found: int = probe.getsockname()[1]
+            return found
+    raise FewcastError("no free port on 127.0.0.1", found="all in use", mend="end a server")
+
+
+def wait_until_healthy(url: str, process: "subprocess.Popen[bytes]", log: str) -> None:
+    """Return once `url` answers 200; `FewcastError` if the process ends or time runs out."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise FewcastError("a page's server does not start", found=f"no answer from {url}", mend=f"see {log}")
+
+
+def end_process(process: "subprocess.Popen[bytes]") -> None:
+    """End a server and the processes it started (each has a session of its own), gently first."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, sign)
+            process.wait(10)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue

@@ -1,0 +1,29 @@
+"""Granules to archive."""
+
+from prefect import task
+
+from core.config import IngestConfig
+from core.ingest import IngestSummary
+from core.ingest import ingest as ingest_granules
+from core.satellite import simulator
+from tasks.policies import LOCAL, NETWORK, dask_client
+from tasks.reporting import Reporting
+from tasks.summary import publish, sentence
+
+
+@task(name="simulate", **LOCAL)
+def simulate(config: IngestConfig) -> str:
+    """Write the simulated satellite's granules into the source, where the preset asks for it."""
+    with Reporting("simulate") as report:
+        simulator.simulate(config, report=report)
+    return config.source
+
+
+@task(name="ingest", tags=["archive-writer"], **NETWORK)
+def ingest(config: IngestConfig) -> IngestSummary:
+    """List, fetch, check and write what the archive does not have yet."""
+    with Reporting("ingest") as report, dask_client() as client:
+        summary = ingest_granules(config, report=report, client=client)
+        report.message(sentence(summary))
+    publish("ingest", summary)
+    return summary

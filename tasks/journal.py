@@ -1,0 +1,95 @@
+"""The record of a run on local disk, from which a tracking server is fed whenever it can be reached.
+
+Appended to and never rewritten, one JSON object a line. `delivered.json` beside it says how far a server has it. So
+training never waits for a server, nothing is lost when one goes away, and a killed run tells the rest later.
+"""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """How far, in bytes, which run on which server has the journal."""
+
+    run_id: str = ""
+    uri: str = ""
+    offset: int = 0
+
+
+class Journal:
+    """One run's journal in `folder`. Safe to call from any thread."""
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._path = folder / "journal.jsonl"
+        self._last_steps: dict[str, int] = {}
+        end = self._read_back()
+        self._file = self._path.open("ab")
+        self._file.truncate(end)
+
+    def _read_back(self) -> int:
+        """Learn the last step of every metric; the end of the last whole line, since a kill may tear one."""
+        end = 0
+        if self._path.exists():
+            for record, behind in self.since(0):
+                end = behind
+                if record["kind"] == "metrics":
+                    self._last_steps.update(dict.fromkeys(record["values"], record["step"]))
+        return end
+
+    def append(self, kind: str, **fields: Any) -> None:
+        line = json.dumps({"kind": kind, "time": int(self._clock() * 1000), **fields}) + "\n"
+        with self._lock:
+            self._file.write(line.encode())
+            self._file.flush()
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Append what is new: a resumed run repeats the steps since its checkpoint, with the same values."""
+        new = {key: float(value) for key, value in values.items() if step > self._last_steps.get(key, -1)}
+        self._last_steps.update(dict.fromkeys(new, step))
+        if new:
+            self.append("metrics", step=step, values=new)
+
+    def since(self, offset: int) -> list[tuple[dict[str, Any], int]]:
+        """The whole lines from byte `offset` on, each with the offset behind it."""
+        records = []
+        with self._path.open("rb") as file:
+            file.seek(offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                offset += len(line)
+                records.append((json.loads(line), offset))
+        return records
+
+    @property
+    def delivered(self) -> Delivered:
+        return read_delivered(self.folder)
+
+    @delivered.setter
+    def delivered(self, value: Delivered) -> None:
+        beside = self.folder / "delivered.json.new"
+        beside.write_text(json.dumps(value.__dict__))
+        os.replace(beside, self.folder / "delivered.json")
+
+    def close(self) -> None:
+        with self._lock:
+            self._file.close()
+
+
+def read_delivered(folder: Path) -> Delivered:
+    """What a server has of the journal in `folder`; nothing, where there is none."""
+    try:
+        return Delivered(**json.loads((folder / "delivered.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return Delivered()

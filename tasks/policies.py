@@ -1,0 +1,39 @@
+"""How tasks run under Prefect: what is retried, and what is cached.
+
+Every stage skips what is already done and valid by itself, from its store and not from a hash of its arguments,
+so Prefect's caching stays off: its keys see a task's own lines and would return stale results after a change in `core`.
+Only steps that talk to a network are retried, and never on an error that waits for the user.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import dask
+from distributed import Client
+from prefect import Task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+
+from core.errors import FewcastError
+
+
+def worth_another_try(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
+    """False for what only the user can mend: the same input would fail again."""
+    error = state.data if isinstance(state.data, BaseException) else getattr(state.data, "result", None)
+    return not isinstance(error, FewcastError)
+
+
+LOCAL: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
+NETWORK: dict[str, Any] = {
+    **LOCAL,
+    "retries": 3,
+    "retry_delay_seconds": [5, 20, 60],
+    "retry_jitter_factor": 0.3,
+    "retry_condition_fn": worth_another_try,
+}
+
+
+def dask_client() -> AbstractContextManager[Client | None]:
+    """A client of the cluster that Dask's own setting names (`DASK_SCHEDULER_ADDRESS`); None means local threads."""
+    address = dask.config.get("scheduler-address", None)
+    return Client(address) if address else nullcontext(None)

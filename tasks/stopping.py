@@ -1,0 +1,37 @@
+"""A clean stop for long work: on SIGTERM, on a cancel from the UI and on Ctrl-C."""
+
+import contextvars
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+
+def run_until_stopped(work: Callable[[Callable[[], bool]], Result]) -> Result:
+    """Run `work(stop)` in a thread; on a signal make `stop()` true, let the work finish, and raise the signal again.
+
+    Prefect turns SIGTERM and a cancellation into an exception in the main thread, and it must keep its own handler
+    to tell the two apart. So the main thread only waits. A second signal does not wait.
+    """
+    stop = threading.Event()
+    results: list[Result] = []
+    errors: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            results.append(work(stop.is_set))
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(body,), daemon=True, name="fewcast-work")
+    thread.start()
+    try:
+        thread.join()
+    except BaseException:
+        stop.set()
+        thread.join()
+        raise
+    if errors:
+        raise errors[0]
+    return results[0]

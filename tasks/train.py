@@ -1,0 +1,33 @@
+"""Episodes to prior."""
+
+from pathlib import Path
+
+from prefect import task
+
+from core.config import TrackingConfig, TrainConfig
+from core.train import TrainSummary
+from core.train import train as train_learner
+from tasks.policies import LOCAL
+from tasks.reporting import Reporting
+from tasks.stopping import run_until_stopped
+from tasks.summary import publish, sentence
+from tasks.tracking import TrackedRun
+
+
+def tracking_folder(run: str) -> Path:
+    """Where a training run keeps its own record for MLflow, and the id of its MLflow run."""
+    return Path(run) / "tracking"
+
+
+@task(name="train", tags=["gpu"], **LOCAL)
+def train(config: TrainConfig, tracking: TrackingConfig) -> TrainSummary:
+    """Meta-train from the last good checkpoint until the steps or the budget are spent, or a signal comes."""
+    name = f"train {config.learner}"
+    with (
+        TrackedRun(tracking_folder(config.run), tracking, name, config) as tracked,
+        Reporting("train", tracked) as report,
+    ):
+        summary = run_until_stopped(lambda stop: train_learner(config, report=report, stop=stop))
+        report.message(sentence(summary))
+    publish("train", summary, mlflow=tracked.address)
+    return summary
