@@ -1,0 +1,143 @@
+"""The scorecard for people: Markdown, a compact table for a terminal, and one verdict in words per learner."""
+
+import pandas as pd
+
+from core.verify.scorecard import defined_metric
+
+_HOLDOUT_WORDS = {
+    "region": "new region",
+    "time": "new time",
+    "both": "new region and new time",
+    "all": "all held-out windows",
+    "": "all windows",
+}
+
+
+def holdout_words(holdout: str) -> str:
+    return _HOLDOUT_WORDS.get(holdout, holdout)
+
+
+def compact_table(table: pd.DataFrame, holdout: str = "") -> str:
+    """CRPS per lead time, with spread-skill and 90 % coverage over all leads: what a terminal line can hold."""
+    chosen = _choose(table, holdout)
+    leads, rows = _leads(chosen), []
+    header = ["learner", *(f"{lead} min" for lead in leads), "all", "95 % interval", "RMSE", "spread/skill", "cover 90"]
+    for learner in chosen["learner"].unique():
+        own = chosen[chosen["learner"] == learner]
+        whole = defined_metric(own, "crps")
+        whole = whole[whole["lead_time"] == 0]
+        rows.append(
+            [
+                learner,
+                *(_value(own, "crps", lead, 4) for lead in leads),
+                _value(own, "crps", 0, 4),
+                _interval(whole.iloc[0]) if len(whole) else "-",
+                _value(own, "rmse", 0, 4),
+                _value(own, "spread_skill", 0, 2),
+                _value(own, "coverage_90", 0, 3),
+            ]
+        )
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in [header, *rows]
+    ]
+    first = chosen.iloc[0]
+    title = f"CRPS (lower is better; standardised units) on {first['split']}, {holdout_words(first['holdout'])}"
+    return "\n".join([title, lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def markdown(table: pd.DataFrame, notes: list[str], verdicts: list[str]) -> str:
+    """The whole scorecard as Markdown: notes, verdicts, then per hold-out CRPS by lead time with intervals and the rest."""
+    parts = ["# Scorecard", *notes, "", *(f"- {line}" for line in verdicts), ""]
+    for (split, holdout, channel), group in table.groupby(["split", "holdout", "channel"], sort=False):
+        leads = _leads(group)
+        title = f"## {split}: {holdout_words(holdout)}"
+        parts += [title if group_is_only_channel(table) else f"{title}, {channel}", ""]
+        size = group.iloc[0]
+        parts += [f"{size['windows']} windows in {size['blocks']} blocks. CRPS with 95 % intervals:", ""]
+        parts += _markdown_rows(["learner", *(f"{lead} min" for lead in leads), "all leads"])
+        for learner in group["learner"].unique():
+            own = defined_metric(group[group["learner"] == learner], "crps").set_index("lead_time")
+            cells = [_cell(own.loc[lead]) if lead in own.index else "-" for lead in [*leads, 0]]
+            parts.append(f"| {learner} | " + " | ".join(cells) + " |")
+        shown = [m for m in ("mae", "rmse", "bias", "spread_skill", "coverage_50", "coverage_90", "coverage_95", "nll")]
+        parts += ["", "Over all lead times:", "", *_markdown_rows(["learner", *shown])]
+        for learner in group["learner"].unique():
+            own = group[group["learner"] == learner]
+            parts.append(f"| {learner} | " + " | ".join(_value(own, metric, 0, 3) for metric in shown) + " |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def group_is_only_channel(table: pd.DataFrame) -> bool:
+    return table["channel"].nunique() == 1
+
+
+def verdicts(table: pd.DataFrame, holdout: str = "") -> list[str]:
+    """One line per compared pair: at which lead times the paired 95 % interval of the CRPS skill leaves zero."""
+    chosen = _choose(table, holdout)
+    skill, lines = chosen[chosen["metric"] == "crps_skill"], []
+    for (learner, reference), rows in skill.groupby(["learner", "reference"], sort=False):
+        by_lead = rows[rows["lead_time"] > 0].sort_values("lead_time")
+        if by_lead["low"].isna().all():
+            lines.append(f"{learner} against {reference}: one block only, so no interval and no verdict")
+            continue
+        better = by_lead[by_lead["low"] > 0]["lead_time"].tolist()
+        worse = by_lead[by_lead["high"] < 0]["lead_time"].tolist()
+        words = [f"better at {_spans(better, by_lead['lead_time'].tolist())}"] if better else []
+        words += [f"worse at {_spans(worse, by_lead['lead_time'].tolist())}"] if worse else []
+        whole = rows[rows["lead_time"] == 0].iloc[0]
+        lines.append(
+            f"{learner} against {reference}: {' and '.join(words) or 'no clear difference at any lead time'}"
+            f" (95 %); CRPS {-100 * whole['value']:+.1f} % [{-100 * whole['high']:+.1f}, {-100 * whole['low']:+.1f}]"
+        )
+    return lines
+
+
+def _choose(table: pd.DataFrame, holdout: str) -> pd.DataFrame:
+    """One split and hold-out: test before validation, new region and time before the rest, all channels together."""
+    split = "test" if "test" in set(table["split"]) else table["split"].iloc[0]
+    chosen = table[table["split"] == split]
+    present = set(chosen["holdout"])
+    wanted = [holdout] if holdout else ["both", "all", "region", "time"]
+    holdout = next((h for h in wanted if h in present), chosen["holdout"].iloc[0])
+    chosen = chosen[chosen["holdout"] == holdout]
+    channels = set(chosen["channel"])
+    return chosen[chosen["channel"] == ("all" if "all" in channels else chosen["channel"].iloc[0])]
+
+
+def _leads(table: pd.DataFrame) -> list[int]:
+    return sorted(int(lead) for lead in table["lead_time"].unique() if lead > 0)
+
+
+def _value(own: pd.DataFrame, metric: str, lead: int, digits: int) -> str:
+    rows = own[(own["metric"] == metric) & (own["reference"] == "") & (own["lead_time"] == lead)]
+    return f"{rows['value'].iloc[0]:.{digits}f}" if len(rows) else "-"
+
+
+def _interval(row: pd.Series) -> str:
+    return f"[{row['low']:.4f}, {row['high']:.4f}]" if row["low"] == row["low"] else "one block"
+
+
+def _cell(row: pd.Series) -> str:
+    return f"{row['value']:.4f}" + (f" {_interval(row)}" if row["low"] == row["low"] else "")
+
+
+def _markdown_rows(header: list[str]) -> list[str]:
+    return ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
+
+
+def _spans(chosen: list[int], every: list[int]) -> str:
+    """Lead times as ranges: [30, 60, 120] of 30, 60, 90, 120 -> 30-60, 120 min."""
+    runs: list[list[int]] = []
+    for lead in every:
+        if lead not in chosen:
+            continue
+        if runs and every.index(lead) == every.index(runs[-1][-1]) + 1:
+            runs[-1].append(lead)
+        else:
+            runs.append([lead])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs) + " min"
