@@ -50,18 +50,20 @@ def compact_table(table: pd.DataFrame, holdout: str = "") -> str:
 
 
 def markdown(table: pd.DataFrame, notes: list[str], verdicts: list[str]) -> str:
-    """The whole scorecard as Markdown: notes, verdicts, then per hold-out CRPS by lead time with intervals and the rest."""
+    """The scorecard as Markdown: notes, verdicts, then for each hold-out CRPS by lead time and the other metrics."""
+    only_channel = table["channel"].nunique() == 1
     parts = ["# Scorecard", *notes, "", *(f"- {line}" for line in verdicts), ""]
     for (split, holdout, channel), group in table.groupby(["split", "holdout", "channel"], sort=False):
         leads = _leads(group)
-        title = f"## {split}: {holdout_words(holdout)}"
-        parts += [title if group_is_only_channel(table) else f"{title}, {channel}", ""]
+        title = f"## {split}: {holdout_words(str(holdout))}"
+        parts += [title if only_channel else f"{title}, {channel}", ""]
         size = group.iloc[0]
         parts += [f"{size['windows']} windows in {size['blocks']} blocks. CRPS with 95 % intervals:", ""]
         parts += _markdown_rows(["learner", *(f"{lead} min" for lead in leads), "all leads"])
         for learner in group["learner"].unique():
-            own = defined_metric(group[group["learner"] == learner], "crps").set_index("lead_time")
-            cells = [_cell(own.loc[lead]) if lead in own.index else "-" for lead in [*leads, 0]]
+            own = defined_metric(group[group["learner"] == learner], "crps")
+            by_lead = {int(row["lead_time"]): _cell(row) for _, row in own.iterrows()}
+            cells = [by_lead.get(lead, "-") for lead in [*leads, 0]]
             parts.append(f"| {learner} | " + " | ".join(cells) + " |")
         shown = [m for m in ("mae", "rmse", "bias", "spread_skill", "coverage_50", "coverage_90", "coverage_95", "nll")]
         parts += ["", "Over all lead times:", "", *_markdown_rows(["learner", *shown])]
@@ -70,10 +72,6 @@ def markdown(table: pd.DataFrame, notes: list[str], verdicts: list[str]) -> str:
             parts.append(f"| {learner} | " + " | ".join(_value(own, metric, 0, 3) for metric in shown) + " |")
         parts.append("")
     return "\n".join(parts)
-
-
-def group_is_only_channel(table: pd.DataFrame) -> bool:
-    return table["channel"].nunique() == 1
 
 
 def verdicts(table: pd.DataFrame, holdout: str = "") -> list[str]:
