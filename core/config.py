@@ -60,6 +60,9 @@ class IngestConfig(Stage):
     pattern: str = Field(
         "", description="Key pattern for `cf`: strftime codes and {channel}, say 'frame_{channel}_%Y%m%dT%H%M.nc'."
     )
+    kind: Literal["display_count", "brightness_temperature", "reflectance"] = Field(
+        "display_count", description="What the frames of `cf` hold; the other systems know it by channel."
+    )
     connections: int = Field(8, ge=1, le=64, description="Downloads at a time.")
     retries: int = Field(4, ge=0, le=20, description="Further tries of a download that failed.")
     timeout_seconds: float = Field(30.0, gt=0, le=600, description="Longest wait for the source's next bytes in seconds.")

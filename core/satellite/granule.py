@@ -166,7 +166,7 @@ class System(Protocol):
     def parse(self, key: str, config: "IngestConfig") -> list[tuple[str, np.datetime64]]:
         """(channel, nominal time) of each image in the file of this key; empty for a foreign key."""
 
-    def kind(self, channel: str) -> Kind:
+    def kind(self, channel: str, config: "IngestConfig") -> Kind:
         """The physical quantity of a channel."""
 
     def open(self, granule: Granule, files: "list[bytes | BinaryIO]", config: "IngestConfig") -> Image:
