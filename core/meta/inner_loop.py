@@ -1,0 +1,178 @@
+"""From a support set to a posterior: the inner objective, its update rule, and `adapt`.
+
+The adapted tree lambda has the leaves `mean/*` and `log_std/*` of the Bayesian parameters and `point/*` of the others.
+theta has the same leaves, at once the prior and the start, besides `noise/*` (the likelihood's parameters) and, where
+rates are learned, `log_rate/*`.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from core.bayes.gaussian import DiagonalGaussian, Tree, branch, graft, kl_divergence, kl_gradient
+from core.bayes.likelihood import Likelihood
+from core.bayes.perturbation import Perturbation
+from core.config import InnerConfig
+from core.meta.checks import DivergedError, Examples, first_not_finite
+from core.meta.meta_gradient import run_inner_loop
+
+ADAPTED = ("mean/", "log_std/", "point/")
+
+
+@dataclass(frozen=True)
+class OuterTerms:
+    """What the outer loss of an episode is made of."""
+
+    samples: int = 1
+    kl_weight: float = 1.0
+    on_support: bool = False  # the paper's S and Q together; the default is Q alone
+    weights: Mapping[int, float] = field(default_factory=dict)  # m -> c_m; empty: all on the last step
+
+
+class BayesianEpisode:
+    """One episode as the two-level problem of `meta_gradient`: ELBO on the support inside, ELBO on the query outside.
+
+    D_m(lambda) = (1/S) sum_s -log p(support | phi_s) / pixels,  phi_s = mean + exp(log_std) eps_{m,s};
+    U_m takes one step down D_m + kl_weight KL(q_lambda || p_theta) / pixels. eps_m is a function of (seed, m) alone, so
+    that evaluating a step again gives the same bits. An empty support has no inner steps: the posterior is the prior.
+    """
+
+    def __init__(
+        self,
+        support: Examples,
+        query: Examples | None,
+        perturbation: Perturbation,
+        likelihood: Likelihood,
+        inner: InnerConfig,
+        outer: OuterTerms = OuterTerms(),
+        *,
+        seed: int | str,
+    ) -> None:
+        self.support, self.query = support, query
+        self.perturbation, self.likelihood = perturbation, likelihood
+        self.inner, self.outer_terms, self.seed = inner, outer, seed
+        self.steps = inner.steps if len(support.x) else 0
+        self.outer_weights = outer.weights if self.steps and outer.weights else {self.steps: 1.0}
+        self.gradient_is_nonlinear = inner.clip > 0
+
+    def start(self, theta: Tree) -> Tree:
+        """lambda_0: views of theta's adapted leaves, so that the two can be differentiated apart."""
+        kept = ADAPTED if self.inner.adapt_deterministic else ADAPTED[:2]
+        return {name: leaf.view_as(leaf) for name, leaf in theta.items() if name.startswith(kept)}
+
+    def read_by_data(self, theta: Tree) -> Tree:
+        """The leaves of theta that D_m depends on: the likelihood's, and the point values that are not adapted."""
+        prefixes = ("noise/",) if self.inner.adapt_deterministic else ("noise/", "point/")
+        return {name: leaf for name, leaf in theta.items() if name.startswith(prefixes)}
+
+    def data(self, adapted: Tree, theta: Tree, m: int) -> Tensor:
+        """D_m: nats per pixel of the support."""
+        return self._nats_per_pixel(self.support, adapted, theta, f"inner {m}", self.inner.samples)
+
+    def update(self, adapted: Tree, gradient: Tree, theta: Tree, m: int) -> Tree:
+        """One step down the inner ELBO. At step 0 lambda is theta, whatever theta: no KL, nor its derivatives."""
+        weight = self.inner.kl_weight / self.support.pixels
+        direction = dict(gradient)
+        if m > 0 and weight:
+            pull = kl_gradient(gaussian(adapted), gaussian(theta))
+            for name, leaf in (graft("mean", pull.mean) | graft("log_std", pull.log_std)).items():
+                direction[name] = direction[name] + weight * leaf
+        if self.inner.clip:
+            scale = clip_scale(direction, self.inner.clip)
+            direction = {name: scale * leaf for name, leaf in direction.items()}
+        return {name: leaf - self._rate(theta, name, m) * direction[name] for name, leaf in adapted.items()}
+
+    def outer(self, adapted: Tree, theta: Tree, m: int) -> tuple[Tensor, Tree]:
+        """Q_m: nats per pixel of the query (and of the support, if asked) plus the KL over the same pixels."""
+        assert self.query is not None
+        terms = self.outer_terms
+        sets = [self.query, self.support] if terms.on_support and len(self.support.x) else [self.query]
+        pixels = sum(part.pixels for part in sets)
+        nats = [self._nats_per_pixel(p, adapted, theta, f"outer {m} {i}", terms.samples) for i, p in enumerate(sets)]
+        data = sum((n * (p.pixels / pixels) for n, p in zip(nats, sets, strict=True)), torch.zeros_like(nats[0]))
+        parts = {"query_nll": nats[0], "data": data}
+        if not branch(adapted, "log_std"):
+            return data, parts
+        kl = kl_divergence(gaussian(adapted), gaussian(theta)) / pixels
+        return data + terms.kl_weight * kl, parts | {"kl": kl}
+
+    def _nats_per_pixel(self, examples: Examples, adapted: Tree, theta: Tree, draw: str, samples: int) -> Tensor:
+        weights = theta | adapted
+        mean = branch(weights, "mean") | branch(weights, "point")
+        log_std = branch(weights, "log_std")
+        generator = seeded(examples.x.device, self.seed, draw)
+        noise = self.perturbation.draw(log_std, generator, samples) if log_std else {}
+        parameters = branch(theta, "noise")
+        nats = [
+            self.likelihood.nll(output, examples.y, examples.mask, parameters)
+            for output in self.perturbation.outputs(mean, log_std, noise, examples.x)
+        ]
+        return torch.stack(nats).mean() / examples.pixels
+
+    def _rate(self, theta: Tree, name: str, m: int) -> Tensor | float:
+        log_rate = theta.get(f"log_rate/{name}")
+        if log_rate is None:
+            return self.inner.rate
+        if self.inner.learn_rates == "layer_step":
+            return log_rate[min(m, len(log_rate) - 1)].exp()  # steps beyond the trained ones use the last rate
+        return log_rate.exp()
+
+
+def adapt(episode: BayesianEpisode, theta: Tree) -> tuple[Tree, Tensor]:
+    """The posterior's leaves lambda_M and the support's data term before each step (M,).
+
+    Raises `DivergedError` if a data term or the posterior is not finite.
+    """
+    adapted, data = run_inner_loop(episode, theta)
+    check_finite(data, adapted, episode.inner.rate)
+    return adapted, data
+
+
+def check_finite(data: Tensor, adapted: Tree, rate: float) -> None:
+    """Raise `DivergedError`, naming the first bad step; one synchronisation with the device."""
+    finite = torch.isfinite(data)
+    if not bool(finite.all()):
+        step = int((~finite).nonzero()[0])
+        raise DivergedError(
+            "the inner loop diverged",
+            found=f"a data term of {data[step].item()} before step {step} (rate {rate:g})",
+            mend="lower train.inner.rate, or set train.inner.clip to bound the length of a step",
+        )
+    if worst := first_not_finite(adapted):
+        raise DivergedError(
+            "the inner loop diverged",
+            found=f"a posterior that is not finite in {worst} (rate {rate:g})",
+            mend="lower train.inner.rate, or set train.inner.clip to bound the length of a step",
+        )
+
+
+def gaussian(tree: Tree) -> DiagonalGaussian:
+    """The Gaussian part of lambda or of theta."""
+    log_std = branch(tree, "log_std")
+    mean = branch(tree, "mean")
+    return DiagonalGaussian({name: mean[name] for name in log_std}, log_std)
+
+
+def initial_log_rates(adapted: Tree, inner: InnerConfig) -> Tree:
+    """log_rate/* for each adapted leaf, all at log(rate): one number a leaf, one a leaf and step, or one an entry."""
+    if inner.learn_rates == "no" or not inner.steps:
+        return {}
+    shapes = {"layer": lambda _: (), "layer_step": lambda _: (inner.steps,), "entry": lambda leaf: leaf.shape}
+    shape = shapes[inner.learn_rates]
+    return {f"log_rate/{n}": leaf.new_full(shape(leaf), math.log(inner.rate)) for n, leaf in adapted.items()}
+
+
+def clip_scale(direction: Tree, limit: float) -> Tensor:
+    """The factor that bounds the norm over all leaves by `limit`: exactly 1, with zero derivative, where it is less."""
+    squared = torch.stack([leaf.square().sum() for leaf in direction.values()]).sum()
+    return torch.sqrt(limit**2 / squared.clamp(min=limit**2))
+
+
+def seeded(device: torch.device, *key: object) -> torch.Generator:
+    """A generator that is a function of `key` alone, the same on every machine and Python version."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "big") >> 1)

@@ -1,0 +1,206 @@
+"""The training state and one meta-step, for `abml`, `maml` and `pooled`.
+
+The three are one code path. `maml` has no weight noise and no KL: theta has no `log_std/*`. `pooled` has no inner steps
+either and learns from support and query alike; fine-tuning is `posterior(..., steps=n)` of it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from core.bayes.gaussian import Tree, bayesian_names, branch, graft, standard_normal
+from core.bayes.likelihood import Likelihood, Predictive
+from core.bayes.perturbation import Perturbation
+from core.config import TrainConfig
+from core.meta.checks import DivergedError, Examples, check_examples, check_network, first_not_finite
+from core.meta.inner_loop import BayesianEpisode, OuterTerms, adapt, check_finite, initial_log_rates
+from core.meta.meta_gradient import MODES, MetaGradient
+
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's usual ones
+
+
+@runtime_checkable
+class Windows(Protocol):
+    """A stack of sets: x (E, N, ...), y (E, N, ...), mask like y."""
+
+    x: Tensor
+    y: Tensor
+    mask: Tensor
+
+
+@runtime_checkable
+class Episodes(Protocol):
+    """A meta-batch of E episodes; an episode's noise is a function of its id."""
+
+    support: Windows
+    query: Windows
+    ids: Sequence[int]
+
+
+@dataclass(frozen=True)
+class LearnerState:
+    """Everything that training changes: theta, Adam's moments (same names) and the number of meta-steps done."""
+
+    theta: Tree
+    first_moment: Tree
+    second_moment: Tree
+    step: int = 0
+
+    def tensors(self) -> Tree:
+        """One flat tree, for a checkpoint; `from_tensors` is the inverse."""
+        parts = {"theta": self.theta, "first_moment": self.first_moment, "second_moment": self.second_moment}
+        flat = {name: leaf for part, tree in parts.items() for name, leaf in graft(part, tree).items()}
+        return flat | {"step": torch.tensor(self.step)}
+
+    @classmethod
+    def from_tensors(cls, tensors: Tree) -> "LearnerState":
+        parts = {part: branch(tensors, part) for part in ("theta", "first_moment", "second_moment")}
+        return cls(**parts, step=int(tensors["step"]))
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """q(phi given lambda): weights without a `log_std` are point values; `noise` are the likelihood's parameters."""
+
+    mean: Tree
+    log_std: Tree
+    noise: Tree
+    support_nll: Tensor  # (M,): nats per pixel of the support before each step
+
+
+class Learner:
+    """A way to train a network; it holds no state of its own, so that state can be saved, split and compared."""
+
+    def __init__(self, network: nn.Module, likelihood: Likelihood, config: TrainConfig) -> None:
+        check_network(network)
+        self.network, self.likelihood, self.config = network, likelihood, config
+        self.bayesian = bayesian_names(network)
+        self.stochastic = config.learner == "abml"
+        self.inner, self.kl_weight, self.on_support = config.inner, config.kl_weight, False
+        if config.learner != "abml":
+            self.inner, self.kl_weight = config.inner.model_copy(update={"kl_weight": 0.0, "samples": 1}), 0.0
+        if config.learner == "pooled":
+            self.inner = self.inner.model_copy(update={"steps": 0, "learn_rates": "no"})
+        self.on_support = config.learner == "pooled" or config.outer.objective == "support_and_query"
+        self.perturbation = Perturbation(network, antithetic=config.inner.antithetic)
+
+    def init_state(self, pooled: LearnerState | None = None) -> LearnerState:
+        """A first state: prior means from the network's present weights, or from a pooled run's (MOPED)."""
+        weights = {name: leaf.detach().clone() for name, leaf in self.network.named_parameters()}
+        noise = {name: leaf.to(next(iter(weights.values()))) for name, leaf in self.likelihood.initial().items()}
+        if pooled is not None:
+            weights = branch(pooled.theta, "mean") | branch(pooled.theta, "point")
+            noise = branch(pooled.theta, "noise")
+        mean = {name: leaf for name, leaf in weights.items() if name in self.bayesian}
+        theta = graft("mean", mean) | graft("point", {n: leaf for n, leaf in weights.items() if n not in mean})
+        if self.stochastic:
+            log_std = {n: torch.full_like(leaf, self.config.initial_log_std) for n, leaf in mean.items()}
+            theta |= graft("log_std", log_std)
+        theta |= initial_log_rates(theta, self.inner) | graft("noise", noise)
+        zeros = {name: torch.zeros_like(leaf) for name, leaf in theta.items()}
+        return LearnerState(theta, zeros, dict(zeros))
+
+    def gradient(self, state: LearnerState, batch: Episodes, *, seed: int) -> tuple[Tree, Tree]:
+        """The meta-gradient and the metrics, each SUMMED over the batch's episodes.
+
+        A sum is what ranks can add up; divide by the whole meta-batch before `apply`. An episode's noise depends on
+        (seed, state.step, its id), so splitting a batch changes nothing but the order of that addition.
+        """
+        gradient = {name: torch.zeros_like(leaf) for name, leaf in state.theta.items()}
+        metrics: Tree = {}
+        for row, identity in enumerate(batch.ids):
+            result = self._episode_gradient(state, batch, row, f"{seed} {state.step} {identity}")
+            gradient = {name: leaf + result.gradient[name] for name, leaf in gradient.items()}
+            seen = {"loss": result.loss, **result.terms}
+            if len(result.data):
+                seen |= {"support_nll": result.data[0], "support_improvement": result.data[0] - result.data[-1]}
+            metrics = {name: metrics.get(name, 0.0) + value for name, value in seen.items()}
+        return gradient, metrics
+
+    def apply(self, state: LearnerState, gradient: Tree) -> LearnerState:
+        """One Adam step down `gradient`, the mean over the meta-batch; `DivergedError` rather than a spoilt prior."""
+        if worst := first_not_finite(gradient):
+            raise DivergedError(
+                "the meta-gradient is not finite",
+                found=f"it in {worst} at step {state.step}",
+                mend="lower train.inner.rate or train.learning_rate, or set train.inner.clip",
+            )
+        outer, t = self.config.outer, state.step + 1
+        if outer.clip:
+            norm = torch.stack([leaf.square().sum() for leaf in gradient.values()]).sum().sqrt()
+            scale = outer.clip / norm.clamp(min=outer.clip)
+            gradient = {name: leaf * scale for name, leaf in gradient.items()}
+        theta, first, second = {}, {}, {}
+        for name, g in gradient.items():
+            first[name] = state.first_moment[name].lerp(g, 1 - BETAS[0])
+            second[name] = state.second_moment[name].lerp(g.square(), 1 - BETAS[1])
+            rate = self.config.learning_rate * (outer.scalar_rate if name.startswith(("noise/", "log_rate/")) else 1.0)
+            denominator = (second[name] / (1 - BETAS[1] ** t)).sqrt() + EPSILON
+            theta[name] = state.theta[name] - rate / (1 - BETAS[0] ** t) * first[name] / denominator
+        return LearnerState(theta, first, second, t)
+
+    def step(self, state: LearnerState, batch: Episodes, *, seed: int) -> tuple[LearnerState, dict[str, float]]:
+        """One whole meta-step in one process; metrics are means over the meta-batch, in nats per pixel."""
+        gradient, metrics = self.gradient(state, batch, seed=seed)
+        count = len(batch.ids)
+        state = self.apply(state, {name: leaf / count for name, leaf in gradient.items()})
+        return state, {name: float(value) / count for name, value in metrics.items()}
+
+    def posterior(
+        self, state: LearnerState, support: Examples, *, steps: int | None = None, seed: int = 0
+    ) -> Posterior:
+        """Adapt to one support set in `steps` (default: M as configured, 0 for `pooled`); no windows give the prior."""
+        check_examples(support, "support")
+        inner = self.inner if steps is None else self.inner.model_copy(update={"steps": steps})
+        episode = BayesianEpisode(support, None, self.perturbation, self.likelihood, inner, seed=seed)
+        adapted, data = adapt(episode, state.theta)
+        weights = {name: leaf.detach() for name, leaf in (state.theta | adapted).items()}
+        mean = branch(weights, "mean") | branch(weights, "point")
+        return Posterior(mean, branch(weights, "log_std"), branch(weights, "noise"), data)
+
+    @torch.no_grad()
+    def predict(self, posterior: Posterior, x: Tensor, n_samples: int, generator: torch.Generator) -> Predictive:
+        """The predictive mixture's components for x (N, ...): mean (S, N, ...) and std that broadcasts to it.
+
+        Each component is one explicit draw of all the weights, shared by the N windows and by every pixel.
+        """
+        samples = n_samples if posterior.log_std else 1
+        noise = standard_normal(posterior.log_std, generator, samples)
+        outputs = torch.stack(self.perturbation.outputs(posterior.mean, posterior.log_std, noise, x))
+        mean, std = self.likelihood.predictive(outputs, posterior.noise)
+        return Predictive(mean.expand(n_samples, *mean.shape[1:]), std)
+
+    def _episode_gradient(self, state: LearnerState, batch: Episodes, row: int, seed: str) -> MetaGradient:
+        support, query = (Examples(w.x[row], w.y[row], w.mask[row]) for w in (batch.support, batch.query))
+        check_examples(support, "support")
+        check_examples(query, "query")
+        outer = OuterTerms(
+            self.config.samples if self.stochastic else 1,
+            self.kl_weight,
+            self.on_support,
+            self._outer_weights(state.step),
+        )
+        episode = BayesianEpisode(
+            support,
+            query,
+            self.perturbation,
+            self.likelihood,
+            self.inner,
+            outer,
+            seed=seed,
+        )
+        mode = "first_order" if state.step < self.config.outer.first_order_steps else self.config.gradient
+        result = MODES["unrolled" if mode == "auto" else mode](episode, state.theta)
+        check_finite(result.data, {"loss": result.loss}, self.inner.rate)
+        return result
+
+    def _outer_weights(self, step: int) -> dict[int, float]:
+        """c_m: all on the last inner step, or faded to it from an even spread over steps 1 to M (MAML++)."""
+        fade, inner_steps = self.config.outer.multi_step_steps, self.inner.steps
+        if step >= fade or inner_steps < 2:
+            return {}
+        early = (1 - step / fade) / inner_steps
+        return {m: early for m in range(1, inner_steps)} | {inner_steps: 1 - early * (inner_steps - 1)}
