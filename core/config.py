@@ -46,6 +46,7 @@ class SimulatorConfig(Stage):
 
     enabled: bool = Field(False, description="Write simulated GK-2A granules into the source first.")
     seed: int = Field(0, ge=0, description="Seed of the simulated truth.")
+    pixels: int = Field(500, ge=32, le=500, description="Side of the simulated local area in 2 km pixels.")
 
 
 class IngestConfig(Stage):

@@ -92,16 +92,14 @@ class Archive:
 
         The root `zarr.json` is written last: an archive half made does not exist.
         """
-        if isinstance(origin, np.datetime64):
-            origin = origin.astype("datetime64[s]").item().replace(tzinfo=UTC)
+        start = origin.astype("datetime64[s]").item() if isinstance(origin, np.datetime64) else origin
+        start = start.replace(tzinfo=UTC) if start.tzinfo is None else start.astimezone(UTC)
         if cls.exists(url):
             archive = cls(url, writable=True)
-            archive.require(grid=grid, channels=channels, origin=origin, cadence_minutes=cadence_minutes)
+            archive.require(grid=grid, channels=channels, origin=start, cadence_minutes=cadence_minutes)
             return archive
         objects = open_objects(url)
-        made = layout.template(
-            grid=grid, channels=channels, origin=origin, cadence_minutes=cadence_minutes, years=years
-        )
+        made = layout.template(grid=grid, channels=channels, origin=start, cadence_minutes=cadence_minutes, years=years)
         for key, data in made.items():
             objects.put(key, data)
         return cls(url, writable=True)

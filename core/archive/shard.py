@@ -72,7 +72,7 @@ def encode(codes_CYX: Codes) -> bytes:
     return b"".join([*pieces, table, google_crc32c.value(table).to_bytes(4, "little")])
 
 
-class TornShard(Exception):
+class TornShardError(Exception):
     """A stored shard whose index or chunks do not check."""
 
 
@@ -95,7 +95,7 @@ def decode(
     if tail is None:
         return None
     if len(tail) != size + 4 or google_crc32c.value(tail[:size]).to_bytes(4, "little") != tail[size:]:
-        raise TornShard("the shard's index does not match its checksum")
+        raise TornShardError("the shard's index does not match its checksum")
     index = np.frombuffer(tail, "<u8", size // 8).reshape(shape[0], rows, columns, 2)
     c0, c1, _ = channels.indices(shape[0])
     y0, y1, _ = y.indices(shape[1])
@@ -114,7 +114,7 @@ def decode(
             end = int((entries[present, 0] + entries[present, 1]).max())
             data = read(begin, end)
             if data is None or len(data) != end - begin:
-                raise TornShard("the shard ends before its chunks do")
+                raise TornShardError("the shard ends before its chunks do")
             for column in range(first, last + 1):
                 start, length = (int(v) for v in index[c, row, column])
                 if start == int(EMPTY):
@@ -133,7 +133,7 @@ def _decompress(piece: bytes) -> Codes:
     try:
         data = blosc.decompress(piece)
     except RuntimeError as error:
-        raise TornShard("a chunk does not decompress") from error
+        raise TornShardError("a chunk does not decompress") from error
     if len(data) != CHUNK * CHUNK * 2:
-        raise TornShard(f"a chunk holds {len(data)} bytes")
+        raise TornShardError(f"a chunk holds {len(data)} bytes")
     return np.frombuffer(data, "<u2").reshape(CHUNK, CHUNK)
