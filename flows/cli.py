@@ -1,6 +1,7 @@
 """`fewcast`: every flow by hand, with its preset, its progress and its result on the terminal."""
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -32,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FewcastError as error:
         print(f"fewcast: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # the reader of our output had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("fewcast: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
@@ -112,7 +116,7 @@ def run_reference(options: argparse.Namespace) -> int:
     """List every key that a preset may hold."""
     from flows.reference import print_reference
 
-    print_reference(Console(), options.key)
+    print_reference(options.key)
     return 0
 
 

@@ -23,7 +23,7 @@ def serve_pages() -> int:
     store = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{data / 'mlflow.db'}")
     commands = {
         f"http://127.0.0.1:{prefect_port}": [
-            *(sys.executable, "-m", "prefect", "server", "start", "--no-services"),
+            *(sys.executable, "-m", "prefect", "server", "start"),
             *("--host", "127.0.0.1", "--port", str(prefect_port)),
         ],
         f"http://127.0.0.1:{mlflow_port}": [

@@ -6,8 +6,6 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
-from rich.console import Console
-from rich.table import Table
 
 from core.config import PipelineConfig
 
@@ -25,13 +23,15 @@ def rows(model: type[BaseModel] = PipelineConfig, prefix: str = "") -> Iterator[
                 yield from rows(nested, f"{key}[].")
 
 
-def print_reference(console: Console, start: str = "") -> None:
-    """Print the table of all keys that begin with `start`."""
-    table = Table("key", "type", "bounds", "default", "meaning", box=None, pad_edge=False, header_style="bold")
-    for row in rows():
-        if row[0].startswith(start):
-            table.add_row(*(text.replace("[", r"\[") for text in row))
-    console.print(table)
+def print_reference(start: str = "") -> None:
+    """Print all keys that begin with `start`, each on a line that grep finds, with its meaning below."""
+    for key, kind, bounds, default, meaning in rows():
+        if key.startswith(start):
+            print(
+                "  ".join(part for part in (key, kind, bounds, f"default: {default}") if part),
+                f"    {meaning}",
+                sep="\n",
+            )
 
 
 def _model(annotation: Any) -> type[BaseModel] | None:
