@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -140,6 +141,7 @@ class Pixels(NamedTuple):
     flagged: int
     out_of_range: int
     raw_all_zero: bool
+    missing_tiles: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,5 +171,5 @@ class System(Protocol):
     def kind(self, channel: str, config: "IngestConfig") -> Kind:
         """The physical quantity of a channel."""
 
-    def open(self, granule: Granule, files: "list[bytes | BinaryIO]", config: "IngestConfig") -> Image:
+    def open(self, granule: Granule, files: list[h5py.File], config: "IngestConfig") -> Image:
         """Check the file (or tiles) against the key; raises `CorruptGranule`."""

@@ -1,0 +1,122 @@
+"""Areas by name or by bounds in degrees, and the window of a grid that covers one."""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyproj
+from numpy.typing import NDArray
+
+from core.errors import FewcastError
+from core.satellite.granule import Grid
+
+
+class Bounds(NamedTuple):
+    """Degrees; `east` may exceed 180 where the area crosses the date line."""
+
+    west: float
+    south: float
+    east: float
+    north: float
+
+
+AREAS = {
+    "korea": Bounds(122.0, 31.0, 133.0, 44.0),
+    "japan": Bounds(122.0, 24.0, 149.0, 46.0),
+    "taiwan": Bounds(117.0, 19.0, 126.0, 28.0),
+    "east_asia": Bounds(100.0, 15.0, 155.0, 55.0),
+    "southeast_asia": Bounds(92.0, -11.0, 142.0, 25.0),
+    "australia": Bounds(110.0, -45.0, 157.0, -9.0),
+    "conus": Bounds(-125.0, 24.0, -66.0, 50.0),
+    "caribbean": Bounds(-90.0, 8.0, -58.0, 28.0),
+    "gulf_of_mexico": Bounds(-99.0, 17.0, -79.0, 31.0),
+    "hawaii": Bounds(-162.0, 17.0, -153.0, 24.0),
+    "brazil": Bounds(-75.0, -35.0, -33.0, 6.0),
+}
+PROBES = 65
+
+
+def bounds(text: str) -> Bounds | None:
+    """The bounds that `text` names or spells as west,south,east,north; None for an empty text (everything)."""
+    name = text.strip().lower().replace("-", "_").replace(" ", "_")
+    if not name:
+        return None
+    if name in AREAS:
+        return AREAS[name]
+    try:
+        west, south, east, north = (float(part) for part in text.split(","))
+    except ValueError:
+        raise FewcastError(
+            "ingest.area is neither a name nor four numbers",
+            found=repr(text),
+            mend=f"use west,south,east,north in degrees or one of {', '.join(AREAS)}",
+        ) from None
+    east += 360 if east <= west else 0
+    if not (-180 <= west <= 360 and east - west < 360 and -90 <= south < north <= 90):
+        raise FewcastError(
+            "ingest.area has impossible bounds",
+            found=repr(text),
+            mend="use west,south,east,north in degrees, south first",
+        )
+    return Bounds(west, south, east, north)
+
+
+@lru_cache(maxsize=32)
+def _crs(items: tuple[tuple[str, Any], ...]) -> pyproj.CRS:
+    return pyproj.CRS.from_cf(dict(items))
+
+
+def crs(grid: Grid) -> pyproj.CRS:
+    return _crs(tuple(sorted(grid.crs.items())))
+
+
+@lru_cache(maxsize=32)
+def _transformer(source: pyproj.CRS, target: pyproj.CRS) -> pyproj.Transformer:
+    return pyproj.Transformer.from_crs(source, target, always_xy=True)
+
+
+def transform(
+    source: pyproj.CRS, target: pyproj.CRS, x: NDArray[np.float64], y: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Coordinates in another system; NaN where there are none (off the disk)."""
+    u, v = _transformer(source, target).transform(x, y)
+    bad = ~(np.isfinite(u) & np.isfinite(v))
+    return np.where(bad, np.nan, u), np.where(bad, np.nan, v)
+
+
+def lonlat(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Longitude and latitude (Y, X) of the pixel centres in degrees, NaN off the disk."""
+    system = crs(grid)
+    x, y = np.meshgrid(grid.x, grid.y)
+    return transform(system, system.geodetic_crs or pyproj.CRS.from_epsg(4326), x, y)
+
+
+def window(grid: Grid, area: Bounds | None) -> tuple[slice, slice]:
+    """The smallest window of rows and columns that holds the area, as far as the grid reaches.
+
+    Raises `FewcastError` where the grid does not reach it at all.
+    """
+    rows, columns = grid.shape
+    if area is None:
+        return slice(0, rows), slice(0, columns)
+    lon, lat = np.meshgrid(np.linspace(area.west, area.east, PROBES), np.linspace(area.south, area.north, PROBES))
+    system = crs(grid)
+    x, y = transform(system.geodetic_crs or pyproj.CRS.from_epsg(4326), system, lon, lat)
+    seen = np.isfinite(x)
+    dy, dx = grid.spacing
+    if seen.any():
+        first_row, last_row = (
+            int(np.floor((grid.y[0] - y[seen].max()) / dy)),
+            int(np.ceil((grid.y[0] - y[seen].min()) / dy)),
+        )
+        first, last = (int(np.floor((x[seen].min() - grid.x[0]) / dx)), int(np.ceil((x[seen].max() - grid.x[0]) / dx)))
+        top, bottom = max(first_row, 0), min(last_row + 1, rows)
+        left, right = max(first, 0), min(last + 1, columns)
+        if top < bottom and left < right:
+            return slice(top, bottom), slice(left, right)
+    where = "the satellite's view" if not seen.any() else "the granules' grid"
+    raise FewcastError(
+        "ingest.area cannot be seen",
+        found=f"{area.west:g},{area.south:g},{area.east:g},{area.north:g} outside {where}",
+        mend="choose an area that this system and sector observe",
+    )

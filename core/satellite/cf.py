@@ -1,0 +1,178 @@
+"""CF frames: NetCDF files with projection coordinates, found by a key pattern.
+
+The pattern is the end of a key with strftime codes and, where each channel has its own file, `{channel}`. Without
+it every configured channel is a variable of the one file.
+"""
+
+import re
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from core.config import IngestConfig, TimeRange
+from core.errors import FewcastError
+from core.satellite import hdf5
+from core.satellite.granule import PHYSICAL_RANGE, CorruptGranule, Granule, Grid, Image, Kind, Pixels, Reason
+
+CODES = {"%Y": r"\d{4}", "%m": r"\d{2}", "%d": r"\d{2}", "%H": r"\d{2}", "%M": r"\d{2}", "%S": r"\d{2}", "%j": r"\d{3}"}
+DEFAULT_PATTERN = "%Y%m%dT%H%MZ.nc"
+MAX_LATE_SECONDS = 900
+UNIT_SECONDS = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400}
+
+
+def prefixes(config: IngestConfig, times: TimeRange) -> list[str]:
+    """The pattern's folders, spelled out for every day (or hour) where they hold the date; else the whole source."""
+    folder = config.pattern.rpartition("/")[0]
+    if "{channel}" in folder:
+        return sorted({p for c in config.channels for p in _folders(folder.replace("{channel}", c), times)})
+    return _folders(folder, times)
+
+
+def _folders(folder: str, times: TimeRange) -> list[str]:
+    if not folder:
+        return [""]
+    step = timedelta(hours=1) if "%H" in folder else timedelta(days=1)
+    start = times.start.replace(hour=times.start.hour if "%H" in folder else 0, minute=0, second=0, microsecond=0)
+    count = -(-(times.end - start) // step)
+    return (
+        sorted({f"{(start + i * step).strftime(folder)}/" for i in range(count)}) if "%" in folder else [f"{folder}/"]
+    )
+
+
+@lru_cache(maxsize=16)
+def _expression(pattern: str) -> tuple[re.Pattern[str], tuple[str, ...]]:
+    """The pattern as a regular expression, and the strftime codes in their order of appearance."""
+    parts = re.split(r"(%.|\{channel\})", pattern)
+    codes = tuple(part for part in parts if part.startswith("%"))
+    unknown = [code for code in codes if code not in CODES]
+    if unknown or not {"%Y", "%H"} <= set(codes):
+        raise FewcastError(
+            f"ingest.pattern {pattern!r} does not tell the time",
+            found=f"unknown code {unknown[0]}" if unknown else "no %Y or no %H",
+            mend=f"use {' '.join(CODES)} and {{channel}}",
+        )
+    text = ""
+    for part in parts:
+        text += f"({CODES[part]})" if part in CODES else r"(?P<channel>\w+)" if part == "{channel}" else re.escape(part)
+    return re.compile(rf"(?<![0-9A-Za-z]){text}$"), codes
+
+
+def parse(key: str, config: IngestConfig) -> list[tuple[str, np.datetime64]]:
+    expression, codes = _expression(config.pattern or DEFAULT_PATTERN)
+    match = expression.search(key)
+    if match is None:
+        return []
+    groups = list(match.groups())
+    channel = match.groupdict().get("channel")
+    if channel is not None:
+        groups.pop(expression.groupindex["channel"] - 1)
+    try:
+        time = datetime.strptime(" ".join(groups), " ".join(codes))
+    except ValueError:
+        return []
+    slot = np.datetime64(time, "s")
+    return [(channel, slot)] if channel is not None else [(name, slot) for name in config.channels]
+
+
+def kind(channel: str, config: IngestConfig) -> Kind:
+    return config.kind
+
+
+def open(granule: Granule, files: list[h5py.File], config: IngestConfig) -> Image:
+    """Check one file against its key and make its variable readable by windows."""
+    (file,) = files
+    pixels = hdf5.variable(file, granule.channel, 2)
+    observed = _time(granule, file)
+    grid, flip = _grid(file, pixels)
+    scale, offset = (
+        _optional(pixels.attrs, name, default) for name, default in (("scale_factor", 1), ("add_offset", 0))
+    )
+    fills = {_optional(pixels.attrs, name, np.nan) for name in ("_FillValue", "missing_value")}
+    quantity = config.kind
+    units = _text(pixels.attrs, "units")
+    if quantity == "brightness_temperature" and units not in ("K", "kelvin", "Kelvin"):
+        raise CorruptGranule(Reason.BAD_ATTRIBUTE, f"brightness temperature in {units[:20]!r}, not K")
+    percent = quantity == "reflectance" and units in ("1", "")
+    low, high = PHYSICAL_RANGE[quantity]
+    height = pixels.shape[0]
+
+    def read(rows: slice, columns: slice) -> Pixels:
+        first, last, _ = rows.indices(height)
+        raw = hdf5.read(pixels, slice(height - last, height - first) if flip else slice(first, last), columns)
+        raw = raw[::-1] if flip else raw
+        missing = np.isnan(raw) if raw.dtype.kind == "f" else np.zeros(raw.shape, bool)
+        for fill in fills:
+            missing |= raw == fill
+        values = raw.astype(np.float32) if (scale, offset) == (1, 0) else (raw * scale + offset).astype(np.float32)
+        if percent:
+            values *= 100
+        wild = ~missing & ~((values >= low) & (values <= high))
+        values[missing | wild] = np.nan
+        return Pixels(values, int(missing.sum()), int(wild.sum()), not raw.any())
+
+    return Image(granule.channel, quantity, granule.time, observed, grid, read)
+
+
+def _text(attributes: Any, name: str) -> str:
+    return hdf5.text(attributes, name) if name in attributes else ""
+
+
+def _optional(attributes: Any, name: str, default: float) -> float:
+    return hdf5.number(attributes, name) if name in attributes else default
+
+
+def _time(granule: Granule, file: Any) -> np.datetime64:
+    """The observation time in the file, which must agree with the key's."""
+    value = hdf5.scalar(file, "time")
+    units = hdf5.text(file["time"].attrs, "units")
+    unit, _, since = units.partition(" since ")
+    try:
+        epoch = datetime.fromisoformat(since.strip().removesuffix("UTC").strip())
+        epoch = epoch.replace(tzinfo=UTC) if epoch.tzinfo is None else epoch
+        observed = np.datetime64(int(epoch.timestamp()) + round(value * UNIT_SECONDS[unit.strip()]), "s")
+    except (KeyError, ValueError, OverflowError) as error:
+        raise CorruptGranule(Reason.BAD_ATTRIBUTE, f"time is {value:g} {units[:60]!r}") from error
+    if abs(int((observed - granule.time).astype(np.int64))) > MAX_LATE_SECONDS:
+        raise CorruptGranule(Reason.WRONG_TIME, f"the key says {granule.time}, the file {observed}")
+    return observed
+
+
+def _grid(file: Any, pixels: Any) -> tuple[Grid, bool]:
+    """Coordinates in metres, north first; the flag says that the file has south first."""
+    x, y = (_coordinate(file, name) for name in ("x", "y"))
+    if pixels.shape != (len(y), len(x)):
+        raise CorruptGranule(Reason.WRONG_SHAPE, f"{pixels.shape} pixels on coordinates of {(len(y), len(x))}")
+    mapping = hdf5.text(pixels.attrs, "grid_mapping")
+    with hdf5.guarded("grid mapping"):
+        if mapping not in file:
+            raise CorruptGranule(Reason.MISSING_VARIABLE, f"grid mapping {mapping[:40]!r}")
+        names = [name for name in file[mapping].attrs if name not in NOT_CRS and not name.startswith("_")]
+    crs = {name: hdf5.attribute(file[mapping].attrs, name) for name in names}
+    if "grid_mapping_name" not in crs:
+        raise CorruptGranule(Reason.MISSING_ATTRIBUTE, "grid_mapping_name")
+    crs = {name: value if isinstance(value, str) else float(value) for name, value in crs.items()}
+    flip = bool(y[0] < y[-1])
+    return Grid(x, y[::-1] if flip else y, crs), flip
+
+
+NOT_CRS = ("coordinates", "long_name", "CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST", "units", "standard_name")
+
+
+def _coordinate(file: Any, name: str) -> NDArray[np.float64]:
+    dataset = hdf5.variable(file, name, 1)
+    with hdf5.guarded(f"coordinate {name}"):
+        values = dataset[:].astype(np.float64)
+    unit = _text(dataset.attrs, "units")
+    if unit not in ("m", "metre", "meter", "meters", "km"):
+        raise CorruptGranule(Reason.BAD_ATTRIBUTE, f"{name} in {unit[:20]!r}, not metres")
+    values *= 1000 if unit == "km" else 1
+    steps = np.diff(values)
+    if len(values) < 2 or not np.isfinite(values).all() or abs(values).max() > 1e8:
+        raise CorruptGranule(Reason.WRONG_GRID, f"coordinate {name} is not finite")
+    if steps[0] == 0 or np.abs(steps / steps[0] - 1).max() > 1e-3 or (name == "x" and steps[0] < 0):
+        raise CorruptGranule(Reason.WRONG_GRID, f"coordinate {name} is not evenly spaced")
+    return values

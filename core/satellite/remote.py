@@ -1,0 +1,206 @@
+"""Bytes from a URL: whole or by blocks, retried with jitter, verified, bounded in memory."""
+
+import hashlib
+import io
+import random
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import fsspec
+from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCredentialsError
+
+from core.config import IngestConfig
+from core.errors import FewcastError
+from core.satellite.granule import CorruptGranule, Granule, Reason, UnavailableGranule
+
+T = TypeVar("T")
+BLOCK_BYTES = 4 << 20
+BLOCKS_KEPT = 16
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.2, 10.0
+MD5 = re.compile(r"[0-9a-f]{32}")
+NO_ACCESS = (PermissionError, NoCredentialsError, PartialCredentialsError)
+
+
+def filesystem(config: IngestConfig) -> tuple[Any, str]:
+    """The file system of `config.source` and the path of its root there."""
+    options: dict[str, Any] = {}
+    if config.source.startswith("s3://"):
+        options = {
+            "anon": config.anonymous,
+            # Retries are ours, with jitter over one budget; stacked with botocore's they would multiply.
+            "config_kwargs": {
+                "retries": {"max_attempts": 1},
+                "connect_timeout": config.timeout_seconds,
+                "read_timeout": config.timeout_seconds,
+                "max_pool_connections": config.connections + 2,
+            },
+            # `latest` must see what has just appeared.
+            "use_listings_cache": False,
+        }
+        if config.endpoint_url:
+            options["endpoint_url"] = config.endpoint_url
+    try:
+        files, root = fsspec.core.url_to_fs(config.source, **options)
+    except (ValueError, ImportError) as error:
+        raise FewcastError(
+            f"ingest.source {config.source} cannot be opened",
+            found=_line(error),
+            mend="use s3://bucket, file:///folder or a path",
+        ) from error
+    if config.source.startswith("s3://"):
+        files.retries = 1
+    return files, str(root).rstrip("/")
+
+
+def retried(
+    attempt: Callable[[], T], config: IngestConfig, what: str, *, sleep: Callable[[float], None] = time.sleep
+) -> T:
+    """Call until it succeeds, waiting a random part of a doubling span (seconds) between the tries.
+
+    The jitter is seeded by `what`, so that two granules never wait in step and a run can be repeated.
+    Raises `UnavailableGranule`: VANISHED at once where there is nothing, UNREACHABLE after the last try.
+    """
+    jitter = random.Random(what)
+    for trial in range(config.retries + 1):
+        try:
+            return attempt()
+        except FileNotFoundError as error:
+            raise UnavailableGranule(Reason.VANISHED, what) from error
+        except NO_ACCESS as error:
+            raise UnavailableGranule(Reason.UNREACHABLE, f"{what}: access denied") from error
+        except (OSError, BotoCoreError, TimeoutError) as error:
+            if trial == config.retries:
+                raise UnavailableGranule(Reason.UNREACHABLE, f"{what}: {_line(error)}") from error
+        sleep(jitter.uniform(0.1, 1) * min(FIRST_WAIT_SECONDS * 2**trial, LONGEST_WAIT_SECONDS))
+    raise AssertionError("unreachable")
+
+
+class _DiffersError(OSError):
+    """What came is not what the listing promised."""
+
+
+def fetch(granule: Granule, config: IngestConfig) -> bytes:
+    """The whole file; its size, and its MD5 where the store tells it, agree with the listing's.
+
+    An entity tag may look like an MD5 and be none (encrypted objects): two equal downloads settle it.
+    """
+    files, _ = filesystem(config)
+    path = files._strip_protocol(granule.url)
+    # s3fs would ask for the size first and, above 50 MB, leave zeros where a range came short.
+    options = {"max_concurrency": 1} if config.source.startswith("s3://") else {}
+    seen: set[bytes] = set()
+    promised = [granule.size, granule.etag]
+
+    def attempt() -> bytes:
+        content: bytes = files.cat_file(path, **options)
+        if len(content) != promised[0]:
+            info = files.info(path)  # it may have been published again since the listing
+            if info["size"] == len(content):
+                return content
+            raise _DiffersError(f"{len(content)} of {info['size']} bytes came")
+        tag = promised[1]
+        if MD5.fullmatch(tag):
+            digest = hashlib.md5(content, usedforsecurity=False)
+            if digest.hexdigest() != tag and digest.digest() not in seen:
+                seen.add(digest.digest())
+                raise _DiffersError("the checksum differs")
+        return content
+
+    return retried(attempt, config, granule.url)
+
+
+class Blocks(io.RawIOBase):
+    """A seekable remote file that fetches the blocks it is asked for and keeps the last few.
+
+    The HDF5 library hides what its callbacks raise, so a failed fetch is also kept in `failure`.
+    """
+
+    def __init__(self, granule: Granule, config: IngestConfig) -> None:
+        self._granule, self._config = granule, config
+        self._files, _ = filesystem(config)
+        self._path = self._files._strip_protocol(granule.url)
+        self._position = 0
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self.failure: CorruptGranule | None = None
+        self.fetched_bytes = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._granule.size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        block, offset = divmod(self._position, BLOCK_BYTES)
+        piece = self._block(block)[offset : offset + len(view)] if self._position < self._granule.size else b""
+        view[: len(piece)] = piece
+        self._position += len(piece)
+        return len(piece)
+
+    def _block(self, number: int) -> bytes:
+        if number in self._kept:
+            self._kept.move_to_end(number)
+            return self._kept[number]
+        start = number * BLOCK_BYTES
+        stop = min(start + BLOCK_BYTES, self._granule.size)
+
+        def attempt() -> bytes:
+            content: bytes = self._files.cat_file(self._path, start=start, end=stop)
+            if len(content) != stop - start:
+                raise _DiffersError(f"{len(content)} of {stop - start} bytes came")
+            return content
+
+        try:
+            content = retried(attempt, self._config, f"{self._granule.url} at byte {start}")
+        except CorruptGranule as error:
+            self.failure = error
+            raise OSError(str(error)) from error
+        self.fetched_bytes += len(content)
+        self._kept[number] = content
+        while len(self._kept) > BLOCKS_KEPT:
+            self._kept.popitem(last=False)
+        return content
+
+    def unchanged(self) -> bool:
+        """The object is still the one that was listed: blocks of two versions would make a chimera."""
+        return etag(self._files.info(self._path)) == self._granule.etag
+
+
+def etag(info: dict[str, Any]) -> str:
+    """What tells one version of a file from the next: the store's entity tag, or the time of change."""
+    tag = str(info.get("ETag", "")).strip('"')
+    return tag or f"{info.get('mtime', '')}"
+
+
+def refusal(config: IngestConfig, error: Exception) -> FewcastError:
+    """The one line for a source that cannot even be listed."""
+    source = config.source
+    if isinstance(error, NO_ACCESS):
+        how = (
+            "set ingest.anonymous=false and give credentials in the environment"
+            if config.anonymous
+            else "correct the credentials in the environment, or set ingest.anonymous=true for a public bucket"
+        )
+        return FewcastError(f"access to {source} was refused", found=_line(error), mend=how)
+    if isinstance(error, FileNotFoundError):
+        thing = "bucket" if source.startswith("s3://") else "folder"
+        return FewcastError(f"{source} does not exist", found=f"no such {thing}", mend="correct ingest.source")
+    return FewcastError(
+        f"{source} cannot be reached", found=_line(error), mend="check the network and ingest.endpoint_url"
+    )
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

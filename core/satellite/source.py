@@ -1,0 +1,179 @@
+"""A time range of a source to granules, and a granule to a frame on the archive's grid."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from typing import Any, BinaryIO
+
+import numpy as np
+from botocore.exceptions import BotoCoreError, NoCredentialsError
+
+from core.config import IngestConfig, TimeRange
+from core.errors import FewcastError
+from core.satellite import area, cf, gk2a, grid, hdf5, remote
+from core.satellite.granule import CorruptGranule, Frame, Granule, Grid, Image, Kind, Reason, System, UnavailableGranule
+
+SYSTEMS: dict[str, System] = {"gk2a": gk2a, "cf": cf}
+# How many granules are looked at before a source is called unreadable, and how many vote on the archive's grid.
+TRIES, VOTES = 12, 5
+
+
+def system(config: IngestConfig) -> System:
+    return SYSTEMS[config.system]
+
+
+def kind(config: IngestConfig, channel: str) -> Kind:
+    """The physical quantity of a channel; `FewcastError` for a channel that the system has not."""
+    try:
+        return system(config).kind(channel, config)
+    except ValueError as error:
+        raise FewcastError(
+            "ingest.channels names no channel", found=str(error), mend="correct ingest.channels"
+        ) from error
+
+
+def list_granules(config: IngestConfig, times: TimeRange | None = None) -> list[Granule]:
+    """The granules of the configured channels on the archive's slots, by time and channel.
+
+    Only the folders that can hold them are asked for. Of several files for one slot and channel the last by key is
+    taken, which is the last one published. Raises `FewcastError` for a source that cannot be listed.
+    """
+    span = times or config.times
+    for channel in config.channels:
+        kind(config, channel)
+    area.bounds(config.area)
+    files, root = remote.filesystem(config)
+    folders = system(config).prefixes(config, span)
+    with ThreadPoolExecutor(min(config.connections, len(folders) or 1)) as pool:
+        listings = list(pool.map(lambda folder: _listing(files, root, folder, config), folders))
+    if not any(listings):
+        _check_root(files, root, config)
+    start, end = (np.datetime64(t.replace(tzinfo=None), "s") for t in (span.start, span.end))
+    origin, cadence = np.datetime64(config.origin.replace(tzinfo=None), "s"), timedelta(minutes=config.cadence_minutes)
+    found: dict[tuple[np.datetime64, str], list[Granule]] = {}
+    for name, info in sorted(item for listing in listings for item in listing.items()):
+        for channel, time in system(config).parse(name, config):
+            if channel not in config.channels or not start <= time < end or (time - origin) % np.timedelta64(cadence):
+                continue
+            url = files.unstrip_protocol(name)
+            granule = Granule(url, channel, time, int(info["size"]), remote.etag(info))
+            found.setdefault((time, channel), []).append(granule)
+    combine = getattr(system(config), "combine", lambda group: group[-1])
+    return [combine(found[key]) for key in sorted(found)]
+
+
+def _listing(files: Any, root: str, folder: str, config: IngestConfig) -> dict[str, dict[str, Any]]:
+    def attempt() -> dict[str, dict[str, Any]]:
+        files.invalidate_cache()
+        try:
+            found: dict[str, dict[str, Any]] = files.find(f"{root}/{folder}", detail=True)
+        except FileNotFoundError:
+            return {}
+        return found
+
+    try:
+        return remote.retried(attempt, config, f"{config.source}/{folder}")
+    except UnavailableGranule as error:
+        raise remote.refusal(config, _cause(error)) from error
+
+
+def _cause(error: BaseException) -> Exception:
+    cause = error.__cause__
+    return cause if isinstance(cause, Exception) else Exception(str(error))
+
+
+def _check_root(files: Any, root: str, config: IngestConfig) -> None:
+    """Tell an empty source (which is the caller's to judge) from one that does not exist."""
+    try:
+        files.ls(root, detail=False)
+    except (OSError, BotoCoreError, NoCredentialsError) as error:
+        raise remote.refusal(config, error) from error
+
+
+def fetch(granule: Granule, config: IngestConfig) -> bytes:
+    return remote.fetch(granule, config)
+
+
+@contextmanager
+def opened(granule: Granule, config: IngestConfig) -> Iterator[Image]:
+    """The granule as an image that decodes by windows; small files are fetched whole, large ones by blocks."""
+    parts = granule.parts or (granule,)
+    with ExitStack() as stack:
+        ranged: list[remote.Blocks] = []
+
+        def content(part: Granule) -> bytes | BinaryIO:
+            if part.size <= config.whole_megabytes * 1_000_000:
+                return fetch(part, config)
+            ranged.append(stack.enter_context(remote.Blocks(part, config)))
+            return ranged[-1]  # type: ignore[return-value]
+
+        try:
+            files = [stack.enter_context(hdf5.opened(content(part))) for part in parts]
+            yield system(config).open(granule, files, config)
+        except CorruptGranule as error:
+            failure = next((blocks.failure for blocks in ranged if blocks.failure), None)
+            if failure is not None:
+                raise failure from error
+            raise
+        if not all(remote.retried(blocks.unchanged, config, granule.url) for blocks in ranged):
+            raise UnavailableGranule(Reason.VANISHED, f"{granule.url} was replaced while it was read")
+
+
+def read_frame(granule: Granule, config: IngestConfig, target: Grid) -> Frame:
+    """One granule, fetched, checked, calibrated and brought onto the archive's grid.
+
+    Raises `CorruptGranule` with its reason, and `UnavailableGranule` where it could not be fetched.
+    """
+    with opened(granule, config) as image:
+        return grid.align(image, target)
+
+
+def archive_grid(granules: Sequence[Granule], config: IngestConfig) -> Grid:
+    """The grid an archive of these granules gets: the coarsest channel's, cut to the area, in blocks.
+
+    A few granules vote, since the first one of all may be the one with a wrong grid. Raises `FewcastError` where
+    none can be read.
+    """
+    by_channel: dict[str, list[Granule]] = {}
+    for granule in granules:
+        by_channel.setdefault(granule.channel, []).append(granule)
+    failures: list[CorruptGranule] = []
+    grids = [_vote(group, config, failures) for group in by_channel.values()]
+    readable = [g for g in grids if g is not None]
+    if not readable:
+        what = f"{config.source} holds nothing that can be read"
+        found = str(failures[0]) if failures else f"no granule of {', '.join(config.channels)} in the time range"
+        raise FewcastError(what, found=found, mend="check ingest.source, system, sector, channels and times")
+    whole = max(readable, key=lambda g: g.spacing)
+    rows, columns = area.window(whole, area.bounds(config.area))
+    cut = whole.window(rows, columns)
+    if min(cut.shape) < config.block:
+        raise FewcastError(
+            "ingest.block is larger than the image",
+            found=f"{config.block} for {cut.shape}",
+            mend="choose a smaller block",
+        )
+    return grid.coarsen(cut, config.block)
+
+
+def _vote(granules: Iterable[Granule], config: IngestConfig, failures: list[CorruptGranule]) -> Grid | None:
+    votes: list[tuple[Grid, int]] = []
+    total = 0
+    for granule, _ in zip(granules, range(TRIES), strict=False):
+        try:
+            with opened(granule, config) as image:
+                found = image.grid
+        except CorruptGranule as error:
+            failures.append(error)
+            continue
+        total += 1
+        for i, (other, count) in enumerate(votes):
+            if grid.same_grid(found, other):
+                votes[i] = (other, count + 1)
+                break
+        else:
+            votes.append((found, 1))
+        if total == VOTES:
+            break
+    return max(votes, key=lambda vote: vote[1])[0] if votes else None
