@@ -224,10 +224,13 @@ class TrainConfig(Stage):
     learner: Literal["abml", "maml", "pooled"] = Field("abml", description="The way to train.")
     network: NetworkConfig = NetworkConfig()
     likelihood: Literal["gaussian", "gaussian_scale"] = Field(
-        "gaussian_scale", description="Noise std: one per lead time, or that times a scale per pixel from the network."
+        "gaussian", description="Noise std: one per lead time, or that times a scale per pixel from the network."
     )
     score: Literal["nll", "crps"] = Field(
-        "crps", description="What the data term sums per pixel: -log density (the exact ELBO) or the density's CRPS."
+        "nll", description="What the data term sums per pixel: -log density (the exact ELBO) or the density's CRPS."
+    )
+    score_weight: float = Field(
+        1.0, gt=0, le=1000, description="Weight of the CRPS against the KL: they have other units; nll needs none."
     )
     inner: InnerConfig = InnerConfig()
     outer: OuterConfig = OuterConfig()
@@ -268,6 +271,7 @@ class EvaluateConfig(Stage):
     run: str = Field("", description="Directory of the trained run; empty: under the pipeline's root.")
     episodes: str = Field("", description="URL of the episode store; empty: under the pipeline's root.")
     scorecard: str = Field("", description="Directory of the scorecard; empty: under the pipeline's root.")
+    split: Literal["test", "validation"] = Field("test", description="Which held-out episodes to score.")
     members: int = Field(20, ge=2, le=500, description="Weight samples (members) of a forecast.")
     bootstrap_samples: int = Field(1000, ge=100, le=100_000, description="Resamples of the block bootstrap.")
     bootstrap_hours: float = Field(6.0, gt=0, description="Length of a bootstrap block in hours.")
