@@ -6,11 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from core.bayes.gaussian import Tree
+from core.bayes.likelihood import ShapeMismatchError
 from core.errors import FewcastError
-
-
-class ShapeMismatchError(FewcastError):
-    """Inputs, targets and masks do not fit together."""
 
 
 class NothingObservedError(FewcastError):

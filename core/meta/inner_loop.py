@@ -21,6 +21,7 @@ from core.meta.checks import DivergedError, Examples, first_not_finite
 from core.meta.meta_gradient import run_inner_loop
 
 ADAPTED = ("mean/", "log_std/", "point/")
+HYPER_RATE = 0.01
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class OuterTerms:
     kl_weight: float = 1.0
     on_support: bool = False  # the paper's S and Q together; the default is Q alone
     weights: Mapping[int, float] = field(default_factory=dict)  # m -> c_m; empty: all on the last step
+    hyper_prior: bool = False
 
 
 class BayesianEpisode:
@@ -70,8 +72,8 @@ class BayesianEpisode:
         return {name: leaf for name, leaf in theta.items() if name.startswith(prefixes)}
 
     def data(self, adapted: Tree, theta: Tree, m: int) -> Tensor:
-        """D_m: nats per pixel of the support."""
-        return self._nats_per_pixel(self.support, adapted, theta, f"inner {m}", self.inner.samples)
+        """D_m: the support's loss per pixel."""
+        return self._per_pixel(self.support, adapted, theta, f"inner {m}", self.inner.samples)
 
     def update(self, adapted: Tree, gradient: Tree, theta: Tree, m: int) -> Tree:
         """One step down the inner ELBO. At step 0 lambda is theta, whatever theta: no KL, nor its derivatives."""
@@ -87,31 +89,35 @@ class BayesianEpisode:
         return {name: leaf - self._rate(theta, name, m) * direction[name] for name, leaf in adapted.items()}
 
     def outer(self, adapted: Tree, theta: Tree, m: int) -> tuple[Tensor, Tree]:
-        """Q_m: nats per pixel of the query (and of the support, if asked) plus the KL over the same pixels."""
+        """Q_m: loss per pixel of the query (and of the support, if asked) plus the KL over the same pixels."""
         assert self.query is not None
         terms = self.outer_terms
         sets = [self.query, self.support] if terms.on_support and len(self.support.x) else [self.query]
         pixels = sum(part.pixels for part in sets)
-        nats = [self._nats_per_pixel(p, adapted, theta, f"outer {m} {i}", terms.samples) for i, p in enumerate(sets)]
-        data = sum((n * (p.pixels / pixels) for n, p in zip(nats, sets, strict=True)), torch.zeros_like(nats[0]))
-        parts = {"query_nll": nats[0], "data": data}
-        if not branch(adapted, "log_std"):
-            return data, parts
-        kl = kl_divergence(gaussian(adapted), gaussian(theta)) / pixels
-        return data + terms.kl_weight * kl, parts | {"kl": kl}
+        losses = [self._per_pixel(p, adapted, theta, f"outer {m} {i}", terms.samples) for i, p in enumerate(sets)]
+        data = sum((v * (p.pixels / pixels) for v, p in zip(losses, sets, strict=True)), torch.zeros_like(losses[0]))
+        parts = {f"query_{self.likelihood.score}": losses[0], "data": data}
+        loss = data
+        if branch(adapted, "log_std"):
+            parts["kl"] = kl_divergence(gaussian(adapted), gaussian(theta)) / pixels
+            loss = loss + terms.kl_weight * parts["kl"]
+        if terms.hyper_prior:
+            parts["hyper_prior"] = hyper_prior(theta) / pixels
+            loss = loss + parts["hyper_prior"]
+        return loss, parts
 
-    def _nats_per_pixel(self, examples: Examples, adapted: Tree, theta: Tree, draw: str, samples: int) -> Tensor:
+    def _per_pixel(self, examples: Examples, adapted: Tree, theta: Tree, draw: str, samples: int) -> Tensor:
         weights = theta | adapted
         mean = branch(weights, "mean") | branch(weights, "point")
         log_std = branch(weights, "log_std")
         generator = seeded(examples.x.device, self.seed, draw)
         noise = self.perturbation.draw(log_std, generator, samples) if log_std else {}
         parameters = branch(theta, "noise")
-        nats = [
-            self.likelihood.nll(output, examples.y, examples.mask, parameters)
+        losses = [
+            self.likelihood.loss(output, examples.y, examples.mask, parameters)
             for output in self.perturbation.outputs(mean, log_std, noise, examples.x)
         ]
-        return torch.stack(nats).mean() / examples.pixels
+        return torch.stack(losses).mean() / examples.pixels
 
     def _rate(self, theta: Tree, name: str, m: int) -> Tensor | float:
         log_rate = theta.get(f"log_rate/{name}")
@@ -148,6 +154,13 @@ def check_finite(data: Tensor, adapted: Tree, rate: float) -> None:
             found=f"a posterior that is not finite in {worst} (rate {rate:g})",
             mend="lower train.inner.rate, or set train.inner.clip to bound the length of a step",
         )
+
+
+def hyper_prior(theta: Tree) -> Tensor:
+    """-log p(theta) up to a constant: N(0, 1) on each mean, Gamma(1, 0.01) on each precision (Ravi & Beatson, 2019)."""
+    means = [0.5 * leaf.square().sum() for leaf in branch(theta, "mean").values()]
+    precisions = [HYPER_RATE * torch.exp(-2 * leaf).sum() for leaf in branch(theta, "log_std").values()]
+    return torch.stack(means + precisions).sum()
 
 
 def gaussian(tree: Tree) -> DiagonalGaussian:

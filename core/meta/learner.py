@@ -68,7 +68,7 @@ class Posterior:
     mean: Tree
     log_std: Tree
     noise: Tree
-    support_nll: Tensor  # (M,): nats per pixel of the support before each step
+    support: Tensor  # (M,): loss per pixel of the support before each step
 
 
 class Learner:
@@ -116,12 +116,16 @@ class Learner:
             gradient = {name: leaf + result.gradient[name] for name, leaf in gradient.items()}
             seen = {"loss": result.loss, **result.terms}
             if len(result.data):
-                seen |= {"support_nll": result.data[0], "support_improvement": result.data[0] - result.data[-1]}
+                gain = result.data[0] - result.data[-1]
+                seen |= {f"support_{self.likelihood.score}": result.data[0], "support_improvement": gain}
             metrics = {name: metrics.get(name, 0.0) + value for name, value in seen.items()}
         return gradient, metrics
 
-    def apply(self, state: LearnerState, gradient: Tree) -> LearnerState:
-        """One Adam step down `gradient`, the mean over the meta-batch; `DivergedError` rather than a spoilt prior."""
+    def apply(self, state: LearnerState, gradient: Tree, *, learning_rate: float | None = None) -> LearnerState:
+        """One Adam step down `gradient`, the mean over the meta-batch; `DivergedError` rather than a spoilt prior.
+
+        `learning_rate` (default: the configured one) is for a schedule.
+        """
         if worst := first_not_finite(gradient):
             raise DivergedError(
                 "the meta-gradient is not finite",
@@ -129,6 +133,7 @@ class Learner:
                 mend="lower train.inner.rate or train.learning_rate, or set train.inner.clip",
             )
         outer, t = self.config.outer, state.step + 1
+        base = self.config.learning_rate if learning_rate is None else learning_rate
         if outer.clip:
             norm = torch.stack([leaf.square().sum() for leaf in gradient.values()]).sum().sqrt()
             scale = outer.clip / norm.clamp(min=outer.clip)
@@ -137,7 +142,7 @@ class Learner:
         for name, g in gradient.items():
             first[name] = state.first_moment[name].lerp(g, 1 - BETAS[0])
             second[name] = state.second_moment[name].lerp(g.square(), 1 - BETAS[1])
-            rate = self.config.learning_rate * (outer.scalar_rate if name.startswith(("noise/", "log_rate/")) else 1.0)
+            rate = base * (outer.scalar_rate if name.startswith(("noise/", "log_rate/")) else 1.0)
             denominator = (second[name] / (1 - BETAS[1] ** t)).sqrt() + EPSILON
             theta[name] = state.theta[name] - rate / (1 - BETAS[0] ** t) * first[name] / denominator
         return LearnerState(theta, first, second, t)
@@ -182,6 +187,7 @@ class Learner:
             self.kl_weight,
             self.on_support,
             self._outer_weights(state.step),
+            self.config.outer.hyper_prior,
         )
         episode = BayesianEpisode(
             support,

@@ -11,7 +11,7 @@ from core.config import InnerConfig, OuterConfig, TrainConfig
 from core.meta.learner import Learner
 
 INNER = InnerConfig(steps=3, rate=0.2, samples=2)
-SETTINGS = {
+SETTINGS: dict[str, dict] = {
     "plain": dict(inner=INNER),
     "clipped": dict(inner=INNER.model_copy(update={"clip": 0.05})),
     "fixed rate": dict(inner=INNER.model_copy(update={"learn_rates": "no"})),
