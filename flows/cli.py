@@ -1,6 +1,7 @@
 """`fewcast`: every flow by hand, with its preset, its progress and its result on the terminal."""
 
 import argparse
+import logging
 import os
 import sys
 import warnings
@@ -71,6 +72,7 @@ def run_stage(options: argparse.Namespace) -> int:
 
     console = Console(stderr=True)
     TERMINAL.set(console)
+    logging.getLogger("tasks").addHandler(OnConsole(console))
     calls: dict[str, Any] = {
         "pipeline": lambda: pipeline(config),
         "ingest": lambda: ingest(config.ingest),
@@ -84,6 +86,17 @@ def run_stage(options: argparse.Namespace) -> int:
     if options.command in ("pipeline", "evaluate"):
         print(result.markdown)
     return 0
+
+
+class OnConsole(logging.Handler):
+    """Warnings of ours on the terminal, beside the bar and not through it."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(f"{'warning':<10} {record.getMessage()}", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_places(config: PipelineConfig, command: str) -> None:

@@ -28,6 +28,7 @@ def prepare() -> None:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",
     }
     if not is_served():
         home = Path(os.environ.get("PREFECT_HOME") or DATA / "prefect").resolve()

@@ -15,6 +15,7 @@ def run_until_stopped(work: Callable[[Callable[[], bool]], Result]) -> Result:
     to tell the two apart. So the main thread only waits. A second signal does not wait.
     """
     stop = threading.Event()
+    done = threading.Event()  # Thread.join, once interrupted, takes the thread for ended
     results: list[Result] = []
     errors: list[BaseException] = []
 
@@ -23,14 +24,16 @@ def run_until_stopped(work: Callable[[Callable[[], bool]], Result]) -> Result:
             results.append(work(stop.is_set))
         except BaseException as error:
             errors.append(error)
+        finally:
+            done.set()
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(body,), daemon=True, name="fewcast-work")
     thread.start()
     try:
-        thread.join()
+        done.wait()
     except BaseException:
         stop.set()
-        thread.join()
+        done.wait()
         raise
     if errors:
         raise errors[0]

@@ -4,6 +4,7 @@ A run is written to a journal on local disk and delivered from there by a thread
 or changed for another: training does not notice, and what was not delivered is, the next time that the run goes on.
 """
 
+import contextvars
 import logging
 import os
 import shutil
@@ -55,7 +56,9 @@ class TrackedRun(Silent):
         self._journal.append("start", params=flatten(config), tags={**provenance(), **(tags or {})})
         self._ending = threading.Event()
         self._warned = False
-        self._thread = threading.Thread(target=self._deliver_until_end, daemon=True, name="fewcast-tracking")
+        # With the task's context, so that a warning reaches the log of its run.
+        body, context = self._deliver_until_end, contextvars.copy_context()
+        self._thread = threading.Thread(target=context.run, args=(body,), daemon=True, name="fewcast-tracking")
 
     def __enter__(self) -> "TrackedRun":
         self._thread.start()

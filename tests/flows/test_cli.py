@@ -1,0 +1,74 @@
+"""The command line: what it refuses and how it says so. What it does is in test_end_to_end.py."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows import cli
+
+TINY = Path(__file__).with_name("tiny.toml")
+
+
+def refuse(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run a command that must fail with one line on stderr and nothing on stdout."""
+    assert cli.main(arguments) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    [line] = said.err.splitlines()
+    assert line.startswith("fewcast: ")
+    return line
+
+
+def test_an_unknown_preset_is_answered_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    line = refuse(capsys, "pipeline", "--preset", "atlantis")
+    assert "'atlantis'" in line
+    assert "demo" in line
+    refuse(capsys, "pipeline", "--preset", "../presets/demo")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("train.stepz=3", "train.stepz"),
+        ("train.steps=0", "train.steps"),
+        ("train.steps=many", "train.steps"),
+        ("ingest.channels=[]", "ingest.channels"),
+        ("train.steps", "key=value"),
+        ("name.first=x", "name"),
+        ("ingest.times.end=2024-05-01T00:00:00Z", "ingest.times"),
+        ("train.learner=alchemy", "train.learner"),
+    ],
+)
+def test_a_bad_key_or_value_is_named(capsys: pytest.CaptureFixture[str], change: str, named: str) -> None:
+    assert named in refuse(capsys, "train", "--config", str(TINY), "--set", change)
+
+
+def test_a_file_that_is_no_configuration_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "page.toml").write_text("<html>")
+    assert "page.toml" in refuse(capsys, "ingest", "--config", str(tmp_path / "page.toml"))
+    assert "none.toml" in refuse(capsys, "ingest", "--config", str(tmp_path / "none.toml"))
+
+
+def test_a_command_line_of_another_shape_shows_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["fly"], ["train"], ["train", "--preset", "demo", "--config", "x"]):
+        with pytest.raises(SystemExit) as left:
+            cli.main(arguments)
+        assert left.value.code == 2
+        assert "usage: fewcast" in capsys.readouterr().err
+
+
+def test_config_lists_every_key_with_its_meaning(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["config"]) == 0
+    everything = capsys.readouterr().out
+    assert "train.inner.steps  int  >= 0, <= 100  default: 3\n    Gradient steps M." in everything
+    assert "episodes.split.train[].start" in everything
+    assert cli.main(["config", "evaluate.members"]) == 0
+    assert capsys.readouterr().out.startswith("evaluate.members  int  >= 2")
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    command = f"{sys.executable} -m flows.cli config | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""

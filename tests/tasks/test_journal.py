@@ -1,0 +1,61 @@
+"""The journal of a run: whole lines, steps once, and what was delivered."""
+
+from pathlib import Path
+
+from tasks.journal import Delivered, Journal, read_delivered
+
+
+def metrics(journal: Journal) -> list[tuple[int, dict[str, float]]]:
+    return [(r["step"], r["values"]) for r, _ in journal.since(0) if r["kind"] == "metrics"]
+
+
+def test_steps_that_a_resumed_run_repeats_are_kept_once(tmp_path: Path) -> None:
+    first = Journal(tmp_path)
+    for step in range(5):
+        first.metrics({"loss": float(step)}, step)
+    first.metrics({"crps": 0.5}, 4)
+    first.close()
+    again = Journal(tmp_path)
+    for step in range(3, 7):
+        again.metrics({"loss": float(step), "crps": 1.0}, step)
+    again.close()
+    losses = [(step, values["loss"]) for step, values in metrics(again) if "loss" in values]
+    assert losses == [(step, float(step)) for step in range(7)]
+    assert [step for step, values in metrics(again) if "crps" in values] == [4, 5, 6]
+
+
+def test_a_line_torn_by_a_kill_is_dropped_and_writing_goes_on(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.metrics({"loss": 1.0}, 0)
+    journal.close()
+    path = tmp_path / "journal.jsonl"
+    whole = path.read_bytes()
+    for cut in range(1, len(whole)):
+        path.write_bytes(whole + whole[:cut])
+        again = Journal(tmp_path)
+        again.metrics({"loss": 2.0}, 1)
+        again.close()
+        assert metrics(again) == [(0, {"loss": 1.0}), (1, {"loss": 2.0})]
+
+
+def test_records_after_an_offset_are_those_not_delivered(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for step in range(4):
+        journal.metrics({"loss": 0.0}, step)
+    records = journal.since(0)
+    for number, (_, offset) in enumerate(records, start=1):
+        assert [r for r, _ in journal.since(offset)] == [r for r, _ in records[number:]]
+    journal.delivered = Delivered("run", "uri", records[1][1])
+    assert read_delivered(tmp_path) == journal.delivered
+    (tmp_path / "delivered.json").write_text("{")
+    assert read_delivered(tmp_path) == Delivered()
+    journal.close()
+
+
+def test_numbers_that_are_not_finite_survive(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.metrics({"loss": float("nan"), "norm": float("inf")}, 0)
+    journal.close()
+    [(_, values)] = metrics(journal)
+    assert values["loss"] != values["loss"]
+    assert values["norm"] == float("inf")

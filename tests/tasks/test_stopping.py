@@ -1,0 +1,43 @@
+"""A signal lets the work finish, and is raised all the same."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tasks.stopping import run_until_stopped
+
+
+def test_the_work_s_result_and_errors_come_through() -> None:
+    assert run_until_stopped(lambda stop: stop()) is False
+
+    def fail(stop: Callable[[], bool]) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_until_stopped(fail)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_work_cleanly(number: signal.Signals) -> None:
+    finished = []
+
+    def work(stop: Callable[[], bool]) -> None:
+        threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
+        while not stop():
+            time.sleep(0.01)
+        finished.append("checkpoint")
+
+    def raise_it(number: int, frame: object) -> None:
+        raise KeyboardInterrupt  # as Prefect's own handler raises
+
+    before = signal.signal(number, raise_it)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_until_stopped(work)
+    finally:
+        signal.signal(number, before)
+    assert finished == ["checkpoint"]

@@ -1,0 +1,107 @@
+"""Runs in a real MLflow store: complete, one per folder, and never in the way of training."""
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from core.config import TrackingConfig, TrainConfig
+from tasks.journal import read_delivered
+from tasks.tracking import TrackedRun, flatten, open_client, provenance, start_afresh
+
+
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory: pytest.TempPathFactory) -> TrackingConfig:
+    uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+    return TrackingConfig(uri=uri, experiment="test")
+
+
+@pytest.fixture
+def client(tracking: TrackingConfig) -> MlflowClient:
+    return open_client(tracking.uri)
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    logging.getLogger("tasks.tracking").setLevel(logging.ERROR)
+    yield
+    logging.getLogger("tasks.tracking").setLevel(logging.NOTSET)
+
+
+def get(client: MlflowClient, folder: Path) -> Run:
+    return client.get_run(read_delivered(folder).run_id)
+
+
+def test_a_run_and_its_child_are_complete(tmp_path: Path, tracking: TrackingConfig, client: MlflowClient) -> None:
+    config = TrainConfig(steps=7)
+    parent, child = tmp_path / "parent", tmp_path / "child"
+    (tmp_path / "prior").mkdir()
+    (tmp_path / "prior" / "theta.txt").write_text("theta")
+    with TrackedRun(parent, tracking, "train abml", config, tags={"seen": "yes"}) as run:
+        for step in range(2000):
+            run.metrics({"loss": 1.0 / (step + 1), "noise[lead 30 min]": 2.0}, step)
+        run.figure("loss", Figure(), 3)
+        run.artifact(tmp_path / "prior", "checkpoint")
+        run.tag(late="too")
+    with TrackedRun(child, tracking, "evaluate", config, parent=parent):
+        pass
+    stored = get(client, parent)
+    assert stored.info.status == "FINISHED"
+    assert stored.info.run_name == "train abml"
+    assert stored.data.params == flatten(config)
+    assert stored.data.params["inner.steps"] == "3"
+    assert stored.data.tags["seen"] == "yes"
+    assert stored.data.tags["late"] == "too"
+    assert stored.data.tags["mlflow.source.git.commit"] == provenance()["mlflow.source.git.commit"]
+    history = client.get_metric_history(stored.info.run_id, "loss")
+    assert [(m.step, m.value) for m in history] == [(step, 1.0 / (step + 1)) for step in range(2000)]
+    assert "noise_lead 30 min_" in stored.data.metrics
+    assert [f.path for f in client.list_artifacts(stored.info.run_id, "figures")] == ["figures/loss-0000003.png"]
+    assert [f.path for f in client.list_artifacts(stored.info.run_id, "checkpoint")] == ["checkpoint/theta.txt"]
+    assert get(client, child).data.tags["mlflow.parentRunId"] == stored.info.run_id
+
+
+def test_a_resumed_run_goes_on_in_the_same_run(tmp_path: Path, tracking: TrackingConfig, client: MlflowClient) -> None:
+    with TrackedRun(tmp_path, tracking, "train", TrainConfig(steps=5)) as run:
+        run.metrics({"loss": 0.0}, 0)
+    first = read_delivered(tmp_path).run_id
+    with pytest.raises(KeyboardInterrupt), TrackedRun(tmp_path, tracking, "train", TrainConfig(steps=9)) as run:
+        run.metrics({"loss": 0.0}, 0)
+        run.metrics({"loss": 1.0}, 1)
+        raise KeyboardInterrupt
+    stored = get(client, tmp_path)
+    assert stored.info.run_id == first
+    assert stored.info.status == "KILLED"
+    assert stored.data.params["steps"] == "5"
+    assert stored.data.tags["changed.steps"] == "9"
+    assert [m.step for m in client.get_metric_history(first, "loss")] == [0, 1]
+    client.delete_run(first)
+    with TrackedRun(tmp_path, tracking, "train", TrainConfig(steps=9)):
+        pass
+    told_again = get(client, tmp_path)
+    assert told_again.info.run_id != first
+    assert [m.step for m in client.get_metric_history(told_again.info.run_id, "loss")] == [0, 1]
+    start_afresh(tmp_path)
+    assert read_delivered(tmp_path).run_id == ""
+
+
+def test_a_server_that_is_away_costs_nothing_and_hears_all_later(
+    tmp_path: Path, tracking: TrackingConfig, client: MlflowClient
+) -> None:
+    away = TrackingConfig(uri="http://127.0.0.1:9", experiment="test")  # the discard port: nobody listens
+    began = time.monotonic()
+    with TrackedRun(tmp_path, away, "train", TrainConfig(), every_seconds=0.1, patience_seconds=2.0) as run:
+        for step in range(300):
+            run.metrics({"loss": float(step)}, step)
+        assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 5.0
+    assert read_delivered(tmp_path).run_id == ""
+    with TrackedRun(tmp_path, tracking, "train", TrainConfig()) as run:
+        run.metrics({"loss": 300.0}, 300)
+    stored = get(client, tmp_path)
+    assert [m.step for m in client.get_metric_history(stored.info.run_id, "loss")] == list(range(301))
