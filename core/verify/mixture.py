@@ -42,14 +42,14 @@ class Mixture:
         """P(Y <= y). At the observation this is the probability integral transform (PIT)."""
         total = torch.zeros_like(self.means[0])
         for mean, std in self._components():
-            total += torch.special.ndtr((y - mean) / std)
+            total += _normal_cdf((y - mean) / std)
         return total / len(self.means)
 
     def exceedance(self, threshold: float) -> Float[Tensor, " *shape"]:
         """P(Y > threshold), accurate in the upper tail too."""
         total = torch.zeros_like(self.means[0])
         for mean, std in self._components():
-            total += torch.special.ndtr((mean - threshold) / std)
+            total += _normal_cdf((mean - threshold) / std)
         return total / len(self.means)
 
     def quantile(self, probability: float) -> Float[Tensor, " *shape"]:
@@ -88,6 +88,10 @@ class Mixture:
     def _components(self) -> Iterator[tuple[Tensor, Tensor]]:
         shared = self.std[0] if self.std.ndim == self.means.ndim else self.std
         return zip(self.means, self.std if self._own_std else [shared] * len(self.means), strict=True)
+
+
+def _normal_cdf(z: Tensor) -> Tensor:
+    return 0.5 * torch.erfc(z * -math.sqrt(0.5))  # torch.special.ndtr rounds the far tail to zero
 
 
 def noise_field(

@@ -1,0 +1,38 @@
+"""Colour maps whose lightness only grows, so that they order the same way in colour, in grey print and to any eye."""
+
+from dataclasses import dataclass
+
+from matplotlib.colors import Colormap, LinearSegmentedColormap
+
+# Warm ground dark to cloud grey, then an enhancement of the coldest tops: the habit of infrared pictures, but with
+# lightness rising throughout, where the usual rainbow enhancement folds back.
+_CLOUD = LinearSegmentedColormap.from_list(
+    "fewcast_cloud",
+    [
+        (0.00, "#0d0f14"),
+        (0.62, "#8f9499"),
+        (0.72, "#6fa3d8"),
+        (0.82, "#5cc4c4"),
+        (0.91, "#b9dd6e"),
+        (1.00, "#fff8c4"),
+    ],
+)
+LEARNERS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#222222")  # safe for all eyes
+MARKERS = "osD^vP*X<>"
+
+
+@dataclass(frozen=True)
+class ImageStyle:
+    """How one kind of channel is drawn."""
+
+    colours: Colormap
+    label: str
+
+
+def image_style(kind: str) -> ImageStyle:
+    """Cold is bright for brightness temperature; counts and reflectance are bright where they are high."""
+    if kind == "brightness_temperature":
+        return ImageStyle(_CLOUD.reversed("fewcast_infrared"), "brightness temperature (K)")
+    if kind == "reflectance":
+        return ImageStyle(LinearSegmentedColormap.from_list("fewcast_grey", ["#0d0f14", "#ffffff"]), "reflectance (%)")
+    return ImageStyle(_CLOUD, "display count" if kind == "display_count" else kind.replace("_", " "))
