@@ -84,6 +84,9 @@ class IngestConfig(Stage):
     cadence_minutes: int = Field(10, ge=1, le=180, description="Minutes between slots.")
     years: int = Field(10, ge=1, le=50, description="Length of the preallocated time axis in years.")
     block: int = Field(1, ge=1, le=64, description="Average blocks of this many pixels in each direction.")
+    grace_minutes: int = Field(
+        60, ge=0, le=100_000, description="Minutes after which a slot without a granule counts as absent at the source."
+    )
     archive: str = Field("", description="URL of the archive; empty: under the pipeline's root.")
     simulator: SimulatorConfig = SimulatorConfig()
 
@@ -241,6 +244,7 @@ class TrainConfig(Stage):
     steps: int = Field(1000, ge=1, description="Meta-steps.")
     budget_minutes: float = Field(60.0, gt=0, description="Stop cleanly after this many minutes of training.")
     meta_batch: int = Field(4, ge=1, le=1024, description="Episodes of one meta-step.")
+    pretrain_batch: int = Field(2, ge=1, le=1024, description="Episodes of one pooled step.")
     augment: bool = Field(True, description="Turn and flip training episodes, all windows of one alike.")
     pretrain_rate: float = Field(2e-3, gt=0, le=1, description="Outer step size of the pooled steps (Adam).")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Outer step size beta (Adam).")

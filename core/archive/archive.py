@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -202,7 +202,7 @@ class Archive:
     def _kept(self, slot: int, kind: Kind, channels: tuple[str, ...], replaced: set[str]) -> shard.Codes:
         """The slot's codes of the channels that already count as data and are not about to be replaced."""
         codes = np.full((len(channels), *self.shape), shard.MISSING, np.uint16)
-        status = self._day("status", slot // self.slots_per_day)[slot % self.slots_per_day]
+        (status,) = self.status_of([slot])
         for position, name in enumerate(channels):
             served = status[self.channels.index(name)] in (Status.COMPLETE, Status.PARTIAL)
             if served and name not in replaced:
@@ -249,6 +249,17 @@ class Archive:
         """Status (time, channel) of every slot, read afresh."""
         return self._table("status")
 
+    def status_of(self, slots: Iterable[int]) -> NDArray[np.uint8]:
+        """Status (T, channel) of some slots, read afresh, a day's object at a time."""
+        days: dict[int, NDArray[Any]] = {}
+        rows = []
+        for slot in slots:
+            day, row = divmod(slot, self.slots_per_day)
+            if day not in days:
+                days[day] = self._day("status", day)
+            rows.append(days[day][row])
+        return np.array(rows, np.uint8).reshape(len(rows), len(self.channels))
+
     @property
     def reason(self) -> NDArray[np.uint8]:
         """Reason (time, channel) of every slot, read afresh."""
@@ -277,21 +288,14 @@ class Archive:
         slots = list(slots)
         values = unpack(self.read_packed(kind, slots, y, x), kind)
         columns = [self.channels.index(name) for name in self.kinds[kind]]
-        days: dict[int, NDArray[Any]] = {}
-        for position, slot in enumerate(slots):
-            day, row = divmod(slot, self.slots_per_day)
-            if day not in days:
-                days[day] = self._day("status", day)
-            served = np.isin(days[day][row, columns], (Status.COMPLETE, Status.PARTIAL))
-            values[position, ~served] = np.nan
+        values[~np.isin(self.status_of(slots)[:, columns], (Status.COMPLETE, Status.PARTIAL))] = np.nan
         return values
 
     def digest(self, slots: Iterable[int]) -> str:
         """Hex digest of what the slots serve: their status and their stored shards, in the order given."""
         total = hashlib.blake2b(digest_size=16)
         for slot in slots:
-            day, row = divmod(slot, self.slots_per_day)
-            total.update(np.int64(slot).tobytes() + self._day("status", day)[row].tobytes())
+            total.update(np.int64(slot).tobytes() + self.status_of([slot]).tobytes())
             for kind in self.kinds:
                 total.update(hashlib.blake2b(self.objects.get(self._key(kind, slot)) or b"").digest())
         return total.hexdigest()
@@ -371,6 +375,7 @@ class _Preloaded:
         return {key: buffer.from_bytes(data) for key, data in found.items() if data is not None}
 
 
+@lru_cache(maxsize=4)
 def _reopen(url: str, writable: bool) -> Archive:
     return Archive(url, writable=writable)
 

@@ -1,0 +1,305 @@
+"""Granules to archive: list, read what is missing, write frames, then say what is known of each slot."""
+
+import errno
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from core.archive import Archive, Status, Stored
+from core.archive.lock import exclusive
+from core.config import IngestConfig, TimeRange
+from core.errors import FewcastError
+from core.report import Report, Silent
+from core.satellite import source
+from core.satellite.granule import CorruptGranule, Frame, Granule, Grid, UnavailableGranule
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+SERVED = (Status.COMPLETE, Status.PARTIAL)
+# How long finished frames may wait to be recorded: what a killed ingest does again.
+RECORD_AFTER_SECONDS, RECORD_AFTER_FRAMES = 2.0, 128
+
+
+@dataclass(frozen=True)
+class IngestSummary:
+    """What one ingest did, counted in frames (one slot of one channel)."""
+
+    archive: str
+    written: int
+    partial: int
+    skipped: int
+    corrupt: int
+    absent: int
+    unavailable: int
+    out_of_range_pixels: int
+    reasons: dict[str, int] = field(default_factory=dict)
+
+
+class Job(NamedTuple):
+    """One slot and the granules to read for it."""
+
+    slot: int
+    granules: tuple[Granule, ...]
+
+
+class Outcome(NamedTuple):
+    """What to record of one job, and how many granules could not be fetched."""
+
+    stored: list[Stored]
+    unavailable: int
+
+
+def ingest(
+    config: IngestConfig,
+    *,
+    report: Report | None = None,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    client: "Client | None" = None,
+) -> IngestSummary:
+    """Bring `config.times` of a source into the archive, and only what the archive does not have yet.
+
+    Frames are read and written by the workers of `client`, or by threads; their status is recorded here, after them.
+    A corrupt granule becomes status 3 with its reason, a slot without one status 4 after `grace_minutes`, and the
+    run goes on. Raises `FewcastError` where there is nothing to read, nothing readable, another archive's grid, a full
+    disk, or another ingest at work.
+    """
+    return _Run(config, report or Silent(), clock()).go(client)
+
+
+class _Run:
+    def __init__(self, config: IngestConfig, report: Report, now: datetime) -> None:
+        self.config, self.report, self.now = config, report, now
+        self.archive: Archive | None = None
+        self.counts: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
+        self.pending: list[Stored] = []
+        self.absent: list[Stored] = []
+        self.seen = 0
+        self.last_record = time.monotonic()
+
+    def go(self, client: "Client | None") -> IngestSummary:
+        config = self.config
+        if config.times.start > self.now:
+            raise FewcastError(
+                "ingest.times begins in the future",
+                found=f"{config.times.start:%Y-%m-%d %H:%M} when the clock says {self.now:%Y-%m-%d %H:%M} UTC",
+                mend="correct ingest.times, or this machine's clock",
+            )
+        with ExitStack() as stack:
+            if Archive.exists(config.archive):
+                self.archive = Archive.open(config.archive, "r+")
+                stack.enter_context(exclusive(self.archive.objects))
+            executor: Executor = (
+                client.get_executor(pure=False) if client else ThreadPoolExecutor(config.connections, "ingest")
+            )
+            stack.enter_context(executor)
+            try:
+                self._drain(self._jobs(stack), executor, 2 * (config.connections if not client else 64))
+            except OSError as error:
+                raise _unwritable(config.archive, error) from error
+        if not self.seen and not self.counts["skipped"]:
+            raise FewcastError(
+                f"{config.source} holds no granule to ingest",
+                found=f"none of {', '.join(config.channels)} from {config.times.start:%Y-%m-%d %H:%M} "
+                f"to {config.times.end:%Y-%m-%d %H:%M}",
+                mend="check ingest.source, sector, channels, times, origin and cadence_minutes",
+            )
+        names = ("written", "partial", "skipped", "corrupt", "absent", "unavailable")
+        done = {name: self.counts[name] for name in names}
+        return IngestSummary(
+            config.archive, **done, out_of_range_pixels=self.counts["out_of_range"], reasons=dict(self.reasons)
+        )
+
+    # -- what to do
+
+    def _jobs(self, stack: ExitStack) -> Iterator[Job]:
+        """The slots to read, day by day, so that memory does not grow with the range."""
+        waiting: list[tuple[TimeRange, list[Granule]]] = []
+        refusal: FewcastError | None = None
+        grid: Grid | None = None
+        for day in days(self.config.times):
+            if self.archive is not None and self._finished(day):
+                continue
+            granules = source.list_granules(self.config, day)
+            self.seen += len(granules)
+            waiting.append((day, granules))
+            if not granules:
+                if self.archive is not None:
+                    yield from self._day(*waiting.pop())
+                continue
+            if grid is None:
+                try:
+                    grid = source.archive_grid([g for _, found in waiting for g in found], self.config)
+                except FewcastError as error:
+                    refusal = error
+                    continue
+                self._open(grid, stack)
+            for item in waiting:
+                yield from self._day(*item)
+            waiting.clear()
+        if waiting and self.archive is None and refusal is not None:
+            raise refusal
+        for item in waiting:
+            yield from self._day(*item)
+
+    def _open(self, grid: Grid, stack: ExitStack) -> None:
+        config = self.config
+        kinds = {name: source.kind(config, name) for name in config.channels}
+        origin, cadence = config.origin, config.cadence_minutes
+        if self.archive is None:
+            self.archive = Archive.create(
+                config.archive,
+                grid=grid,
+                channels=kinds,
+                origin=origin,
+                cadence_minutes=cadence,
+                years=config.years,
+            )
+            stack.enter_context(exclusive(self.archive.objects))
+        else:
+            self.archive.require(grid=grid, channels=kinds, origin=origin, cadence_minutes=cadence)
+
+    def _finished(self, day: TimeRange) -> bool:
+        """Whether a day holds nothing that another look could change; counts it as skipped if so."""
+        slots = self._slots(day)
+        known = self._known(slots)
+        if slots and np.isin(known, (*SERVED, Status.CORRUPT)).all():
+            self.counts["skipped"] += known.size
+            self._progress(len(slots))
+            return True
+        return False
+
+    def _slots(self, day: TimeRange) -> list[int]:
+        assert self.archive is not None
+        cadence = timedelta(minutes=self.config.cadence_minutes)
+        step = -((self.config.origin - day.start) // cadence)
+        moment = self.config.origin + step * cadence
+        slots = []
+        while moment < day.end:
+            slots.append(self.archive.slot(moment))
+            moment += cadence
+        return slots
+
+    def _known(self, slots: list[int]) -> np.ndarray:
+        assert self.archive is not None
+        columns = [self.archive.channels.index(name) for name in self.config.channels]
+        return self.archive.status_of(slots)[:, columns]
+
+    def _day(self, day: TimeRange, granules: list[Granule]) -> Iterator[Job]:
+        archive = self.archive
+        assert archive is not None
+        at: dict[int, dict[str, Granule]] = {}
+        for found in granules:
+            at.setdefault(archive.slot(found.time), {})[found.channel] = found
+        deadline = np.datetime64(self.now.replace(tzinfo=None)) - np.timedelta64(self.config.grace_minutes, "m")
+        slots = self._slots(day)
+        for slot, known in zip(slots, self._known(slots), strict=True):
+            wanted = []
+            for name, status in zip(self.config.channels, known, strict=True):
+                granule = at.get(slot, {}).get(name)
+                if status in (*SERVED, Status.CORRUPT):
+                    self.counts["skipped"] += 1
+                elif granule is not None:
+                    wanted.append(granule)
+                elif status == Status.UNSEEN and archive.times[slot] < deadline:
+                    self.absent.append(Stored(slot, name, Status.ABSENT))
+            if wanted:
+                yield Job(slot, tuple(wanted))
+            else:
+                self._progress(1)
+
+    # -- doing it
+
+    def _drain(self, jobs: Iterator[Job], executor: Executor, most: int) -> None:
+        """Keep a bounded number of jobs at work, and record what has become of them as they end."""
+        running: set[Future[Outcome]] = set()
+        try:
+            for job in jobs:
+                if len(running) >= most:
+                    running = self._collect(running)
+                assert self.archive is not None
+                running.add(executor.submit(read_slot, self.archive, job, self.config))
+            while running:
+                running = self._collect(running)
+            if self.seen:
+                self._note(self.absent)
+        finally:
+            for future in running:
+                future.cancel()
+            self._record()
+
+    def _collect(self, running: set[Future[Outcome]]) -> set[Future[Outcome]]:
+        done, rest = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            outcome = future.result()
+            self.counts["unavailable"] += outcome.unavailable
+            self._note(outcome.stored)
+            self._progress(1)
+        waited = time.monotonic() - self.last_record
+        if waited > RECORD_AFTER_SECONDS or len(self.pending) >= RECORD_AFTER_FRAMES:
+            self._record()
+        return rest
+
+    def _note(self, stored: list[Stored]) -> None:
+        self.pending += stored
+        for item in stored:
+            name = {Status.CORRUPT: "corrupt", Status.ABSENT: "absent"}.get(item.status, "written")
+            self.counts[name] += 1
+            self.counts["partial"] += item.status == Status.PARTIAL
+            self.counts["out_of_range"] += item.out_of_range
+            if item.reason:
+                self.reasons[item.reason.name.lower()] += 1
+
+    def _record(self) -> None:
+        if self.archive is not None and self.pending:
+            self.archive.record(self.pending)
+        self.pending = []
+        self.last_record = time.monotonic()
+
+    def _progress(self, slots: int) -> None:
+        self.counts["slots"] += slots
+        total = int((self.config.times.end - self.config.times.start) / timedelta(minutes=self.config.cadence_minutes))
+        self.report.progress(min(self.counts["slots"], total), total, "slots")
+
+
+def read_slot(archive: Archive, job: Job, config: IngestConfig) -> Outcome:
+    """Read one slot's granules and make their frames durable; runs on a worker."""
+    frames: list[Frame] = []
+    stored: list[Stored] = []
+    unavailable = 0
+    for granule in job.granules:
+        try:
+            frames.append(source.read_frame(granule, config, archive.grid))
+        except UnavailableGranule:
+            unavailable += 1
+        except CorruptGranule as error:
+            stored.append(Stored(job.slot, granule.channel, Status.CORRUPT, error.reason))
+    if frames:
+        stored += archive.write_frame(job.slot, frames)
+    return Outcome(stored, unavailable)
+
+
+def days(times: TimeRange) -> Iterator[TimeRange]:
+    """The range cut at midnight UTC."""
+    start = times.start
+    while start < times.end:
+        midnight = start.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+        end = min(midnight, times.end)
+        yield TimeRange(start=start, end=end)
+        start = end
+
+
+def _unwritable(url: str, error: OSError) -> FewcastError:
+    if error.errno == errno.ENOSPC:
+        return FewcastError(
+            f"no space left for the archive {url}", found=str(error), mend="free some space and run again"
+        )
+    return FewcastError(f"the archive {url} cannot be written", found=str(error), mend="mend that and run again")
