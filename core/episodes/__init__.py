@@ -1,0 +1,6 @@
+"""Archive to episodes: contexts, splits without leaks, the store; and the loader, apart as it needs torch."""
+
+from core.episodes.builder import StoreSummary, build
+from core.episodes.store import EpisodeStore
+
+__all__ = ["EpisodeStore", "StoreSummary", "build"]

@@ -1,0 +1,48 @@
+"""Many calls at once: on threads of this machine, or on a Dask cluster when there is one."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import dask
+from dask.callbacks import Callback
+
+from core.report import Report, Silent
+
+T = TypeVar("T")
+
+
+def fan_out(
+    call: Callable[..., T], items: Sequence[Any], *, client: Any = None, report: Report | None = None, note: str = ""
+) -> list[T]:
+    """`[call(item) for item in items]` with Dask: threads where `client` is None, else that distributed client."""
+    report = report or Silent()
+    if not items:
+        return []
+    if client is None:
+        with _Progress(report, len(items), note):
+            return list(dask.compute(*[dask.delayed(call, pure=False)(item) for item in items], scheduler="threads"))
+    from distributed import as_completed
+
+    futures = client.map(call, list(items), pure=False)
+    for done, future in enumerate(as_completed(futures), 1):
+        future.result()
+        report.progress(done, len(items), note)
+    return list(client.gather(futures))
+
+
+class _Progress(Callback):
+    """Tells the report of every finished item."""
+
+    def __init__(self, report: Report, total: int, note: str) -> None:
+        super().__init__(posttask=self._finished)
+        self.report, self.total, self.note, self.done = report, total, note, 0
+
+    def _finished(self, *_: Any) -> None:
+        self.done = min(self.done + 1, self.total)
+        self.report.progress(self.done, self.total, self.note)
+
+
+def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Consecutive pieces of at most `size` items."""
+    for first in range(0, len(items), size):
+        yield items[first : first + size]

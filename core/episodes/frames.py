@@ -1,0 +1,64 @@
+"""The archive as episodes see it: the chosen channels of all kinds, as stored codes, and which slots count."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.archive import Archive, Status
+from core.errors import FewcastError
+
+MISSING = 65535
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames of some channels; codes are uint16 with value = code * scale + offset and 65535 where missing."""
+
+    archive: Archive
+    channels: tuple[str, ...]
+
+    @classmethod
+    def open(cls, url: str, channels: Sequence[str] = ()) -> "Frames":
+        """The named channels of an archive, or all; `FewcastError` for a channel that it has not."""
+        archive = Archive.open(url)
+        chosen = tuple(channels) or archive.channels
+        unknown = [name for name in chosen if name not in archive.kind_of]
+        if unknown or len(set(chosen)) < len(chosen):
+            raise FewcastError(
+                f"the archive {url} cannot give the channels {', '.join(chosen)}",
+                found=", ".join(archive.channels),
+                mend="name each of those at most once in episodes.channels",
+            )
+        return cls(archive, chosen)
+
+    @property
+    def scale(self) -> NDArray[np.float64]:
+        """Scale of each channel's codes."""
+        return np.array([self.archive.packing(self.archive.kind_of[name]).scale for name in self.channels])
+
+    @property
+    def offset(self) -> NDArray[np.float64]:
+        """Offset of each channel's codes."""
+        return np.array([self.archive.packing(self.archive.kind_of[name]).offset for name in self.channels])
+
+    def usable(self, allow_partial: bool) -> NDArray[np.bool_]:
+        """Slots (time,) whose every channel is complete, or at least partial."""
+        status = self.archive.status[:, [self.archive.channels.index(name) for name in self.channels]]
+        accepted = (Status.COMPLETE, Status.PARTIAL) if allow_partial else (Status.COMPLETE,)
+        return np.asarray(np.isin(status, accepted).all(axis=1))
+
+    def codes(self, slots: Sequence[int], y: slice = slice(None), x: slice = slice(None)) -> NDArray[np.uint16]:
+        """Stored codes (T, C, Y, X) of a window of the given slots."""
+        parts = {
+            kind: self.archive.read_packed(kind, slots, y, x)
+            for kind in dict.fromkeys(self.archive.kind_of[name] for name in self.channels)
+        }
+        if len(parts) == 1 and self.channels == self.archive.kinds[next(iter(parts))]:
+            return next(iter(parts.values()))
+        picked = []
+        for name in self.channels:
+            kind = self.archive.kind_of[name]
+            picked.append(parts[kind][:, self.archive.kinds[kind].index(name)])
+        return np.stack(picked, axis=1)
