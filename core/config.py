@@ -141,7 +141,7 @@ class EpisodesConfig(Stage):
     )
     span_hours: float = Field(24.0, gt=0, le=8784, description="Length of a context where `span` is hours.")
     span_stride_hours: float = Field(
-        0.0, ge=0, le=8784, description="Hours between the starts of contexts where `span` is hours; 0: no overlap."
+        0.0, ge=0, le=8784, description="Hours between the starts of contexts where `span` is hours; 0: a quarter of it."
     )
     support_windows: int = Field(4, ge=0, le=64, description="Support windows N_S of an episode.")
     query_windows: int = Field(4, ge=1, le=64, description="Query windows N_Q of an episode.")

@@ -100,7 +100,7 @@ def spans(
         if stop <= start:
             continue
         if kind == "hours":
-            found += _sliding(start, stop, times, hours, stride or hours)
+            found += _sliding(start, stop, times, hours, stride or hours / 4)
         else:
             found += _calendar(kind, times, start, stop)
     return list(dict.fromkeys(found))
