@@ -1,11 +1,12 @@
 """How `core` tells the outside what it is doing: a passed-in callback, silent by default."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from matplotlib.figure import Figure
 
 
+@runtime_checkable
 class Report(Protocol):
     """What a stage calls while it works. Implementations must be cheap and must never raise."""
 
