@@ -1,0 +1,139 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.config import IngestConfig
+from core.errors import FewcastError
+from core.satellite import cf, hdf5, source
+from core.satellite.granule import CorruptGranule, Granule, Reason
+from tests.core.satellite import makers
+
+SAMPLE = Path("../shared/data/goes-irma/granules")
+TIME = "2017-09-05T00:15:00"
+
+
+def config(**changes):
+    base = {
+        "system": "cf",
+        "source": str(SAMPLE),
+        "pattern": "goes13_ir_%Y%m%dT%H%MZ.nc",
+        "channels": ["infrared"],
+        "sector": "",
+        "times": {"start": "2017-09-04T00:00", "end": "2017-09-12T00:00"},
+        "origin": "2017-09-04T00:15",
+        "cadence_minutes": 30,
+    }
+    return IngestConfig.model_validate(base | changes)
+
+
+def read(content, *, time=TIME, rows=slice(None), columns=slice(None), **changes):
+    with hdf5.opened(content) as file:
+        image = cf.open(Granule("memory", "infrared", np.datetime64(time, "s"), 0), [file], config(**changes))
+        return image, image.read(rows, columns)
+
+
+def counts(shape=(6, 9)):
+    return np.random.default_rng(3).integers(1, 250, shape, dtype=np.uint8)
+
+
+def test_counts_pass_through_with_their_mercator_grid():
+    values = counts()
+    image, pixels = read(makers.cf(values, TIME))
+    np.testing.assert_array_equal(pixels.values, values)
+    assert image.kind == "display_count"
+    assert image.observation_time == np.datetime64(TIME)
+    assert image.grid.crs["grid_mapping_name"] == "mercator"
+    assert image.grid.crs["longitude_of_projection_origin"] == -90.0
+    assert image.grid.y[0] > image.grid.y[-1]
+
+
+def test_a_file_with_the_south_first_is_turned_over():
+    values = counts()
+    image, pixels = read(makers.cf(values, TIME, south_first=True))
+    np.testing.assert_array_equal(pixels.values, values)
+    _, part = read(makers.cf(values, TIME, south_first=True), rows=slice(1, 4), columns=slice(2, 5))
+    np.testing.assert_array_equal(part.values, values[1:4, 2:5])
+    assert image.grid.y[0] == 4658681.0
+
+
+def test_packed_temperatures_are_unpacked_with_fill_and_range():
+    packed = np.array([[1000, 2000, -1], [-32768, 30000, 1500]], np.int16)
+    attributes = {"scale_factor": 0.01, "add_offset": 273.15, "_FillValue": np.int16(-32768)}
+    content = makers.cf(packed, TIME, units="K", attributes=attributes)
+    _, pixels = read(content, kind="brightness_temperature")
+    expected = [[283.15, 293.15, 273.14], [np.nan, np.nan, 288.15]]
+    np.testing.assert_allclose(pixels.values, expected, atol=2e-5)
+    assert (pixels.flagged, pixels.out_of_range) == (1, 1)  # 573 K is no temperature of a cloud
+
+
+def test_reflectance_factors_become_percent():
+    content = makers.cf(np.array([[0.25, np.nan], [0.5, 1.0]], np.float32), TIME, units="1")
+    _, pixels = read(content, kind="reflectance")
+    np.testing.assert_allclose(pixels.values, [[25, np.nan], [50, 100]])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "key", "expected"),
+    [
+        ("goes13_ir_%Y%m%dT%H%MZ.nc", "a/goes13_ir_20170905T0015Z.nc", [("infrared", np.datetime64(TIME))]),
+        ("", "goes13_ir_20170905T0015Z.nc", [("infrared", np.datetime64(TIME))]),
+        ("goes13_ir_%Y%m%dT%H%MZ.nc", "goes13_ir_20171305T0015Z.nc", []),
+        ("goes13_ir_%Y%m%dT%H%MZ.nc", "goes13_ir_20170905T0015Z.nc.part", []),
+        ("goes13_ir_%Y%m%dT%H%MZ.nc", "mygoes13_ir_20170905T0015Z.nc", []),
+        ("%Y/%j/{channel}_%H%M%S.nc", "root/2017/248/wv_001500.nc", [("wv", np.datetime64(TIME))]),
+    ],
+)
+def test_keys_are_read_by_the_pattern(pattern, key, expected):
+    assert cf.parse(key, config(pattern=pattern)) == expected
+
+
+def test_folders_of_a_dated_pattern_are_spelled_out():
+    times = config(times={"start": "2017-12-31T23:30", "end": "2018-01-01T00:30"}).times
+    assert cf.prefixes(config(pattern="%Y/%m/%d/f%H%M.nc"), times) == ["2017/12/31/", "2018/01/01/"]
+    hourly = config(pattern="{channel}/%Y%m%d/%H/f%M.nc", channels=["a", "b"])
+    assert cf.prefixes(hourly, times) == ["a/20171231/23/", "a/20180101/00/", "b/20171231/23/", "b/20180101/00/"]
+    assert cf.prefixes(config(), times) == [""]
+
+
+def test_a_pattern_that_cannot_tell_the_time_is_refused():
+    with pytest.raises(FewcastError, match="does not tell the time"):
+        cf.parse("x.nc", config(pattern="frame_%q.nc"))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"drop": ("infrared",)}, Reason.MISSING_VARIABLE),
+        ({"drop": ("time",)}, Reason.MISSING_VARIABLE),
+        ({"drop": ("mercator",)}, Reason.MISSING_VARIABLE),
+        ({"drop": ("grid_mapping",)}, Reason.MISSING_ATTRIBUTE),
+        ({"time": "2017-09-05T04:15:00"}, Reason.WRONG_TIME),
+        ({"step": 0.0}, Reason.WRONG_GRID),
+        ({"x0": np.nan}, Reason.WRONG_GRID),
+    ],
+)
+def test_a_file_that_lies_is_refused_with_its_reason(change, reason):
+    arguments = {"time": TIME} | change
+    with pytest.raises(CorruptGranule) as caught:
+        read(makers.cf(counts(), **arguments))
+    assert caught.value.reason is reason
+
+
+@pytest.mark.skipif(not SAMPLE.exists(), reason="the real frames are not here")
+def test_the_real_frames():
+    settings = config(block=2)
+    granules = source.list_granules(settings)
+    assert len(granules) == 310
+    page = np.datetime64("2017-09-07T21:15:00")
+    grid = source.archive_grid(granules, settings)
+    assert grid.shape == (220, 360)
+    for granule in [*granules[:3], *granules[-3:]]:
+        frame = source.read_frame(granule, settings, grid)
+        assert frame.reason is Reason.NONE
+        assert frame.observation_time == granule.time
+        assert 0 <= frame.values.min() < frame.values.max() <= 255
+    (broken,) = (g for g in granules if g.time == page)
+    with pytest.raises(CorruptGranule, match="HTML") as caught:
+        source.read_frame(broken, settings, grid)
+    assert caught.value.reason is Reason.NOT_HDF5
