@@ -6,11 +6,14 @@ renamed, so that under its own name it is whole or absent, whenever the machine 
 """
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,7 @@ class Checkpoint:
     step: int
     tensors: dict[str, Tensor]
     meta: dict[str, Any]
+    digest: str  # of all of it
 
 
 def save(
@@ -92,7 +96,7 @@ def load(run: Path, step: int) -> Checkpoint:
     try:
         body = json.loads((path / _META).read_bytes())
         data = (path / _TENSORS).read_bytes()
-        if not isinstance(body, dict) or body.pop("sha256", None) != _digest(body):
+        if not isinstance(body, dict) or (digest := body.pop("sha256", None)) != _digest(body):
             raise ValueError(f"{_META} does not match its own digest")
         if body["format"] != _FORMAT:
             raise ValueError(f"format {body['format']}, where this version reads {_FORMAT}")
@@ -100,7 +104,7 @@ def load(run: Path, step: int) -> Checkpoint:
             raise ValueError(f"it says that it is of step {body['step']}")
         if _sha256(data) != body["tensors_sha256"]:
             raise ValueError(f"{_TENSORS} is truncated or altered: {len(data)} bytes of another digest")
-        return Checkpoint(path, step, safetensors.torch.load(data), body["meta"])
+        return Checkpoint(path, step, safetensors.torch.load(data), body["meta"], digest)
     except OSError as error:
         raise _unusable(path, f"{Path(error.filename or path).name}: {error.strerror}") from error
     except (ValueError, KeyError, SafetensorError) as error:
@@ -126,8 +130,35 @@ def load_latest(run: Path, *, report: Report | None = None) -> Checkpoint | None
     return None
 
 
-def clean(run: Path) -> None:
-    """Delete what interrupted writes and deletions left behind; only for the one process that owns the run."""
+@contextmanager
+def owned(run: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
+    """Hold the run for this process alone, and clear what an interrupted write or deletion left in it.
+
+    The lock is the operating system's: it is free again as soon as its holder is gone, however it went. Raises
+    `FewcastError` where another process holds it.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = (run / ".lock").open("ab")
+    except OSError as error:
+        raise FewcastError(f"cannot write in the run's directory {run}", found=error.strerror or str(error),
+                           mend="set train.run to a folder that can be written") from error  # fmt: skip
+    with lock:
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() >= deadline:
+                    raise FewcastError(f"the run {run} is being trained", found="another process that holds it",
+                                       mend="wait for it, or choose another train.run") from error  # fmt: skip
+                time.sleep(0.1)
+        _clean(run)
+        yield
+
+
+def _clean(run: Path) -> None:
     for pattern in (".writing-*", ".deleting-*"):
         for leftover in run.glob(pattern):
             shutil.rmtree(leftover, ignore_errors=True)

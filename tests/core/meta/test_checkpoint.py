@@ -143,6 +143,13 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
     assert [entry.name for entry in tmp_path.iterdir()] == ["step_00000001"]
 
 
+def test_a_run_has_one_owner_and_is_free_when_it_is_gone(tmp_path):
+    with checkpoint.owned(tmp_path), pytest.raises(FewcastError, match="is being trained"), checkpoint.owned(tmp_path):
+        pass
+    with checkpoint.owned(tmp_path):
+        pass
+
+
 _WRITER = """
 import sys, torch
 from pathlib import Path
@@ -167,7 +174,7 @@ def test_killed_while_writing_no_acknowledged_checkpoint_is_lost_or_torn(tmp_pat
         assert found.step >= acknowledged
         assert (found.tensors["x"] == found.step).all()
         assert found.meta == {"n": found.step}
-        checkpoint.clean(tmp_path)
-        assert not [entry for entry in Path(tmp_path).iterdir() if entry.name.startswith(".")]
+        with checkpoint.owned(tmp_path):
+            assert [entry.name for entry in Path(tmp_path).iterdir() if entry.name.startswith(".")] == [".lock"]
         for step in checkpoint.steps(tmp_path):
             checkpoint._discard(tmp_path / checkpoint._name(step))

@@ -1,0 +1,162 @@
+"""A training run's state: where it starts from (afresh, resumed or forked) and what it leaves in its directory."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.bayes.gaussian import Tree, branch, graft
+from core.config import TrainConfig
+from core.episodes.store import EpisodeStore
+from core.errors import FewcastError
+from core.meta import checkpoint
+from core.meta.learner import Learner, LearnerState
+from core.model import AVERAGE, DataSpec, Model, as_pooled, build_learner
+from core.report import Report
+
+
+@dataclass
+class Progress:
+    """What a checkpoint remembers beside the tensors."""
+
+    step: int = 0
+    phase: str = "meta"  # or "pooled"
+    elapsed_seconds: float = 0.0
+    best_step: int | None = None
+    best: dict[str, float] = field(default_factory=dict)
+    stale: int = 0  # validations since the best one
+    forked_from: str = ""
+
+
+class Run:
+    """Learners, state and progress of one run; the caller holds the run's directory (`checkpoint.owned`)."""
+
+    def __init__(self, config: TrainConfig, report: Report, device: torch.device) -> None:
+        self.config, self.device, self.path = config, device, Path(config.run)
+        found = checkpoint.load_latest(self.path, report=report)
+        self.store = _open_store(config, found.meta if found else None)
+        self.spec = DataSpec.of(self.store)
+        self.learners = {"meta": build_learner(config, self.spec, device)}
+        if config.pretrain_steps or (found and found.meta["phase"] == "pooled"):
+            self.learners["pooled"] = build_learner(as_pooled(config), self.spec, device)
+        self.state, self.progress = self._resume(found, report) if found else self._begin(report)
+        self.average: Tree = {}
+        if config.averaging:
+            averaged = branch(found.tensors, AVERAGE) if found else {}
+            self.average = {n: leaf.to(device) for n, leaf in averaged.items()} or dict(self.state.theta)
+        self._saved_step = self.progress.step if found else -1
+
+    @property
+    def learner(self) -> Learner:
+        return self.learners[self.progress.phase]
+
+    @property
+    def judged(self) -> LearnerState:
+        """The state that is validated and used: the average where there is one."""
+        return replace(self.state, theta=self.average) if self.average else self.state
+
+    def advance(self, state: LearnerState) -> None:
+        """Take the state after one more step into the run."""
+        self.state = state
+        self.progress.step += 1
+        decay = min(self.config.averaging, (1 + state.step) / (10 + state.step))  # short at first, to forget the start
+        self.average = {n: leaf.lerp(state.theta[n], 1 - decay) for n, leaf in self.average.items()}
+
+    def start_meta(self) -> None:
+        """After the pooled steps: their (averaged) weights become the prior's first mean; the best is sought anew."""
+        self.state = self.learners["meta"].init_state(pooled=self.judged)
+        self.average = dict(self.state.theta) if self.config.averaging else {}
+        progress = self.progress
+        progress.phase, progress.best_step, progress.best, progress.stale = "meta", None, {}, 0
+
+    def judge(self, values: dict[str, float]) -> None:
+        """Remember a validation."""
+        progress = self.progress
+        if not progress.best or values["crps"] < progress.best["crps"]:
+            progress.best_step, progress.best, progress.stale = progress.step, values, 0
+        else:
+            progress.stale += 1
+
+    def save(self) -> None:
+        """Checkpoint, unless this step has one."""
+        if self._saved_step == self.progress.step:
+            return
+        progress = vars(self.progress).copy()
+        step = progress.pop("step")
+        meta: dict[str, Any] = {
+            "config": self.config.model_dump(mode="json"),
+            "spec": self.spec.to_json(),
+            "episodes_digest": self.store.digest,
+            "episodes_version": self.store.version,
+            "phase": progress["phase"],
+            "best_step": progress["best_step"],
+            "progress": progress,
+        }
+        keep = [s for s in (self.progress.best_step, self.config.pretrain_steps or None) if s is not None]
+        tensors = self.state.tensors() | graft(AVERAGE, self.average)
+        checkpoint.save(self.path, step, tensors, meta, keep_last=self.config.keep, keep=keep)
+        self._saved_step = step
+
+    def _begin(self, report: Report) -> tuple[LearnerState, Progress]:
+        if self.config.fork:
+            return self._fork(report)
+        phase = "pooled" if self.config.pretrain_steps else "meta"
+        return self.learners[phase].init_state(), Progress(phase=phase)
+
+    def _fork(self, report: Report) -> tuple[LearnerState, Progress]:
+        """Another run's prior with a fresh optimiser; it stands for this run's pooled steps.
+
+        Step sizes of the inner loop that the other has not learned, or not in this shape, start afresh.
+        """
+        model, learner = Model.load(self.config.fork, device=str(self.device)), self.learners["meta"]
+        fresh = learner.init_state().theta
+        rates = {name for name in fresh if name.startswith("log_rate/")}
+        taken = {n: leaf for n, leaf in model.state.theta.items() if n not in rates or leaf.shape == fresh[n].shape}
+        taken = {n: leaf for n, leaf in taken.items() if n in fresh or not n.startswith(("log_rate/", "log_std/"))}
+        theta = {n: leaf for n, leaf in fresh.items() if n.startswith(("log_rate/", "log_std/"))} | taken
+        other = checkpoint.Checkpoint(model.path, model.step, theta, {}, model.version)
+        checkpoint.require_same_shapes(other, fresh)
+        origin = f"{self.config.fork} at step {model.step} ({model.version})"
+        report.message(f"forked from {origin}")
+        state = replace(learner.init_state(), theta={name: theta[name] for name in fresh})
+        return state, Progress(step=self.config.pretrain_steps, forked_from=origin)
+
+    def _resume(self, found: checkpoint.Checkpoint, report: Report) -> tuple[LearnerState, Progress]:
+        progress = Progress(step=found.step, **found.meta["progress"])
+        if progress.phase == "meta" and found.step < self.config.pretrain_steps:
+            raise FewcastError(
+                f"the run {self.path} is past its pooled steps",
+                found=f"it at step {found.step}, train.pretrain_steps = {self.config.pretrain_steps}",
+                mend=f"set train.pretrain_steps to at most {found.step}, or choose another train.run",
+            )
+        tensors = {n: leaf.to(self.device) for n, leaf in found.tensors.items() if not n.startswith(f"{AVERAGE}/")}
+        expected = self.learners[progress.phase].init_state().tensors()
+        checkpoint.require_same_shapes(replace(found, tensors=tensors), expected)
+        changes = _changes(found.meta["config"], self.config.model_dump(mode="json"))
+        report.message(f"going on from step {found.step}" + (f" with {changes}" if changes else ""))
+        return LearnerState.from_tensors(tensors), progress
+
+
+def _open_store(config: TrainConfig, meta: dict[str, Any] | None) -> EpisodeStore:
+    """The newest version of the store, or the one that the run has pinned, unchanged."""
+    store = EpisodeStore.open(config.episodes, meta["episodes_version"] if meta else None)
+    if meta and store.digest != meta["episodes_digest"]:
+        raise FewcastError(
+            f"the episode store {config.episodes} is not the one that this run was trained on",
+            found=f"digest {store.digest[:12]} where the run has {meta['episodes_digest'][:12]}",
+            mend="restore that store, or set train.run to another folder and train.fork to this run",
+        )
+    return store
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str:
+    """`inner.rate 0.01 -> 0.003`, and so on."""
+    found = []
+    for key, value in now.items():
+        old = before.get(key)
+        if isinstance(value, dict) and isinstance(old, dict):
+            found.append(_changes(old, value, f"{prefix}{key}."))
+        elif old != value:
+            found.append(f"{prefix}{key} {old} -> {value}")
+    return ", ".join(part for part in found if part)

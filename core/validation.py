@@ -1,0 +1,129 @@
+"""Held-out episodes scored while a run trains: adapted and at M = 0."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from core.episodes.loader import EpisodeBatch
+from core.meta.checks import Examples
+from core.meta.learner import Learner, LearnerState
+from core.meta.parallel import Ranks
+from core.verify.mixture import Mixture
+from core.verify.statistics import metrics, window_statistics
+
+
+class Source(Protocol):
+    """Where episodes come from, by id."""
+
+    def load(self, ids: Sequence[int]) -> EpisodeBatch: ...
+
+
+class Validation:
+    """A fixed set of episodes and a fixed seed, so that two validations differ by the prior alone.
+
+    Ranks share the episodes, and what they add up is sums over pixels: the result is one rank's but for the order of
+    summation.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        ids: Sequence[int],
+        *,
+        members: int,
+        leads: Sequence[int],
+        seed: int,
+        ranks: Ranks,
+        device: torch.device,
+    ) -> None:
+        self.source, self.ids, self.members, self.leads = source, tuple(ids), members, tuple(leads)
+        self.seed, self.ranks, self.device = seed, ranks, device
+
+    def run(self, learner: Learner, state: LearnerState) -> dict[str, float]:
+        """CRPS, RMSE, NLL, spread-skill and coverage over all leads, CRPS and RMSE of each; `prior_` where M = 0.
+
+        `gain` is the fraction of the M = 0 CRPS that adaptation takes away. Without an inner loop there is one
+        forecast, the prior's, and no gain.
+        """
+        sums: dict[str, np.ndarray] = {}
+        too_few = len(self.ids) < self.ranks.size  # then every rank scores all, and ratios of sums stay the same
+        mine = self.ids if too_few else self.ids[self.ranks.rank :: self.ranks.size]
+        for episode in self._episodes(mine):
+            for name, mixture in self._forecasts(learner, state, *episode).items():
+                query = episode[1]
+                mask = query.mask if query.mask is not None else torch.ones_like(query.y, dtype=torch.bool)
+                for statistic, values in window_statistics(mixture, query.y, mask).items():
+                    per_lead = values.sum(0).reshape(len(self.leads), -1).sum(1)
+                    key = f"{name}{statistic}"
+                    sums[key] = sums.get(key, 0.0) + per_lead
+        return self._summary(self._over_ranks(sums))
+
+    def figure(self, learner: Learner, state: LearnerState, episodes: int = 2) -> Figure:
+        """The first query window of the first episodes: last input, observed, mean, spread."""
+        rows = []
+        for support, query in self._episodes(self.ids[:: max(len(self.ids) // episodes, 1)][:episodes]):
+            mixture = self._forecasts(learner, state, support, Examples(query.x[:1], query.y[:1]))[""]
+            observed = query.y[0] if query.mask is None else torch.where(query.mask[0], query.y[0], torch.nan)
+            rows += [("observed", observed), ("mean", mixture.mean()[0]), ("spread", mixture.variance().sqrt()[0])]
+        return _picture(rows, self.leads)
+
+    def _episodes(self, ids: Sequence[int]) -> Iterator[tuple[Examples, Examples]]:
+        for identity in ids:
+            batch = self.source.load([identity])
+            support, query = (
+                Examples(*(part[0].to(self.device) for part in (windows.x, windows.y, windows.mask)))
+                for windows in (batch.support, batch.query)
+            )
+            yield support, query
+
+    def _forecasts(
+        self, learner: Learner, state: LearnerState, support: Examples, query: Examples
+    ) -> dict[str, Mixture]:
+        steps = {"": None, "prior_": 0} if learner.inner.steps else {"": 0}
+        found = {}
+        for name, count in steps.items():
+            posterior = learner.posterior(state, support, steps=count, seed=self.seed)
+            generator = torch.Generator(query.x.device).manual_seed(self.seed)
+            found[name] = Mixture(*learner.predict(posterior, query.x, self.members, generator))
+        return found
+
+    def _over_ranks(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        total = self.ranks.sum({name: torch.from_numpy(value).to(self.device) for name, value in sums.items()})
+        return {name: value.cpu().numpy() for name, value in total.items()}
+
+    def _summary(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+        values: dict[str, float] = {}
+        for prefix in ("", "prior_"):
+            state = {n.removeprefix(prefix): s for n, s in sums.items() if n.startswith("prior_") == bool(prefix)}
+            if not state:
+                continue
+            overall = metrics({name: value.sum() for name, value in state.items()})
+            values |= {f"{prefix}{name}": float(value) for name, value in overall.items()}
+            for name in ("crps", "rmse"):
+                per_lead = metrics(state)[name]
+                values |= {f"{prefix}{name}_{m}min": float(v) for m, v in zip(self.leads, per_lead, strict=True)}
+        if "prior_crps" in values:
+            values["gain"] = 1 - values["crps"] / values["prior_crps"]
+        return values
+
+
+def spread_evenly(ids: Sequence[int], count: int) -> list[int]:
+    """At most `count` of `ids`, at even distances, so that every kind of hold-out has its share."""
+    count = min(count, len(ids))
+    return [ids[(2 * i + 1) * len(ids) // (2 * count)] for i in range(count)]
+
+
+def _picture(rows: Sequence[tuple[str, torch.Tensor]], leads: Sequence[int]) -> Figure:
+    figure = Figure(figsize=(1.8 * len(leads), 1.8 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), len(leads), squeeze=False)
+    for row, (name, planes) in zip(axes, rows, strict=True):
+        low, high = (0.0, 1.0) if name == "spread" else (-2.5, 2.5)
+        step = len(planes) // len(leads)  # the first channel of each lead
+        for axis, lead, plane in zip(row, leads, planes[::step], strict=True):
+            axis.imshow(plane.cpu(), vmin=low, vmax=high, cmap="magma" if name == "spread" else "gray")
+            axis.set_title(f"{name}, {lead} min", fontsize=7)
+            axis.set_axis_off()
+    return figure
