@@ -103,7 +103,7 @@ def opened(granule: Granule, config: IngestConfig) -> Iterator[Image]:
         ranged: list[remote.Blocks] = []
 
         def content(part: Granule) -> bytes | BinaryIO:
-            if part.size <= config.whole_megabytes * 1_000_000:
+            if _is_small(part, config):
                 return fetch(part, config)
             ranged.append(stack.enter_context(remote.Blocks(part, config)))
             return ranged[-1]  # type: ignore[return-value]
@@ -118,6 +118,10 @@ def opened(granule: Granule, config: IngestConfig) -> Iterator[Image]:
             raise
         if not all(remote.retried(blocks.unchanged, config, granule.url) for blocks in ranged):
             raise UnavailableGranule(Reason.VANISHED, f"{granule.url} was replaced while it was read")
+
+
+def _is_small(part: Granule, config: IngestConfig) -> bool:
+    return part.size <= config.whole_megabytes * 1_000_000
 
 
 def read_frame(granule: Granule, config: IngestConfig, target: Grid) -> Frame:
