@@ -84,8 +84,19 @@ def check_network(network: nn.Module) -> None:
             )
 
 
+def check_buffers(network: nn.Module, versions: dict[str, int]) -> None:
+    """Raise `UntrackedBuffersError` where a forward pass wrote to a buffer since `versions` were taken."""
+    for name, version in buffer_versions(network).items():
+        if version != versions[name]:
+            raise UntrackedBuffersError(
+                "the network changes a buffer as it runs, so that a step depends on those before it",
+                found=f"a write to {name!r}",
+                mend="make it a function of its input and parameters alone",
+            )
+
+
 def buffer_versions(network: nn.Module) -> dict[str, int]:
-    """How often each buffer was written in place; compare before and after a forward pass."""
+    """How often each buffer was written in place."""
     return {name: buffer._version for name, buffer in network.named_buffers()}
 
 

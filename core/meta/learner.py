@@ -15,7 +15,15 @@ from core.bayes.gaussian import Tree, bayesian_names, branch, graft, standard_no
 from core.bayes.likelihood import Likelihood, Predictive
 from core.bayes.perturbation import Perturbation
 from core.config import TrainConfig
-from core.meta.checks import DivergedError, Examples, check_examples, check_network, first_not_finite
+from core.meta.checks import (
+    DivergedError,
+    Examples,
+    buffer_versions,
+    check_buffers,
+    check_examples,
+    check_network,
+    first_not_finite,
+)
 from core.meta.inner_loop import BayesianEpisode, OuterTerms, adapt, check_finite, initial_log_rates
 from core.meta.meta_gradient import MODES, MetaGradient
 
@@ -111,6 +119,7 @@ class Learner:
         """
         gradient = {name: torch.zeros_like(leaf) for name, leaf in state.theta.items()}
         metrics: Tree = {}
+        versions = buffer_versions(self.network)
         for row, identity in enumerate(batch.ids):
             result = self._episode_gradient(state, batch, row, f"{seed} {state.step} {identity}")
             gradient = {name: leaf + result.gradient[name] for name, leaf in gradient.items()}
@@ -119,6 +128,7 @@ class Learner:
                 gain = result.data[0] - result.data[-1]
                 seen |= {f"support_{self.likelihood.score}": result.data[0], "support_improvement": gain}
             metrics = {name: metrics.get(name, 0.0) + value for name, value in seen.items()}
+        check_buffers(self.network, versions)
         return gradient, metrics
 
     def apply(self, state: LearnerState, gradient: Tree, *, learning_rate: float | None = None) -> LearnerState:
