@@ -1,16 +1,16 @@
 """A known, endless sky: clouds that are born, move, turn, grow and decay by laws that differ from place to place.
 
 Each cloud cell is drawn from a seed that is a function of its hour of birth, so the sky of any instant is computed
-without the ones before it. Where a cell is born decides its laws, which are smooth maps over the domain:
+without the ones before it. The region that a cell is born in decides its laws:
 
     speed, heading, turning     how it moves: a circular arc
     lifetime, skew              its optical depth follows sin^2(pi (age / lifetime)^skew)
-    rate, amplitude, phase      how many are born, and when in the day
-    noise                       how noisy the picture of that place is
+    period                      waves make it swell and shrink, each cell with its own phase
+    rate, swing, phase          how many are born, and when in the day
 
-A few frames show where a cloud goes, but hardly how long it will live, whether it is growing late or early, how its
-path will bend, or what the birth rate of the next hours is. Several windows of the same place show it: this is what
-adaptation has to learn, and what an expert on the place would know.
+A few noisy frames show roughly where clouds go, but hardly how long they live, whether they grow early or late, the
+period of their swelling, how their paths bend, or when the next are born. Several windows of the same place show it:
+this is what adaptation has to learn, and what an expert on the place would know.
 """
 
 from dataclasses import dataclass
@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 SIDE = 500
 MARGIN = 90
-LATTICE = 4
-BIRTHS_PER_HOUR = 110
-LONGEST_LIFE = 12.0
+REGIONS = 5
+BIRTHS_PER_HOUR = 64
+LONGEST_LIFE = 18.0
+PULSE = 0.6
 HOURS_EAST = 128.2 / 15
 
 Field = NDArray[np.float32]
@@ -52,19 +53,20 @@ class Layer:
 
 
 LAYERS = (
-    Layer(speed=(4.0, 14.0), lifetime=(2.5, 9.0), radius=(6.0, 20.0), depth=0.9),
-    Layer(speed=(6.0, 22.0), lifetime=(2.0, 8.0), radius=(8.0, 26.0), depth=1.1),
+    Layer(speed=(1.5, 6.0), lifetime=(4.0, 14.0), radius=(6.0, 20.0), depth=0.9),
+    Layer(speed=(2.0, 8.0), lifetime=(3.0, 14.0), radius=(8.0, 24.0), depth=1.1),
 )
 
 
 class Laws(NamedTuple):
-    """Regional values of one layer on a coarse lattice, to be interpolated where a cell is born."""
+    """What governs the cells of one layer, each a lattice of regions."""
 
     speed: NDArray[np.float64]
     heading: NDArray[np.float64]
     turning: NDArray[np.float64]
     lifetime: NDArray[np.float64]
     skew: NDArray[np.float64]
+    period: NDArray[np.float64]
     rate: NDArray[np.float64]
     swing: NDArray[np.float64]
     phase: NDArray[np.float64]
@@ -81,6 +83,8 @@ class Cells(NamedTuple):
     turning: NDArray[np.float64]
     lifetime: NDArray[np.float64]
     skew: NDArray[np.float64]
+    period: NDArray[np.float64]
+    beat: NDArray[np.float64]
     depth: NDArray[np.float64]
     width: NDArray[np.float64]
     height: NDArray[np.float64]
@@ -102,7 +106,7 @@ class Truth:
             290 + 10 * (grid_y / SIDE - 0.5) + 1.5 * _interpolate(generator.normal(size=(7, 7)), grid_y, grid_x)
         ).astype(np.float32)
         self.moist = _interpolate(generator.normal(size=(5, 5)), grid_y, grid_x).astype(np.float32)
-        self.noise = np.exp(_interpolate(generator.uniform(-2.3, 0.2, (LATTICE, LATTICE)), grid_y, grid_x)).astype("f4")
+        self.noise = np.exp(_interpolate(generator.uniform(-1.5, 1.2, (REGIONS, REGIONS)), grid_y, grid_x)).astype("f4")
         self._hour = lru_cache(maxsize=64)(self._births)
 
     def at(self, time: np.datetime64) -> Sky:
@@ -127,7 +131,8 @@ class Truth:
         cells = Cells(*(values[alive] for values in cells))
         age = age[alive]
         share = (age / cells.lifetime) ** cells.skew
-        weight = cells.depth * np.sin(np.pi * share) ** 2
+        pulse = 1 + PULSE * np.sin(2 * np.pi * age / cells.period + cells.beat)
+        weight = cells.depth * np.sin(np.pi * share) ** 2 * pulse
         turned = cells.turning * age
         # The chord of an arc: sin(turned / 2) / (turned / 2) of its length, half turned from the first heading.
         length = cells.speed * age * np.sinc(turned / 2 / np.pi)
@@ -145,7 +150,7 @@ class Truth:
         n = BIRTHS_PER_HOUR
         x, y = generator.uniform(-MARGIN, SIDE + MARGIN, (2, n))
         born = hour + generator.uniform(size=n)
-        local = Laws(*(_interpolate(values, y, x) for values in laws))
+        local = Laws(*(_of_region(values, y, x) for values in laws))
         daily = np.cos(2 * np.pi * ((born + HOURS_EAST) % 24) / 24 - local.phase)
         kept = generator.uniform(size=n) < local.rate * (1 + local.swing * daily)
         jitter = np.exp(generator.normal(0, (0.12, 0.15, 0.35), (n, 3)))
@@ -153,25 +158,33 @@ class Truth:
         veer = 0.5 * np.sin(2 * np.pi * hour / 24 / 365.25)
         width, height = generator.uniform(*kind.radius, (2, n))
         lifetime = np.minimum(local.lifetime * jitter[:, 1], LONGEST_LIFE)
+        beat = generator.uniform(0, 2 * np.pi, n)
         heading = local.heading + veer + generator.normal(0, 0.08, n)
-        cells = Cells(born, x, y, local.speed * jitter[:, 0], heading, local.turning, lifetime, local.skew, depth,
-                      width, height)  # fmt: skip
+        cells = Cells(born, x, y, local.speed * jitter[:, 0], heading, local.turning, lifetime, local.skew,
+                      local.period, beat, depth, width, height)  # fmt: skip
         return Cells(*(values[kept] for values in cells))
 
 
 def _laws(generator: np.random.Generator, layer: Layer) -> Laws:
-    shape = (LATTICE, LATTICE)
+    shape = (REGIONS, REGIONS)
     main = generator.uniform(0, 2 * np.pi)
     return Laws(
         speed=generator.uniform(*layer.speed, shape),
-        heading=main + generator.uniform(-1.3, 1.3, shape),
-        turning=generator.uniform(-0.35, 0.35, shape),
-        lifetime=np.exp(generator.uniform(*np.log(layer.lifetime), shape)),
-        skew=np.exp(generator.uniform(-0.8, 0.8, shape)),
+        heading=main + generator.uniform(-2.0, 2.0, shape),
+        turning=generator.uniform(-0.25, 0.25, shape),
+        lifetime=np.exp(generator.uniform(np.log(layer.lifetime[0]), np.log(layer.lifetime[1]), shape)),
+        skew=np.exp(generator.uniform(-1.0, 1.0, shape)),
+        period=np.exp(generator.uniform(np.log(3.0), np.log(14.0), shape)),
         rate=generator.uniform(0.15, 0.75, shape),
         swing=generator.uniform(0.1, 0.9, shape),
         phase=generator.uniform(0, 2 * np.pi, shape),
     )
+
+
+def _of_region(lattice: NDArray[np.float64], y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The value of the region that a point lies in; outside the domain, of the nearest region."""
+    row, column = (np.clip(at / SIDE * len(lattice), 0, len(lattice) - 1).astype(int) for at in (y, x))
+    return lattice[row, column]
 
 
 def _interpolate(lattice: NDArray[np.float64], y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
