@@ -1,7 +1,7 @@
 """A forecast that is known only by its members."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -10,6 +10,7 @@ from torch import Tensor
 from core.verify.crps import ensemble_crps
 
 
+@runtime_checkable
 class Prediction(Protocol):
     """What verification asks of a forecast distribution; everything is elementwise and masks stay with the caller."""
 

@@ -105,12 +105,11 @@ def score_episodes(
 ) -> pd.DataFrame:
     """Window statistics of some episodes: one row per learner, window, lead time and channel. Picklable in and out."""
     store = EpisodeStore.open(url)
-    batch = Loader(store, split="test", batch_size=len(ids), seed=0).load(ids)
-    _, init_times = store.init_times(ids)
+    batch = Loader(store, split="train").load(ids)
     frames = []
     for e, episode in enumerate(ids):
         entry = store.catalog.iloc[episode]
-        support, query = (Windows(*(a[e] for a in (w.x, w.y, w.mask))) for w in (batch.support, batch.query))
+        support, query = episode_of(batch.support, e), episode_of(batch.query, e)
         forecasts = episode_predictions(
             support, query, store.spec, torch.from_numpy(dressed), rows, members, episode_seed(seed, episode)
         )
@@ -123,15 +122,20 @@ def score_episodes(
                     found=str(error),
                     mend="the run has diverged: train it again with a smaller learning_rate or inner.rate",
                 ) from error
-            frames.append(_as_frame(stats, name, entry, init_times[e], store))
+            frames.append(_as_frame(stats, name, entry, query.init_time, store))
     return pd.concat(frames, ignore_index=True)
+
+
+def episode_of(windows: Windows, e: int) -> Windows:
+    """The windows (N, ...) of one episode of a batch."""
+    return Windows(windows.x[e], windows.y[e], windows.mask[e], windows.init_time[e])
 
 
 def fit_dressing(store: EpisodeStore, seed: int) -> np.ndarray:
     """Quantiles (Q, L*C) of persistence's errors on training episodes spread evenly over the split."""
     ids = store.ids("train")
     ids = ids[np.linspace(0, len(ids) - 1, min(len(ids), _DRESSING_EPISODES)).astype(int)]
-    loader = Loader(store, split="train", batch_size=1, seed=0)
+    loader = Loader(store, split="train")
 
     def windows() -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         for episode in ids:
@@ -167,8 +171,8 @@ def _one_episode(
 ) -> tuple[Windows, dict[str, Any]]:
     """The query windows of an episode, and every row's forecast of them."""
     store = EpisodeStore.open(config.episodes)
-    batch = Loader(store, split=config.split, batch_size=1, seed=0).load([episode])
-    support, query = (Windows(*(a[0] for a in (w.x, w.y, w.mask))) for w in (batch.support, batch.query))
+    batch = Loader(store, split="train").load([episode])
+    support, query = episode_of(batch.support, 0), episode_of(batch.query, 0)
     seed = episode_seed(config.seed, episode)
     errors = torch.from_numpy(dressed)
     return query, dict(episode_predictions(support, query, store.spec, errors, rows, config.members, seed))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from core.episodes.loader import Windows
 from core.episodes.store import StoreSpec
+from core.meta.checks import Examples
 from core.model import Model
 from core.verify.baselines import DressedPersistence, last_frame, persistence
 from core.verify.ensemble import Prediction
@@ -55,7 +56,7 @@ def episode_predictions(
     yield DRESSED, DressedPersistence(dressed_errors).predict(last)
     for row in rows:
         model = open_model(row.run)
-        posterior = model.adapt(support, steps=row.steps, seed=seed)
+        posterior = model.adapt(Examples(support.x, support.y, support.mask), steps=row.steps, seed=seed)
         with torch.no_grad():
             yield row.name, model.predict(posterior, query.x, members if posterior.log_std else 1, seed)
 

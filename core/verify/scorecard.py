@@ -7,6 +7,7 @@ together, and "all" for all kinds of hold-out or all channels together.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -88,9 +89,7 @@ def _with_all(frame: pd.DataFrame, column: str, word: str) -> Iterator[tuple[obj
         yield word, frame
 
 
-def _resample(
-    part: pd.DataFrame, stats: list[str], settings: Settings
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def _resample(part: pd.DataFrame, stats: list[str], settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
     """Sums over all blocks, and over each resample of them. The draw depends on nothing but the blocks' number."""
     present = [name for name in stats if part[name].notna().all()]
     by_block = part.groupby("block", sort=True)[present].sum().to_numpy()

@@ -8,8 +8,10 @@ Legend: N windows, O outputs = (lead time, channel), H x W pixels.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -54,8 +56,8 @@ def window_statistics(
     return sums | {name: _sum((bins == i).to(y.dtype), mask) for i, name in enumerate(PIT_COLUMNS)}
 
 
-def metrics(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Metrics of summed statistics, elementwise over whatever shape the sums have.
+def metrics(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics of summed statistics, elementwise over whatever shape the sums have, scalars too.
 
     Standardised units, except: spread_skill = sqrt(mean predictive variance) / RMSE and coverages (shares),
     nll in nats per pixel. A group with no observed pixel has no metrics, and spread-skill of a perfect point
@@ -78,7 +80,7 @@ def metrics(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return values
 
 
-def pit_histogram(state: Mapping[str, np.ndarray]) -> np.ndarray:
+def pit_histogram(state: Mapping[str, Any] | pd.Series) -> np.ndarray:
     """Share of observations in each of the equal PIT bins, last axis; 1 / bins everywhere when calibrated."""
     counts = np.stack([np.asarray(state[name], float) for name in PIT_COLUMNS], axis=-1)
     total = counts.sum(-1, keepdims=True)
