@@ -34,18 +34,28 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's usual ones
 class Windows(Protocol):
     """A stack of sets: x (E, N, ...), y (E, N, ...), mask like y."""
 
-    x: Tensor
-    y: Tensor
-    mask: Tensor
+    @property
+    def x(self) -> Tensor: ...
+
+    @property
+    def y(self) -> Tensor: ...
+
+    @property
+    def mask(self) -> Tensor: ...
 
 
 @runtime_checkable
 class Episodes(Protocol):
     """A meta-batch of E episodes; an episode's noise is a function of its id."""
 
-    support: Windows
-    query: Windows
-    ids: Sequence[int]
+    @property
+    def support(self) -> Windows: ...
+
+    @property
+    def query(self) -> Windows: ...
+
+    @property
+    def ids(self) -> Sequence[int]: ...
 
 
 @dataclass(frozen=True)
