@@ -194,6 +194,10 @@ class InnerConfig(Stage):
         "layer_step", description="Learn the step sizes: not at all, per layer, per layer and step, or per weight."
     )
     samples: int = Field(1, ge=1, le=64, description="Weight samples per inner step.")
+    perturbation: Literal["weight", "flipout", "local"] = Field(
+        "weight",
+        description="How training draws weights: one draw a batch, Flipout, or local reparametrisation of dense layers.",
+    )
     antithetic: bool = Field(False, description="Draw weight samples in pairs (+eps, -eps), inside and outside.")
     kl_weight: float = Field(1.0, ge=0, le=1, description="Weight of the inner KL; 1 is the exact ELBO.")
     clip: float = Field(0.0, ge=0, description="Largest norm of an inner gradient; 0 does not clip.")
@@ -282,6 +286,37 @@ class EvaluateConfig(Stage):
     seed: int = Field(0, ge=0, description="Seed of the members and of the bootstrap.")
 
 
+class Threshold(Stage):
+    """An event whose probability a forecast states: a channel above, or below, a value."""
+
+    name: str = Field(min_length=1, pattern=r"^[a-z0-9_]+$", description="Name of the event, as cold_tops.")
+    channel: str = Field("", description="Channel, by the archive's name; empty: the first.")
+    value: float = Field(description="Threshold in the channel's units (K, percent or counts).")
+    above: bool = Field(False, description="The event is a value above the threshold; off: below it.")
+
+
+class ForecastConfig(Stage):
+    """Prior and the newest frames to a forecast."""
+
+    archive: str = Field("", description="URL of the archive; empty: under the pipeline's root.")
+    run: str = Field("", description="Directory of the trained run; empty: under the pipeline's root.")
+    output: str = Field("", description="Folder of the forecasts; empty: under the pipeline's root.")
+    init_time: str = Field("", description="Start of the forecast (ISO time, UTC); empty: the newest frame.")
+    y0: int = Field(0, ge=0, description="First row of the area, in archive pixels.")
+    x0: int = Field(0, ge=0, description="First column of the area, in archive pixels.")
+    height: int = Field(0, ge=0, description="Rows of the area; 0: down to the archive's edge.")
+    width: int = Field(0, ge=0, description="Columns of the area; 0: over to the archive's edge.")
+    members: int = Field(20, ge=2, le=500, description="Members, one a weight sample.")
+    support_windows: int = Field(4, ge=0, le=64, description="Newest windows to adapt on; 0: the prior as it is.")
+    support_tiles: int = Field(4, ge=1, le=64, description="Tiles of the area that each support window is cut at.")
+    correlation_pixels: float = Field(
+        0.0, ge=0, le=100, description="Length over which a member's noise is smooth; 0: independent pixels."
+    )
+    thresholds: list[Threshold] = Field([], description="Events whose probability is written.")
+    netcdf: bool = Field(False, description="Write a NetCDF file beside the Zarr store.")
+    seed: int = Field(0, ge=0, description="Seed of weight samples and noise.")
+
+
 class TrackingConfig(Stage):
     """Where runs are remembered."""
 
@@ -298,6 +333,7 @@ class PipelineConfig(Stage):
     episodes: EpisodesConfig
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    forecast: ForecastConfig = ForecastConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="before")
@@ -316,6 +352,9 @@ class PipelineConfig(Stage):
             ("evaluate", "run"): f"{root}/run",
             ("evaluate", "episodes"): f"{root}/episodes.zarr",
             ("evaluate", "scorecard"): f"{root}/scorecard",
+            ("forecast", "archive"): f"{root}/archive.zarr",
+            ("forecast", "run"): f"{root}/run",
+            ("forecast", "output"): f"{root}/forecasts",
             ("tracking", "experiment"): values["name"],
         }
         filled = {**values, "root": root}
