@@ -111,7 +111,7 @@ class BayesianEpisode:
         mean = branch(weights, "mean") | branch(weights, "point")
         log_std = branch(weights, "log_std")
         generator = seeded(examples.x.device, self.seed, draw)
-        noise = self.perturbation.draw(log_std, generator, samples) if log_std else {}
+        noise = self.perturbation.draw(mean, log_std, examples.x, generator, samples)
         parameters = branch(theta, "noise")
         losses = [
             self.likelihood.loss(output, examples.y, examples.mask, parameters)

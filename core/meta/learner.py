@@ -103,7 +103,8 @@ class Learner:
         if config.learner == "pooled":
             self.inner = self.inner.model_copy(update={"steps": 0, "learn_rates": "no"})
         self.on_support = config.learner == "pooled" or config.outer.objective == "support_and_query"
-        self.perturbation = Perturbation(network, antithetic=config.inner.antithetic)
+        self.perturbation = Perturbation(network, config.inner.perturbation, antithetic=config.inner.antithetic)
+        self.plain = Perturbation(network)  # members are explicit draws of the weights, however training perturbs them
 
     def init_state(self, pooled: LearnerState | None = None) -> LearnerState:
         """A first state: prior means from the network's present weights, or from a pooled run's (MOPED)."""
@@ -194,7 +195,7 @@ class Learner:
         """
         samples = n_samples if posterior.log_std else 1
         noise = standard_normal(posterior.log_std, generator, samples)
-        outputs = torch.stack(self.perturbation.outputs(posterior.mean, posterior.log_std, noise, x))
+        outputs = self.plain.outputs(posterior.mean, posterior.log_std, noise, x)
         mean, std = self.likelihood.predictive(outputs, posterior.noise)
         return Predictive(mean.expand(n_samples, *mean.shape[1:]), std)
 
