@@ -5,6 +5,7 @@ it every configured channel is a variable of the one file.
 """
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 from core.config import IngestConfig, TimeRange
 from core.errors import FewcastError
 from core.satellite import hdf5
-from core.satellite.granule import PHYSICAL_RANGE, CorruptGranule, Granule, Grid, Image, Kind, Pixels, Reason
+from core.satellite.granule import PHYSICAL_RANGE, CorruptGranule, Granule, Grid, Image, Kind, Pixels, Reason, latest
 
+combine = latest
 CODES = {"%Y": r"\d{4}", "%m": r"\d{2}", "%d": r"\d{2}", "%H": r"\d{2}", "%M": r"\d{2}", "%S": r"\d{2}", "%j": r"\d{3}"}
 DEFAULT_PATTERN = "%Y%m%dT%H%MZ.nc"
 MAX_LATE_SECONDS = 900
@@ -82,7 +84,7 @@ def kind(channel: str, config: IngestConfig) -> Kind:
     return config.kind
 
 
-def open(granule: Granule, files: list[h5py.File], config: IngestConfig) -> Image:
+def open(granule: Granule, files: Sequence[h5py.File], config: IngestConfig) -> Image:
     """Check one file against its key and make its variable readable by windows."""
     (file,) = files
     pixels = hdf5.variable(file, granule.channel, 2)

@@ -4,6 +4,7 @@ Layout and formulas: KMA's AMI level 1B user guide, and the headers of files in 
 """
 
 import re
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import NamedTuple
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 
 from core.config import IngestConfig, TimeRange
 from core.satellite import hdf5
-from core.satellite.granule import PHYSICAL_RANGE, CorruptGranule, Granule, Grid, Image, Kind, Pixels, Reason
+from core.satellite.granule import PHYSICAL_RANGE, CorruptGranule, Granule, Grid, Image, Kind, Pixels, Reason, latest
 
+combine = latest
 # Centre wavelength in micrometres and the resolution code of the key, by band.
 BANDS = {
     "vi004": (0.47, "010"), "vi005": (0.51, "010"), "vi006": (0.64, "005"), "vi008": (0.86, "010"),
@@ -65,7 +67,7 @@ def _solar(channel: str) -> bool:
     return channel[:2] in ("vi", "nr")
 
 
-def open(granule: Granule, files: list[h5py.File], config: IngestConfig) -> Image:
+def open(granule: Granule, files: Sequence[h5py.File], config: IngestConfig) -> Image:
     """Check one file against its key and make it readable by windows."""
     (file,) = files
     attributes = file.attrs

@@ -1,6 +1,6 @@
 """What every reader speaks: a granule as published, its grid, and the calibrated frame it becomes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
@@ -88,6 +88,11 @@ class Granule:
     parts: tuple["Granule", ...] = field(default=(), repr=False)
 
 
+def latest(group: Sequence[Granule]) -> Granule:
+    """Of several files for one slot and channel, the last by key: the last one published."""
+    return group[-1]
+
+
 @dataclass(frozen=True, eq=False)
 class Grid:
     """Pixel centres of a regular lattice in a map projection.
@@ -168,8 +173,11 @@ class System(Protocol):
     def parse(self, key: str, config: "IngestConfig") -> list[tuple[str, np.datetime64]]:
         """(channel, nominal time) of each image in the file of this key; empty for a foreign key."""
 
+    def combine(self, group: Sequence[Granule]) -> Granule:
+        """One granule of all the files of one slot and channel, which come ordered by key."""
+
     def kind(self, channel: str, config: "IngestConfig") -> Kind:
         """The physical quantity of a channel."""
 
-    def open(self, granule: Granule, files: list[h5py.File], config: "IngestConfig") -> Image:
-        """Check the file (or tiles) against the key; raises `CorruptGranule`."""
+    def open(self, granule: Granule, files: Sequence[h5py.File], config: "IngestConfig") -> Image:
+        """Check the file (or tiles, each opened when it is first taken) against the key; raises `CorruptGranule`."""

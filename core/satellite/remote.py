@@ -92,19 +92,17 @@ def fetch(granule: Granule, config: IngestConfig) -> bytes:
     # s3fs would ask for the size first and, above 50 MB, leave zeros where a range came short.
     options = {"max_concurrency": 1} if config.source.startswith("s3://") else {}
     seen: set[bytes] = set()
-    promised = [granule.size, granule.etag]
 
     def attempt() -> bytes:
         content: bytes = files.cat_file(path, **options)
-        if len(content) != promised[0]:
+        if len(content) != granule.size:
             info = files.info(path)  # it may have been published again since the listing
             if info["size"] == len(content):
                 return content
             raise _DiffersError(f"{len(content)} of {info['size']} bytes came")
-        tag = promised[1]
-        if MD5.fullmatch(tag):
+        if MD5.fullmatch(granule.etag):
             digest = hashlib.md5(content, usedforsecurity=False)
-            if digest.hexdigest() != tag and digest.digest() not in seen:
+            if digest.hexdigest() != granule.etag and digest.digest() not in seen:
                 seen.add(digest.digest())
                 raise _DiffersError("the checksum differs")
         return content

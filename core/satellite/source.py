@@ -1,20 +1,21 @@
 """A time range of a source to granules, and a granule to a frame on the archive's grid."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Any, BinaryIO
 
+import h5py
 import numpy as np
 from botocore.exceptions import BotoCoreError, NoCredentialsError
 
 from core.config import IngestConfig, TimeRange
 from core.errors import FewcastError
-from core.satellite import area, cf, gk2a, grid, hdf5, remote
+from core.satellite import area, cf, gk2a, goes, grid, hdf5, himawari, remote
 from core.satellite.granule import CorruptGranule, Frame, Granule, Grid, Image, Kind, Reason, System, UnavailableGranule
 
-SYSTEMS: dict[str, System] = {"gk2a": gk2a, "cf": cf}
+SYSTEMS: dict[str, System] = {"gk2a": gk2a, "goes": goes, "himawari": himawari, "cf": cf}
 # How many granules are looked at before a source is called unreadable, and how many vote on the archive's grid.
 TRIES, VOTES = 12, 5
 
@@ -59,8 +60,7 @@ def list_granules(config: IngestConfig, times: TimeRange | None = None) -> list[
             url = files.unstrip_protocol(name)
             granule = Granule(url, channel, time, int(info["size"]), remote.etag(info))
             found.setdefault((time, channel), []).append(granule)
-    combine = getattr(system(config), "combine", lambda group: group[-1])
-    return [combine(found[key]) for key in sorted(found)]
+    return [system(config).combine(found[key]) for key in sorted(found)]
 
 
 def _listing(files: Any, root: str, folder: str, config: IngestConfig) -> dict[str, dict[str, Any]]:
@@ -108,8 +108,8 @@ def opened(granule: Granule, config: IngestConfig) -> Iterator[Image]:
             ranged.append(stack.enter_context(remote.Blocks(part, config)))
             return ranged[-1]  # type: ignore[return-value]
 
+        files = _Files(parts, lambda part: stack.enter_context(hdf5.opened(content(part))))
         try:
-            files = [stack.enter_context(hdf5.opened(content(part))) for part in parts]
             yield system(config).open(granule, files, config)
         except CorruptGranule as error:
             failure = next((blocks.failure for blocks in ranged if blocks.failure), None)
@@ -118,6 +118,21 @@ def opened(granule: Granule, config: IngestConfig) -> Iterator[Image]:
             raise
         if not all(remote.retried(blocks.unchanged, config, granule.url) for blocks in ranged):
             raise UnavailableGranule(Reason.VANISHED, f"{granule.url} was replaced while it was read")
+
+
+class _Files(Sequence[h5py.File]):
+    """The files of a granule, each fetched and opened when it is first taken."""
+
+    def __init__(self, parts: Sequence[Granule], open_one: Callable[[Granule], h5py.File]) -> None:
+        self._parts, self._open, self._opened = parts, open_one, dict[int, h5py.File]()
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __getitem__(self, i: Any) -> Any:
+        if i not in self._opened:
+            self._opened[i] = self._open(self._parts[range(len(self))[i]])
+        return self._opened[i]
 
 
 def _is_small(part: Granule, config: IngestConfig) -> bool:

@@ -1,0 +1,246 @@
+"""Himawari AHI as the ISatSS tiles of NOAA's bucket: one image is up to 88 NetCDF files, cut from the full disk.
+
+Layout: the AWIPS sectorized cloud and moisture imagery, `Sectorized_CMI` on scan angles in microradians. The tiles that
+would hold space alone are not published.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from threading import Lock
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from core.config import IngestConfig, TimeRange
+from core.satellite import goes, hdf5
+from core.satellite.granule import (
+    PHYSICAL_RANGE,
+    CorruptGranule,
+    Granule,
+    Grid,
+    Image,
+    Kind,
+    Pixels,
+    Reason,
+    UnavailableGranule,
+)
+from core.satellite.grid import same_grid
+
+BANDS = {f"B{band:02d}": band for band in range(1, 17)}
+LAST_SOLAR_BAND = 6
+CODES = {1: "010", 2: "010", 3: "005", 4: "010"}
+SLOT_MINUTES = 10
+MICRO = 1e-6
+KEY = re.compile(r"OR_HFD-(\d{3})-B\d{2}-M\d+C(\d{2})-T(\d{3})_G[A-Z0-9]+_s(\d{13})\d?_c\d{13,14}\.nc$")
+
+
+def prefixes(config: IngestConfig, times: TimeRange) -> list[str]:
+    """One folder a slot of the archive: between them lie thousands of files that nobody asked for."""
+    step = timedelta(minutes=config.cadence_minutes)
+    first = config.origin - (config.origin - times.start) // step * step
+    count = -(-(times.end - first) // step)
+    return [
+        f"AHI-L2-FLDK-ISatSS/{first + i * step:%Y/%m/%d/%H%M}/" for i in range(count) if first + i * step >= times.start
+    ]
+
+
+def parse(key: str, config: IngestConfig) -> list[tuple[str, np.datetime64]]:
+    match = KEY.search(key)
+    if match is None or match[1] != CODES.get(int(match[2]), "020") or f"B{match[2]}" not in BANDS:
+        return []
+    try:
+        start = datetime.strptime(match[4], "%Y%j%H%M%S")
+    except ValueError:
+        return []
+    start = start.replace(minute=start.minute // SLOT_MINUTES * SLOT_MINUTES, second=0)
+    return [(f"B{match[2]}", np.datetime64(start, "s"))]
+
+
+def combine(group: Sequence[Granule]) -> Granule:
+    """The tiles of one image as one granule; of a tile published twice, the last."""
+    tiles = {number(tile): tile for tile in group}
+    parts = tuple(tiles[n] for n in sorted(tiles))
+    etag = hashlib.md5(" ".join(f"{p.url} {p.etag}" for p in parts).encode(), usedforsecurity=False).hexdigest()
+    url = parts[0].url.rpartition("-T")[0]
+    return Granule(url, parts[0].channel, parts[0].time, sum(p.size for p in parts), etag, parts)
+
+
+def number(tile: Granule) -> int:
+    match = KEY.search(tile.url)
+    return int(match[3]) if match else 0
+
+
+def kind(channel: str, config: IngestConfig) -> Kind:
+    if channel not in BANDS:
+        raise ValueError(f"{channel!r} is no AHI band; there are {', '.join(BANDS)}")
+    return "reflectance" if BANDS[channel] <= LAST_SOLAR_BAND else "brightness_temperature"
+
+
+class Place(NamedTuple):
+    """Where a tile lies in the full image, in pixels."""
+
+    row: int
+    column: int
+    rows: int
+    columns: int
+
+    def overlap(self, rows: slice, columns: slice) -> tuple[slice, slice] | None:
+        top, bottom = max(self.row, rows.start), min(self.row + self.rows, rows.stop)
+        left, right = max(self.column, columns.start), min(self.column + self.columns, columns.stop)
+        return (slice(top, bottom), slice(left, right)) if top < bottom and left < right else None
+
+
+NOWHERE = Place(0, 0, 0, 0)
+
+
+def shifted(window: tuple[slice, slice], row: int, column: int) -> tuple[slice, slice]:
+    """The window counted from (row, column)."""
+    rows, columns = window
+    return slice(rows.start - row, rows.stop - row), slice(columns.start - column, columns.stop - column)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One opened and checked tile."""
+
+    place: Place
+    pixels: h5py.Dataset
+    table: NDArray[np.float32]
+    fill: int
+    shape: tuple[int, int]
+    published: int
+    grid: Grid
+    observed: np.datetime64
+
+
+# Where tile n of an image of this shape lies, learned from the tiles themselves: a crop then opens only what it needs.
+_PLACES: dict[tuple[tuple[int, int], int], Place] = {}
+_LOCK = Lock()
+
+
+def open(granule: Granule, files: Sequence[h5py.File], config: IngestConfig) -> Image:
+    """Check one tile against the key; the others are opened, and checked, when a window touches them.
+
+    A corrupt tile is a gap in the image, not the end of it.
+    """
+    numbers = [number(part) for part in granule.parts]
+    opened: dict[int, Tile | None] = {}
+    refused: list[CorruptGranule] = []
+
+    def tile(i: int) -> Tile | None:
+        if i not in opened:
+            try:
+                opened[i] = _tile(granule, numbers[i], files[i], config)
+            except UnavailableGranule:
+                raise
+            except CorruptGranule as error:
+                opened[i] = None
+                refused.append(error)
+        return opened[i]
+
+    first = next(filter(None, map(tile, range(len(numbers)))), None)
+    if first is None:
+        raise refused[0]
+
+    def place(i: int) -> Place:
+        with _LOCK:
+            known = _PLACES.get((first.shape, numbers[i]))
+        found = None if known else tile(i)
+        return known or (found.place if found else NOWHERE)
+
+    def read(rows: slice, columns: slice) -> Pixels:
+        rows, columns = (slice(*s.indices(n)[:2]) for s, n in zip((rows, columns), first.shape, strict=True))
+        values = np.full((rows.stop - rows.start, columns.stop - columns.start), np.nan, np.float32)
+        covered, wild, all_zero = 0, 0, True
+        for i in range(len(numbers)):
+            window = place(i).overlap(rows, columns)
+            part = tile(i) if window else None
+            if window is None or part is None:
+                continue
+            if part.shape != first.shape or not same_grid(part.grid, first.grid):
+                raise CorruptGranule(Reason.WRONG_GRID, f"tile {numbers[i]} is of another image")
+            raw = hdf5.read(part.pixels, *shifted(window, part.place.row, part.place.column)).view(np.uint16)
+            piece = part.table[raw]
+            wild += int(np.count_nonzero(np.isnan(piece) & (raw != part.fill)))
+            all_zero &= not raw.any()
+            covered += raw.size
+            values[shifted(window, rows.start, columns.start)] = piece
+        if refused and not covered:
+            raise refused[0]
+        missing = covered < values.size and (bool(refused) or len(numbers) < first.published)
+        return Pixels(values, 0, wild, all_zero and covered > 0, missing)
+
+    return Image(granule.channel, kind(granule.channel, config), granule.time, first.observed, first.grid, read)
+
+
+def _tile(granule: Granule, tile_number: int, file: h5py.File, config: IngestConfig) -> Tile:
+    pixels, attributes = hdf5.variable(file, "Sectorized_CMI", 2), file.attrs
+    if pixels.dtype.itemsize != 2 or pixels.dtype.kind not in "iu":
+        raise CorruptGranule(Reason.WRONG_SHAPE, f"Sectorized_CMI has type {pixels.dtype}")
+    band = int(hdf5.number(attributes, "channel_id", 0, 99))
+    if band != BANDS[granule.channel]:
+        raise CorruptGranule(Reason.WRONG_CHANNEL, f"the key says {granule.channel}, the file B{band:02d}")
+    observed = _time(granule, hdf5.text(attributes, "start_date_time"))
+    shape = tuple(int(hdf5.number(attributes, name, 1, 30_000)) for name in ("product_rows", "product_columns"))
+    place = Place(
+        int(hdf5.number(attributes, "tile_row_offset", 0, shape[0] - 1)),
+        int(hdf5.number(attributes, "tile_column_offset", 0, shape[1] - 1)),
+        *pixels.shape,
+    )
+    if place.row + place.rows > shape[0] or place.column + place.columns > shape[1]:
+        raise CorruptGranule(Reason.WRONG_SHAPE, f"a tile at {place} in an image of {shape}")
+    grid = _grid(file, place, (shape[0], shape[1]))
+    with _LOCK:
+        known = _PLACES.setdefault(((shape[0], shape[1]), tile_number), place)
+    if known != place:
+        raise CorruptGranule(Reason.WRONG_GRID, f"tile {tile_number} lies at {place} instead of {known}")
+    table, fill = _table(pixels, kind(granule.channel, config))
+    published = int(hdf5.number(attributes, "number_product_tiles", 1, 10_000))
+    return Tile(place, pixels, table, fill, (shape[0], shape[1]), published, grid, observed)
+
+
+def _table(pixels: h5py.Dataset, quantity: Kind) -> tuple[NDArray[np.float32], int]:
+    """Value of each raw pattern: kelvin as packed, reflectance factors times 100; and the raw value of no data."""
+    fill = int(hdf5.number(pixels.attrs, "_FillValue", -(1 << 15), (1 << 16) - 1)) & 0xFFFF
+    units = hdf5.text(pixels.attrs, "units").lower()
+    expected = ("1", "*1") if quantity == "reflectance" else ("k", "kelvin")
+    if units not in expected:
+        raise CorruptGranule(Reason.BAD_ATTRIBUTE, f"{quantity} in {units[:20]!r}")
+    values = hdf5.number(pixels.attrs, "scale_factor", 0, 1e3) * goes.levels(pixels)
+    values = (values + hdf5.number(pixels.attrs, "add_offset", -1e4, 1e4)) * (100 if quantity == "reflectance" else 1)
+    low, high = PHYSICAL_RANGE[quantity]
+    values = np.where((values >= low) & (values <= high), values, np.nan)
+    values[fill] = np.nan
+    return values.astype(np.float32), fill
+
+
+def _time(granule: Granule, text: str) -> np.datetime64:
+    try:
+        observed = np.datetime64(datetime.strptime(text[:13], "%Y%j%H%M%S"), "s")
+    except ValueError as error:
+        raise CorruptGranule(Reason.BAD_ATTRIBUTE, f"start_date_time is {text[:40]!r}") from error
+    if not -60 <= int((observed - granule.time).astype(np.int64)) < SLOT_MINUTES * 60:
+        raise CorruptGranule(Reason.WRONG_TIME, f"the key says {granule.time}, the file {observed}")
+    return observed
+
+
+def _grid(file: h5py.File, place: Place, shape: tuple[int, int]) -> Grid:
+    """The full image's grid, continued from the tile's own coordinates."""
+    with hdf5.guarded("fixedgrid_projection"):
+        if "fixedgrid_projection" not in file:
+            raise CorruptGranule(Reason.MISSING_VARIABLE, "fixedgrid_projection")
+        attributes = file["fixedgrid_projection"].attrs
+    crs = goes.geostationary(attributes)
+    scale = MICRO * crs["perspective_point_height"]
+    x, y = goes.unpacked(file, "x", scale), goes.unpacked(file, "y", scale)
+    if (len(y), len(x)) != (place.rows, place.columns):
+        raise CorruptGranule(Reason.WRONG_SHAPE, f"{place} on coordinates of {(len(y), len(x))}")
+    dx, dy = (x[-1] - x[0]) / (len(x) - 1), (y[-1] - y[0]) / (len(y) - 1)
+    if dx <= 0 or dy >= 0:
+        raise CorruptGranule(Reason.WRONG_GRID, "x does not rise or y does not fall")
+    return Grid(x[0] + dx * (np.arange(shape[1]) - place.column), y[0] + dy * (np.arange(shape[0]) - place.row), crs)
