@@ -54,7 +54,7 @@ class LocalObjects:
             with open(self.root / key, "rb") as file:
                 if start is None:
                     return file.read()
-                file.seek(start, os.SEEK_END if start < 0 else os.SEEK_SET)
+                file.seek(start if start >= 0 else max(0, start + os.fstat(file.fileno()).st_size))
                 return file.read() if end is None else file.read(end - start)
         except (FileNotFoundError, NotADirectoryError):
             return None

@@ -129,9 +129,14 @@ def _put(filesystem: Any, path: str, data: bytes) -> None:
 def granule_bytes(channel: str, time: np.datetime64, sky: Sky, seed: int = 0) -> bytes:
     """One granule file of a channel under this sky."""
     band = BANDS[channel]
-    generator = np.random.default_rng([seed, 2, sorted(BANDS).index(channel), int(time.astype("M8[m]").astype(int))])
-    counts = to_counts(band, observe(band, sky, generator)).repeat(band.finer, 0).repeat(band.finer, 1)
+    observed = observe(band, sky, noise_of(seed, channel, time))
+    counts = to_counts(band, observed).repeat(band.finer, 0).repeat(band.finer, 1)
     return _netcdf(channel, time, counts, _area(band, counts.shape))
+
+
+def noise_of(seed: int, channel: str, time: np.datetime64) -> np.random.Generator:
+    """The generator of one granule's noise."""
+    return np.random.default_rng([seed, 2, *channel.encode(), int(time.astype("datetime64[m]").astype(np.int64))])
 
 
 def observe(band: Band, sky: Sky, generator: np.random.Generator) -> NDArray[np.float32]:

@@ -107,12 +107,12 @@ class Truth:
         ).astype(np.float32)
         self.moist = _interpolate(generator.normal(size=(5, 5)), grid_y, grid_x).astype(np.float32)
         self.noise = np.exp(_interpolate(generator.uniform(-1.5, 1.2, (REGIONS, REGIONS)), grid_y, grid_x)).astype("f4")
-        self._hour = lru_cache(maxsize=64)(self._births)
+        self.births = lru_cache(maxsize=64)(self.births)  # type: ignore[method-assign]
 
     def at(self, time: np.datetime64) -> Sky:
         """The sky at an instant (UTC)."""
         hours = float((time - np.datetime64("2000-01-01T00:00:00")) / np.timedelta64(1, "s")) / 3600
-        low, high = (1 - np.exp(-self._optical_depth(layer, hours)) for layer in range(len(LAYERS)))
+        low, high = (1 - np.exp(-self.optical_depth(layer, hours)) for layer in range(len(LAYERS)))
         local = (hours + HOURS_EAST) % 24
         day = np.cos(2 * np.pi * (local - 13.5) / 24)
         season = np.cos(2 * np.pi * (hours / 24 / 365.25 - 0.55))
@@ -121,10 +121,10 @@ class Truth:
         moisture = self.moist * np.float32(np.cos(2 * np.pi * hours / 31))
         return Sky(low, high, surface, moisture, self.noise, sun)
 
-    def _optical_depth(self, layer: int, hours: float) -> Field:
+    def optical_depth(self, layer: int, hours: float) -> Field:
         """Sum over living cells of depth * Gaussian(y) * Gaussian(x): one matrix product."""
         first = int(np.floor(hours - LONGEST_LIFE))
-        parts = [self._hour(layer, hour) for hour in range(first, int(np.floor(hours)) + 1)]
+        parts = [self.births(layer, hour) for hour in range(first, int(np.floor(hours)) + 1)]
         cells = Cells(*(np.concatenate(values) for values in zip(*parts, strict=True)))
         age = hours - cells.born
         alive = (age > 0) & (age < cells.lifetime)
@@ -144,7 +144,8 @@ class Truth:
         depth: Field = (along_y * weight[:, None]).astype("f4").T @ along_x.astype("f4")
         return depth
 
-    def _births(self, layer: int, hour: int) -> Cells:
+    def births(self, layer: int, hour: int) -> Cells:
+        """The cells of a layer that are born within an hour, counted from 2000-01-01 00:00."""
         kind, laws = LAYERS[layer], self.laws[layer]
         generator = np.random.default_rng([self.seed, 1, layer, hour])
         n = BIRTHS_PER_HOUR
