@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
+from typing import cast
 
 from prefect import serve
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
@@ -24,7 +25,7 @@ ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLi
 
 def ingest_deployment(config: PipelineConfig) -> RunnerDeployment:
     """The newest slots of a real satellite, every time that one is due."""
-    return ingest_latest.to_deployment(
+    deployment = ingest_latest.to_deployment(
         name=config.name,
         description=f"The newest slots of `{config.ingest.source}` into `{config.ingest.archive}`.",
         tags=["ingest", config.name],
@@ -33,11 +34,12 @@ def ingest_deployment(config: PipelineConfig) -> RunnerDeployment:
         concurrency_limit=ONE_WRITER,
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
+    return cast(RunnerDeployment, deployment)
 
 
 def pipeline_deployment(config: PipelineConfig) -> RunnerDeployment:
     """All stages of a preset, started by hand, its form filled with every value."""
-    return pipeline.to_deployment(
+    deployment = pipeline.to_deployment(
         name=config.name,
         description=f"Granules to scorecard with the preset `{config.name}`; each stage skips what is done.",
         tags=["pipeline", config.name],
@@ -45,6 +47,7 @@ def pipeline_deployment(config: PipelineConfig) -> RunnerDeployment:
         concurrency_limit=ONE_AT_A_TIME,
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
+    return cast(RunnerDeployment, deployment)
 
 
 def deployments(configs: Iterable[PipelineConfig]) -> list[RunnerDeployment]:

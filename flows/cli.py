@@ -84,7 +84,7 @@ def run_stage(options: argparse.Namespace) -> int:
         result = calls[options.command]()
     print_places(config, options.command)
     if options.command in ("pipeline", "evaluate"):
-        print(result.markdown)
+        print(result.terminal)
     return 0
 
 

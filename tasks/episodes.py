@@ -6,7 +6,7 @@ from core.config import EpisodesConfig
 from core.episodes import StoreSummary, build
 from tasks.policies import LOCAL, dask_client
 from tasks.reporting import Reporting
-from tasks.summary import publish, sentence
+from tasks.summary import counts, publish
 
 
 @task(name="episodes", **LOCAL)
@@ -14,6 +14,6 @@ def episodes(config: EpisodesConfig) -> StoreSummary:
     """Sample contexts and write the episodes that the store does not have yet."""
     with Reporting("episodes") as report, dask_client() as client:
         summary = build(config, report=report, client=client)
-        report.message(sentence(summary))
+        report.message(f"{counts(built=summary.built, skipped=summary.skipped)} episodes; store {summary.url}")
     publish("episodes", summary)
     return summary

@@ -10,22 +10,45 @@ from core.verify.evaluate import Scorecard
 from core.verify.evaluate import evaluate as evaluate_run
 from tasks.policies import LOCAL, dask_client
 from tasks.reporting import Reporting
-from tasks.tracking import TrackedRun, start_afresh
+from tasks.tracking import TrackedRun, is_delivered, start_afresh
 from tasks.train import tracking_folder
 
 
 @task(name="evaluate", **LOCAL)
 def evaluate(config: EvaluateConfig, tracking: TrackingConfig) -> Scorecard:
     """Score the run against the baselines on the held-out episodes."""
-    folder = Path(config.scorecard) / "tracking"
-    start_afresh(folder)
-    with (
-        TrackedRun(folder, tracking, "evaluate", config, parent=tracking_folder(config.run)) as tracked,
-        Reporting("evaluate", tracked) as report,
-        dask_client() as client,
-    ):
+    with Reporting("evaluate") as report, dask_client() as client:
         scorecard = evaluate_run(config, report=report, client=client)
-        for path in (scorecard.parquet, *scorecard.figures):
-            tracked.artifact(Path(path), "scorecard")
-    create_markdown_artifact(f"{scorecard.markdown}\n\nMLflow: {tracked.address}\n", key="scorecard")
+    address = remember(scorecard, config, tracking)
+    create_markdown_artifact(
+        f"{scorecard.markdown}\n\nScorecard: {scorecard.url}\n\nMLflow: {address}\n", key="scorecard"
+    )
     return scorecard
+
+
+def remember(scorecard: Scorecard, config: EvaluateConfig, tracking: TrackingConfig) -> str:
+    """Put a new scorecard into MLflow as a child of its training run, once; returns its address."""
+    folder = Path(config.scorecard) / "tracking"
+    if not (scorecard.skipped and is_delivered(folder)):
+        start_afresh(folder)
+        parent = tracking_folder(config.run)
+        with TrackedRun(folder, tracking, f"evaluate {config.split}", config, parent=parent) as tracked:
+            for step, values in curves(scorecard).items():
+                tracked.metrics(values, step)
+            for path in sorted(Path(scorecard.url).glob("*.*")):
+                tracked.artifact(path, "scorecard")
+    return TrackedRun.address_of(folder, tracking)
+
+
+def curves(scorecard: Scorecard) -> dict[int, dict[str, float]]:
+    """Metrics by lead time in minutes, as steps, so that MLflow draws them against it: `crps/test_both/abml, M = 3`.
+
+    Step 0 has the value over all lead times.
+    """
+    table = scorecard.table
+    table = table[(table["channel"] == "all") & (table["reference"] == "")].sort_values("lead_time")
+    found: dict[int, dict[str, float]] = {}
+    for row in table.to_dict("records"):
+        split = f"{row['split']}_{row['holdout']}".removesuffix("_")
+        found.setdefault(int(row["lead_time"]), {})[f"{row['metric']}/{split}/{row['learner']}"] = float(row["value"])
+    return found

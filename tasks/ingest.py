@@ -8,7 +8,9 @@ from core.ingest import ingest as ingest_granules
 from core.satellite import simulator
 from tasks.policies import LOCAL, NETWORK, dask_client
 from tasks.reporting import Reporting
-from tasks.summary import publish, sentence
+from tasks.summary import counts, publish
+
+FRAMES = ("written", "partial", "skipped", "corrupt", "absent", "unavailable")
 
 
 @task(name="simulate", **LOCAL)
@@ -24,6 +26,7 @@ def ingest(config: IngestConfig) -> IngestSummary:
     """List, fetch, check and write what the archive does not have yet."""
     with Reporting("ingest") as report, dask_client() as client:
         summary = ingest_granules(config, report=report, client=client)
-        report.message(sentence(summary))
+        states = {name: getattr(summary, name) for name in FRAMES}
+        report.message(f"{counts(**states)} frames; archive {summary.archive}")
     publish("ingest", summary)
     return summary

@@ -33,6 +33,7 @@ class Journal:
         self._lock = threading.Lock()
         self._path = folder / "journal.jsonl"
         self._last_steps: dict[str, int] = {}
+        self._artifacts: set[tuple[str, str]] = set()
         end = self._read_back()
         self._file = self._path.open("ab")
         self._file.truncate(end)
@@ -45,6 +46,8 @@ class Journal:
                 end = behind
                 if record["kind"] == "metrics":
                     self._last_steps.update(dict.fromkeys(record["values"], record["step"]))
+                elif record["kind"] == "artifact":
+                    self._artifacts.add((record["path"], record["under"]))
         return end
 
     def append(self, kind: str, **fields: Any) -> None:
@@ -59,6 +62,12 @@ class Journal:
         self._last_steps.update(dict.fromkeys(new, step))
         if new:
             self.append("metrics", step=step, values=new)
+
+    def artifact(self, path: Path, under: str) -> None:
+        """Append a file or a folder, once: what bears a step's name never changes."""
+        if (key := (str(path.resolve()), under)) not in self._artifacts:
+            self._artifacts.add(key)
+            self.append("artifact", path=key[0], under=under)
 
     def since(self, offset: int) -> list[tuple[dict[str, Any], int]]:
         """The whole lines from byte `offset` on, each with the offset behind it."""

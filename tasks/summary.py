@@ -1,31 +1,33 @@
-"""What a stage did, as a line for a person and as an artifact on its run."""
+"""What a stage did, as a table on its run."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from prefect.artifacts import create_markdown_artifact
 
 
-def lines(summary: Any) -> dict[str, str]:
-    """The fields of a summary that a person wants to read; mappings as `key value, key value`."""
-    return {field.name: _text(getattr(summary, field.name)) for field in dataclasses.fields(summary) if field.repr}
-
-
-def sentence(summary: Any) -> str:
-    return "; ".join(f"{key} {value}" for key, value in lines(summary).items())
-
-
 def publish(key: str, summary: Any, **more: str) -> None:
-    """Put a summary on the run as a table."""
-    rows = {**lines(summary), **more}
+    """Put the fields of a summary on the run as a table, and its data frames below it."""
+    values = {field.name: getattr(summary, field.name) for field in dataclasses.fields(summary) if field.repr}
+    frames = [value for value in values.values() if isinstance(value, pd.DataFrame)]
+    rows = {name: _text(value) for name, value in values.items() if not isinstance(value, pd.DataFrame)} | more
     table = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in rows.items())
-    create_markdown_artifact(f"| {key} | |\n|---|---|\n{table}\n", key=key)
+    below = "".join(f"\n{_markdown(frame)}\n" for frame in frames)
+    create_markdown_artifact(f"| {key} | |\n|---|---|\n{table}\n{below}", key=key)
+
+
+def counts(**values: int) -> str:
+    """`3 written, 2 skipped`: what is not zero."""
+    return ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in values.items() if value) or "nothing"
 
 
 def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_text(item)}" for key, item in value.items())
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value) if not isinstance(value, Path) else value.as_posix()
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _markdown(frame: pd.DataFrame) -> str:
+    lines = [frame.columns.tolist(), ["---"] * len(frame.columns), *frame.to_numpy(dtype=object).tolist()]
+    return "\n".join("| " + " | ".join(map(_text, line)) + " |" for line in lines)

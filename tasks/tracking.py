@@ -69,7 +69,7 @@ class TrackedRun(Silent):
         self._journal.append("end", status=status)
         self._ending.set()
         self._thread.join(self._patience)
-        if self._thread.is_alive() or not self.is_delivered:
+        if self._thread.is_alive() or not is_delivered(self._journal.folder):
             _LOGGER.warning(
                 "MLflow at %s has not all of %s; it is kept in %s and delivered when the run goes on",
                 tracking_uri(self._tracking),
@@ -79,14 +79,14 @@ class TrackedRun(Silent):
         self._journal.close()
 
     @property
-    def is_delivered(self) -> bool:
-        return not self._journal.since(self._journal.delivered.offset)
-
-    @property
     def address(self) -> str:
-        """`uri, run id` for a person, or where it waits."""
-        run_id = self._journal.delivered.run_id
-        return f"{tracking_uri(self._tracking)}, run {run_id}" if run_id else f"{self._journal.folder} (not delivered)"
+        return self.address_of(self._journal.folder, self._tracking)
+
+    @staticmethod
+    def address_of(folder: Path, tracking: TrackingConfig) -> str:
+        """Server and run id for a person, or where the run waits."""
+        run_id = read_delivered(folder).run_id
+        return f"{tracking_uri(tracking)}, run {run_id}" if run_id else f"{folder} (not delivered)"
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         self._journal.metrics(values, step)
@@ -99,7 +99,7 @@ class TrackedRun(Silent):
 
     def artifact(self, path: Path, under: str = "") -> None:
         """Keep a file or a folder with the run."""
-        self._journal.append("artifact", path=str(Path(path).resolve()), under=under)
+        self._journal.artifact(path, under)
 
     def tag(self, **tags: str) -> None:
         self._journal.append("tags", tags=tags)
@@ -158,24 +158,34 @@ class TrackedRun(Silent):
         return run_id
 
     def _tell(self, client: "MlflowClient", run_id: str, record: dict[str, Any]) -> None:
+        from mlflow.entities import Param, RunTag
+
         if record["kind"] == "start":
             client.update_run(run_id, status="RUNNING")
             before = client.get_run(run_id).data.params
-            for key, value in record["params"].items():
-                if key not in before:
-                    client.log_param(run_id, key, value)
-                elif before[key] != value:  # MLflow's parameters cannot change
-                    client.set_tag(run_id, f"changed.{key}", value)
-            for key, value in record["tags"].items():
-                client.set_tag(run_id, key, value)
+            params = record["params"]
+            # MLflow's parameters cannot change
+            changed = {f"changed.{key}": value for key, value in params.items() if before.get(key, value) != value}
+            client.log_batch(
+                run_id,
+                params=[Param(key, value) for key, value in params.items() if key not in before],
+                tags=[RunTag(key, value) for key, value in {**record["tags"], **changed}.items()],
+            )
         elif record["kind"] == "tags":
-            for key, value in record["tags"].items():
-                client.set_tag(run_id, key, value)
+            client.log_batch(run_id, tags=[RunTag(key, value) for key, value in record["tags"].items()])
         elif record["kind"] == "artifact" and (path := Path(record["path"])).exists():
-            log = client.log_artifacts if path.is_dir() else client.log_artifact
-            log(run_id, str(path), record["under"] or None)
+            if path.is_dir():
+                client.log_artifacts(run_id, str(path), f"{record['under']}/{path.name}".lstrip("/"))
+            else:
+                client.log_artifact(run_id, str(path), record["under"] or None)
         elif record["kind"] == "end":
             client.set_terminated(run_id, record["status"])
+
+
+def is_delivered(folder: Path) -> bool:
+    """Whether a server has all of the run that `folder` keeps."""
+    journal = folder / "journal.jsonl"
+    return journal.exists() and read_delivered(folder).offset == journal.stat().st_size
 
 
 def start_afresh(folder: Path) -> None:

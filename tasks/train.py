@@ -10,7 +10,7 @@ from core.train import train as train_learner
 from tasks.policies import LOCAL
 from tasks.reporting import Reporting
 from tasks.stopping import run_until_stopped
-from tasks.summary import publish, sentence
+from tasks.summary import publish
 from tasks.tracking import TrackedRun
 
 
@@ -28,6 +28,18 @@ def train(config: TrainConfig, tracking: TrackingConfig) -> TrainSummary:
         Reporting("train", tracked) as report,
     ):
         summary = run_until_stopped(lambda stop: train_learner(config, report=report, stop=stop))
-        report.message(sentence(summary))
+        report.message(describe(summary))
+        if summary.best_step is not None:
+            tracked.artifact(Path(summary.run) / f"step_{summary.best_step:08d}", "checkpoint")
     publish("train", summary, mlflow=tracked.address)
     return summary
+
+
+def describe(summary: TrainSummary) -> str:
+    """Where the training stands, in a line."""
+    best = ""
+    if summary.best_step is not None:
+        best = f"; best CRPS {summary.best['crps']:.4f} at step {summary.best_step}"
+    if summary.finished and not summary.steps_per_second:
+        return f"skipped: finished at step {summary.step} by {summary.ended}{best}"
+    return f"{summary.step} steps, ended by {summary.ended}{best}; checkpoints {summary.run}"
