@@ -1,0 +1,145 @@
+"""The newest frames of an archive, cut and normalised as a trained model sees them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.config import ForecastConfig
+from core.episodes.frames import MISSING, Frames
+from core.errors import FewcastError
+from core.meta.checks import Examples
+from core.model import Model
+from core.mosaic import spread_tiles, tile_origins
+
+
+@dataclass(frozen=True)
+class Newest:
+    """An area of an archive as a model sees it: which slots may start a forecast, and normalised windows of tiles."""
+
+    frames: Frames
+    model: Model
+    area: tuple[slice, slice]
+    step: int  # slots between the frames of a window
+    config: ForecastConfig
+
+    @classmethod
+    def open(cls, config: ForecastConfig, model: Model) -> "Newest":
+        frames = Frames.open(config.archive, model.spec.channels)
+        rows, columns = frames.archive.shape
+        bottom = config.y0 + config.height if config.height else rows
+        right = config.x0 + config.width if config.width else columns
+        if not (config.y0 < bottom <= rows and config.x0 < right <= columns):
+            raise FewcastError(
+                "the area lies outside the archive",
+                found=f"rows {config.y0} to {bottom} and columns {config.x0} to {right} of {rows} x {columns}",
+                mend="choose forecast.y0, x0, height and width inside it",
+            )
+        cadence = frames.archive.cadence_minutes
+        if model.spec.lead_minutes[0] % cadence:
+            raise FewcastError(
+                f"the archive {config.archive} does not fit the run {config.run}",
+                found=f"frames every {cadence} minutes, {model.spec.lead_minutes[0]} trained with",
+                mend="give the archive that the run's episodes were built from",
+            )
+        area = (slice(config.y0, bottom), slice(config.x0, right))
+        return cls(frames, model, area, model.spec.lead_minutes[0] // cadence, config)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.area[0].stop - self.area[0].start, self.area[1].stop - self.area[1].start
+
+    @property
+    def kind(self) -> str:
+        return self.frames.archive.kind_of[self.model.spec.channels[0]]
+
+    def _complete(self, first: int, last: int) -> np.ndarray:
+        """Slots t whose frames t + first .. t + last steps are all usable."""
+        usable = self.frames.usable(allow_partial=True)
+        good = np.ones_like(usable)
+        for offset in range(first, last + 1):
+            shifted = np.zeros_like(usable)
+            shift = offset * self.step
+            source = usable[max(shift, 0) : len(usable) + min(shift, 0)]
+            shifted[max(-shift, 0) : max(-shift, 0) + len(source)] = source
+            good &= shifted
+        return good
+
+    def init_slot(self) -> int:
+        ready = np.flatnonzero(self._complete(1 - self.model.spec.input_frames, 0))
+        if self.config.init_time:
+            ready = ready[ready == self._slot(self.config.init_time)]
+        if len(ready) == 0:
+            raise FewcastError(
+                f"the archive {self.frames.archive.url} has no frames to start from"
+                + (f" at {self.config.init_time}" if self.config.init_time else ""),
+                found=f"no {self.model.spec.input_frames} usable frames in a row",
+                mend="ingest more, or choose another forecast.init_time",
+            )
+        return int(ready[-1])
+
+    def _slot(self, text: str) -> int:
+        try:
+            return self.frames.archive.slot(np.datetime64(text.removesuffix("Z").strip().replace(" ", "T"), "s"))
+        except ValueError as error:
+            raise FewcastError(
+                "forecast.init_time names no slot of the archive", found=repr(text), mend=str(error)
+            ) from error
+
+    def support_slots(self, init: int, count: int) -> list[int]:
+        """Init slots of the newest complete windows whose targets had all come by `init`, oldest first."""
+        spec = self.model.spec
+        whole = np.flatnonzero(self._complete(1 - spec.input_frames, spec.target_frames))
+        chosen = whole[whole <= init - spec.target_frames * self.step]
+        return [int(slot) for slot in chosen[len(chosen) - min(count, len(chosen)) :]]
+
+    def inputs(self, init: int) -> np.ndarray:
+        spec = self.model.spec
+        slots = [init + offset * self.step for offset in range(1 - spec.input_frames, 1)]
+        return self._padded(slots, spec.margin_pixels)
+
+    def cut(self, codes: np.ndarray, y: int, x: int) -> Tensor:
+        """Inputs (I, tile + 2m, tile + 2m) of the tile at (y, x) of the area: k*C planes, then their validity."""
+        side = self.model.spec.tile_pixels + 2 * self.model.spec.margin_pixels
+        values, seen = self._normalised(codes[..., y : y + side, x : x + side])
+        return torch.cat([values.flatten(0, 1), seen.float().mean((0, 1))[None]])
+
+    def support(self, slots: list[int]) -> Examples:
+        """Support windows, each at a few tiles spread over the area: x (N, I, ...), y and mask (N, L*C, ...)."""
+        spec = self.model.spec
+        tiles = spread_tiles(tile_origins(self.shape, spec.tile_pixels), self.config.support_tiles)
+        x, targets, masks = [], [], []
+        for slot in slots:
+            before = self.inputs(slot)
+            after = self._padded([slot + (lead + 1) * self.step for lead in range(spec.target_frames)], 0)
+            for top, left in tiles:
+                x.append(self.cut(before, top, left))
+                part = after[..., top : top + spec.tile_pixels, left : left + spec.tile_pixels]
+                values, seen = self._normalised(part)
+                targets.append(values.flatten(0, 1))
+                masks.append(seen.flatten(0, 1))
+        side, planes = spec.tile_pixels, spec.input_frames * len(spec.channels) + 1
+        outer = side + 2 * spec.margin_pixels
+        if not x:
+            empty = torch.empty(0, spec.target_frames * len(spec.channels), side, side)
+            return Examples(torch.empty(0, planes, outer, outer), empty, empty.bool())
+        return Examples(torch.stack(x), torch.stack(targets), torch.stack(masks))
+
+    def _padded(self, slots: list[int], margin: int) -> np.ndarray:
+        """Codes (T, C, Y, X) of the area with its margin, out to at least one tile; missing beyond the archive."""
+        tile = self.model.spec.tile_pixels
+        (top, left), (height, width) = (s.start - margin for s in self.area), (max(n, tile) for n in self.shape)
+        bottom, right = top + height + 2 * margin, left + width + 2 * margin
+        rows, columns = self.frames.archive.shape
+        inside = slice(max(top, 0), min(bottom, rows)), slice(max(left, 0), min(right, columns))
+        codes = self.frames.codes(slots, *inside)
+        pad = ((inside[0].start - top, bottom - inside[0].stop), (inside[1].start - left, right - inside[1].stop))
+        return np.pad(codes, ((0, 0), (0, 0), *pad), constant_values=MISSING)
+
+    def _normalised(self, codes: np.ndarray) -> tuple[Tensor, Tensor]:
+        spec = self.model.spec
+        gain, shift = self.frames.scale / np.array(spec.std), (self.frames.offset - np.array(spec.mean)) / spec.std
+        seen = codes != MISSING
+        values = codes * gain[:, None, None].astype(np.float32) + shift[:, None, None].astype(np.float32)
+        return torch.from_numpy(np.where(seen, values, 0).astype(np.float32)), torch.from_numpy(seen)
