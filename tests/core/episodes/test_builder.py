@@ -1,0 +1,161 @@
+"""Stores: what is in them, the same bytes every time, and what happens when things go wrong."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from core.config import EpisodesConfig
+from core.episodes import EpisodeStore, build, builder
+from core.errors import FewcastError
+from core.report import Silent
+
+Configure = Callable[..., EpisodesConfig]
+
+
+def shards(store: str) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in Path(store, "frames").glob("c.*")}
+
+
+class Told(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.done: list[tuple[int, int, str]] = []
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        self.done.append((done, total, note))
+
+
+@pytest.mark.parametrize("channels", [["vis"], ["vis", "ir"]])
+def test_episodes_are_the_archives_pixels(configure: Configure, channels: list[str]) -> None:
+    config = configure(channels=channels, margin_pixels=2, tile_pixels=12, jitter_pixels=5, compression="lz4")
+    summary = build(config)
+    store = EpisodeStore.open(config.store)
+    assert sum(summary.counts.values()) == len(store.catalog) == summary.built
+    with xr.open_zarr(config.archive, mask_and_scale=False) as archive:
+        three_days = archive.isel(time=slice(144))
+        raw = {"ir": three_days["brightness_temperature"].values[:, 0], "vis": three_days["reflectance"].values[:, 0]}
+    for row in store.catalog.sample(25, random_state=1).itertuples():
+        block = store.read([row.id])[0]
+        for w, start in enumerate([*row.support, *row.query]):
+            for c, name in enumerate(channels):
+                truth = raw[name][start : start + 5, row.y0 - 2 : row.y0 + 14, row.x0 - 2 : row.x0 + 14]
+                assert np.array_equal(block[w, :, c], truth)
+        assert row.query_init[0] == EpisodeStore.open(config.store).init_times([row.id])[1][0, 0]
+    times = xr.open_zarr(config.archive)["time"].values
+    row = store.catalog.iloc[3]
+    assert np.array_equal(np.asarray(row["support_init"], "M8[ns]"), times[row["support"] + 1])
+    assert store.lead_minutes == (30, 60, 90)
+    assert not set(store.catalog["support"].explode()) & set(range(16, 22)), "no window touches a gap"
+    assert not set(store.catalog["query"].explode()) & {*range(71, 76), *range(36, 41), *range(96, 101)}
+
+
+def test_partial_frames_are_used_when_asked_for(configure: Configure) -> None:
+    config = configure(allow_partial=True)
+    plain = configure(store=config.store + "2")
+    more, fewer = build(config).windows, build(plain).windows
+    assert (more["windows"] >= fewer["windows"]).all()
+    assert more["windows"].sum() > fewer["windows"].sum()
+
+
+def test_the_same_bytes_from_threads_from_a_cluster_and_after_a_kill(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(builder, "SHARDS_PER_TASK", 16)
+    first, second, third = (configure(store=configure().store + name) for name in "abc")
+    build(first)
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None, protocol="inproc://"
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        assert build(second, client=client).built > 0
+    assert shards(first.store) == shards(second.store)
+    put, count = builder.open_objects(third.store).__class__.put, [0]
+
+    def failing(self: Any, key: str, data: bytes) -> None:
+        count[0] += 1
+        if count[0] == 60:
+            raise OSError("no space left on device")
+        put(self, key, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(builder.open_objects(third.store).__class__, "put", failing)
+        with pytest.raises(OSError, match="no space"):
+            build(third)
+    with pytest.raises(FewcastError, match="no finished store"):
+        EpisodeStore.open(third.store)
+    torn = sorted(Path(third.store, "frames").glob("c.*"))[0]
+    torn.write_bytes(torn.read_bytes()[:100])
+    summary = build(third)
+    assert summary.skipped > 0, "finished tasks are not done again"
+    assert shards(first.store) == shards(third.store)
+    digests = {EpisodeStore.open(c.store).digest for c in (first, second, third)}
+    assert len(digests) == 1
+
+
+def test_a_second_run_skips_and_says_so(configure: Configure) -> None:
+    config, told = configure(), Told()
+    first = build(config, report=told)
+    assert any("test_both: " in line and "valid windows" in line for line in told.lines)
+    assert told.done[-1][0] == told.done[-1][1]
+    again = Told()
+    second = build(config, report=again)
+    assert (second.built, second.skipped, second.digest) == (0, first.built, first.digest)
+    assert "nothing to do" in again.lines[-1]
+
+
+def test_another_seed_gives_other_episodes_and_other_settings_are_refused(configure: Configure) -> None:
+    config = configure()
+    build(config)
+    other = configure(seed=1, store=config.store + "1")
+    build(other)
+    a, b = (EpisodeStore.open(c.store).catalog for c in (config, other))
+    assert a["seed"].tolist() != b["seed"].tolist()
+    with pytest.raises(FewcastError, match=r"other settings \(tile_pixels\).*found tile_pixels = 16 there, 12 asked"):
+        build(configure(tile_pixels=12))
+
+
+def test_normalisation_is_of_training_pixels_alone(configure: Configure) -> None:
+    config = configure()
+    build(config)
+    store = EpisodeStore.open(config.store)
+    from core.episodes.lattice import lattice
+
+    tiles = lattice(config, (56, 83))
+    with xr.open_zarr(config.archive) as archive:
+        frames = archive["brightness_temperature"][:48, 0].values
+    good = [t for t in range(48) if t not in (20, 21, 40)]
+    pixels = np.concatenate(
+        [frames[good, t.y0 : t.y0 + 16, t.x0 : t.x0 + 16].ravel() for t in tiles.itertuples() if t.split == "train"]
+    )
+    assert store.normalisation.mean[0] == pytest.approx(np.nanmean(pixels.astype(float)), rel=1e-6)
+    assert store.normalisation.std[0] == pytest.approx(np.nanstd(pixels.astype(float)), rel=1e-5)
+
+
+def test_what_cannot_be_built_is_explained_with_counts(configure: Configure) -> None:
+    with pytest.raises(FewcastError, match=r"no train episode can be drawn.*found \d+ valid windows \(\d+ starts\) in"):
+        build(configure(support_windows=30, query_windows=30))
+    with pytest.raises(FewcastError, match=r"no usable frame at the splits' times: found \d+ slots wanted, 139 usable"):
+        build(
+            configure(
+                {
+                    name: [{"start": f"2022-0{m}-01", "end": f"2022-0{m}-02"}]
+                    for m, name in enumerate(("train", "validation", "test"), 2)
+                }
+            )
+        )
+    with pytest.raises(FewcastError, match="cannot give the channels ir, wv: found ir, vis"):
+        build(configure(channels=["ir", "wv"]))
+    with pytest.raises(FewcastError, match="no archive at"):
+        build(configure(archive="nowhere.zarr"))
+    assert not Path(configure().store, "zarr.json").exists()
