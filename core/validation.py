@@ -123,7 +123,7 @@ def _picture(rows: Sequence[tuple[str, torch.Tensor]], leads: Sequence[int]) -> 
         low, high = (0.0, 1.0) if name == "spread" else (-2.5, 2.5)
         step = len(planes) // len(leads)  # the first channel of each lead
         for axis, lead, plane in zip(row, leads, planes[::step], strict=True):
-            axis.imshow(plane.cpu(), vmin=low, vmax=high, cmap="magma" if name == "spread" else "gray")
+            axis.imshow(plane.cpu().numpy(), vmin=low, vmax=high, cmap="magma" if name == "spread" else "gray")
             axis.set_title(f"{name}, {lead} min", fontsize=7)
             axis.set_axis_off()
     return figure

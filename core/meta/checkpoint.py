@@ -61,7 +61,13 @@ def save(
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
         _write(beside / _TENSORS, data)
-        body = {"format": _FORMAT, "step": step, "tensors_sha256": _sha256(data), "meta": dict(meta)}
+        body = {
+            "format": _FORMAT,
+            "step": step,
+            "tensors": list(tensors),  # their order, since noise is drawn in it and safetensors keeps another
+            "tensors_sha256": _sha256(data),
+            "meta": dict(meta),
+        }
         _write(beside / _META, json.dumps(body | {"sha256": _digest(body)}, indent=1).encode())
         _fsync_directory(beside)
         if target.exists():
@@ -104,7 +110,10 @@ def load(run: Path, step: int) -> Checkpoint:
             raise ValueError(f"it says that it is of step {body['step']}")
         if _sha256(data) != body["tensors_sha256"]:
             raise ValueError(f"{_TENSORS} is truncated or altered: {len(data)} bytes of another digest")
-        return Checkpoint(path, step, safetensors.torch.load(data), body["meta"], digest)
+        # Copies: views into the file's bytes are not aligned as fresh tensors are, and kernels may then sum otherwise.
+        unordered = safetensors.torch.load(data)
+        tensors = {name: unordered[name].clone() for name in body["tensors"]}
+        return Checkpoint(path, step, tensors, body["meta"], digest)
     except OSError as error:
         raise _unusable(path, f"{Path(error.filename or path).name}: {error.strerror}") from error
     except (ValueError, KeyError, SafetensorError) as error:

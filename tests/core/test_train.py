@@ -1,0 +1,236 @@
+"""Training runs: the same bits however often they are stopped, and one clear line for what cannot go on."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.config import InnerConfig, NetworkConfig, OuterConfig, TrainConfig
+from core.episodes.store import EpisodeStore
+from core.errors import FewcastError
+from core.meta import checkpoint
+from core.model import Model
+from core.report import Silent
+from core.train import train
+
+
+class Recorder(Silent):
+    def __init__(self):
+        self.values, self.messages, self.figures, self.done = {}, [], [], []
+
+    def metrics(self, values, step):
+        self.values.setdefault(step, {}).update(values)
+
+    def message(self, text):
+        self.messages.append(text)
+
+    def figure(self, name, figure, step):
+        self.figures.append((name, step))
+
+    def progress(self, done, total, note=""):
+        self.done.append((done, total))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def config(tiny_store, tmp_path) -> TrainConfig:
+    return configured(tiny_store, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tiny_store, tmp_path_factory) -> Path:
+    """The run of `config`, never stopped."""
+    torch.set_num_threads(1)
+    config = configured(tiny_store, tmp_path_factory.mktemp("unbroken"))
+    train(config)
+    return Path(config.run)
+
+
+def configured(store: str, folder: Path) -> TrainConfig:
+    return TrainConfig(
+        episodes=store,
+        run=str(folder / "run"),
+        network=NetworkConfig(width=4, depth=1),
+        inner=InnerConfig(steps=2, rate=0.1),
+        pretrain_steps=4,
+        steps=8,
+        meta_batch=2,
+        warmup_steps=2,
+        validate_every=5,
+        validation_episodes=3,
+        validation_members=2,
+        averaging=0.9,
+        device="cpu",
+    )
+
+
+def variant(config: TrainConfig, **changes) -> TrainConfig:
+    return TrainConfig.model_validate(config.model_dump() | changes)
+
+
+def bits(run: str | Path) -> dict[str, bytes]:
+    found = checkpoint.load_latest(Path(run))
+    return {name: tensor.numpy().tobytes() for name, tensor in found.tensors.items()}
+
+
+def stop_after(calls: int):
+    count = iter(range(10_000))
+    return lambda: next(count) >= calls
+
+
+def test_a_run_trains_validates_reports_and_ends(config):
+    report = Recorder()
+    summary = train(config, report=report)
+    assert (summary.step, summary.finished, summary.ended) == (12, True, "its steps")
+    assert checkpoint.steps(Path(config.run)) == sorted({4, 10, 12, summary.best_step})
+    validated = {step for step, values in report.values.items() if "validation/crps" in values}
+    assert validated == {4, 5, 10, 12}
+    assert [step for _, step in report.figures] == [4, 5, 10, 12]
+    assert report.values[12]["validation/crps"] >= summary.best["crps"]
+    assert summary.best["gain"] == pytest.approx(1 - summary.best["crps"] / summary.best["prior_crps"])
+    for name in (
+        "train/loss",
+        "train/data",
+        "train/kl",
+        "train/support_improvement",
+        "train/gradient_norm",
+        "train/learning_rate",
+        "train/steps_per_second",
+        "noise/std_30min",
+        "noise/std_60min",
+        "prior_log_std/encoder.0",
+        "inner/rate",
+    ):
+        assert name in report.values[12], name
+    assert report.done[-1] == (12, 12)
+
+
+def test_training_lowers_the_validation_crps(config):
+    report = Recorder()
+    train(variant(config, pretrain_steps=30, steps=1, averaging=0), report=report)
+    assert report.values[30]["validation/crps"] < 0.9 * report.values[5]["validation/crps"]
+
+
+@pytest.mark.parametrize("stops", [[3, 0, 1], [6]])
+def test_stopped_and_resumed_gives_the_bits_of_the_unbroken_run(config, unbroken, stops):
+    for calls in stops:
+        summary = train(config, stop=stop_after(calls))
+        assert not summary.finished
+        assert summary.ended == "a request to stop"
+    summary = train(config)
+    assert summary.finished
+    assert bits(config.run) == bits(unbroken)
+    assert checkpoint.load_latest(unbroken).meta["progress"]["best"] == summary.best
+    assert checkpoint.steps(Path(config.run)) == checkpoint.steps(unbroken)
+
+
+def test_segments_give_the_bits_of_the_unbroken_run(config, unbroken):
+    seen = []
+    while not (summary := train(config, segment=5)).finished:
+        seen.append(summary.step)
+    assert seen == [5, 10]
+    assert bits(config.run) == bits(unbroken)
+
+
+def test_a_finished_run_is_not_trained_again(config, unbroken):
+    before, report = bits(unbroken), Recorder()
+    summary = train(variant(config, run=str(unbroken)), report=report)
+    assert (summary.step, summary.finished, summary.ended) == (12, True, "its steps")
+    assert not report.done
+    assert bits(unbroken) == before
+
+
+def test_the_budget_ends_a_run_with_a_validation_and_counts_across_calls(config):
+    now = iter(float(i) for i in range(100_000))  # each look at the clock takes a second
+    summary = train(variant(config, budget_minutes=0.5), stop=stop_after(2), clock=lambda: next(now))
+    assert not summary.finished
+    summary = train(variant(config, budget_minutes=0.5), clock=lambda: next(now))
+    assert (summary.finished, summary.ended) == (True, "the budget")
+    assert summary.step < 12
+    assert summary.best["crps"] > 0
+
+
+def test_early_stopping(config):
+    summary = train(variant(config, learning_rate=1e-9, validate_every=1, patience=1, averaging=0.0, steps=50))
+    assert (summary.ended, summary.finished) == ("early stopping", True)
+    assert summary.step < 54
+
+
+@pytest.mark.parametrize("learner", ["maml", "pooled"])
+def test_the_other_learners_train(config, learner):
+    summary = train(variant(config, learner=learner))
+    assert summary.finished
+    assert ("prior_crps" in summary.best) == (learner == "maml")
+
+
+def test_fork_starts_from_the_best_of_another_run(config, unbroken):
+    report = Recorder()
+    fork = variant(config, fork=str(unbroken), steps=1, learning_rate=1e-12)
+    inner = fork.inner.model_copy(update={"steps": 3})  # its learned rates have another shape
+    summary = train(fork.model_copy(update={"inner": inner}), report=report)
+    assert summary.step == 5
+    assert str(unbroken) in report.messages[0]
+    theirs, ours = Model.load(unbroken).state.theta, Model.load(fork.run).state.theta
+    for name, leaf in theirs.items():
+        if not name.startswith("log_rate/"):
+            torch.testing.assert_close(ours[name], leaf, rtol=0, atol=1e-6)
+
+
+def test_a_changed_setting_is_said_when_going_on(config):
+    train(config, stop=stop_after(5))
+    report = Recorder()
+    train(variant(config, learning_rate=5e-4), report=report)
+    assert report.messages == ["going on from step 6 with learning_rate 0.001 -> 0.0005"]
+
+
+def test_another_architecture_is_refused_and_nothing_lost(config):
+    train(config, stop=stop_after(5))
+    before = bits(config.run)
+    with pytest.raises(FewcastError, match="another architecture"):
+        train(variant(config, network=NetworkConfig(width=8, depth=1)))
+    assert bits(config.run) == before
+
+
+def test_a_truncated_newest_checkpoint_falls_back_to_the_one_before(config, unbroken):
+    train(config, stop=stop_after(10))
+    newest = Path(config.run) / f"step_{checkpoint.steps(Path(config.run))[-1]:08d}" / "tensors.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    report = Recorder()
+    train(config, report=report)
+    assert "passed over" in report.messages[0]
+    assert bits(config.run) == bits(unbroken)
+
+
+def test_a_changed_episode_store_is_refused(config, tiny_store, tmp_path):
+    copy = tmp_path / "episodes.zarr"
+    shutil.copytree(tiny_store, copy)
+    config = variant(config, episodes=str(copy))
+    train(config, stop=stop_after(5))
+    root = copy / "zarr.json"
+    text = root.read_text()
+    digest = EpisodeStore.open(str(copy)).digest
+    root.write_text(text.replace(digest, "0" * len(digest)))
+    with pytest.raises(FewcastError, match="is not the one that this run was trained on"):
+        train(config)
+
+
+def test_a_diverging_run_says_the_mend_and_keeps_its_checkpoint(config):
+    train(config, stop=stop_after(6))
+    wild = variant(config, learning_rate=1.0, decay="none", steps=200, outer=OuterConfig(scalar_rate=1e4))
+    with pytest.raises(FewcastError, match="lower train"):
+        train(wild)
+    assert checkpoint.load_latest(Path(config.run)).step >= 7
+
+
+def test_no_pooled_checkpoint_without_pooled_steps(config):
+    train(variant(config, pretrain_steps=0, steps=2))
+    with pytest.raises(FewcastError, match="no pooled steps"):
+        Model.load(config.run, "pretrained")
