@@ -57,14 +57,14 @@ def forecast_dataset(
         coords={
             "member": np.arange(len(members), dtype=np.int32),
             "lead_time": lead.astype("timedelta64[ns]"),
-            "channel": list(spec.channels),
+            "channel": np.array(spec.channels, object),
             "y": grid.y,
             "x": grid.x,
             "init_time": init_time.astype("M8[ns]"),
             "valid_time": ("lead_time", init_time.astype("M8[ns]") + lead.astype("timedelta64[ns]")),
             "crs": ((), np.int32(0), grid.crs),
         }
-        | ({"event": [threshold.name for threshold in config.thresholds]} if events else {}),
+        | ({"event": np.array([threshold.name for threshold in config.thresholds], object)} if events else {}),
         attrs={"Conventions": "CF-1.11", "title": "Satellite nowcast", "source": f"fewcast {version('fewcast')}"},
     )
     return _describe(dataset, config, spec, view.kind)

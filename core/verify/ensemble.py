@@ -57,14 +57,24 @@ class Ensemble:
         return error - (error - fair) * ((n - 1) / n)
 
     def cdf(self, y: Float[Tensor, " *shape"]) -> Float[Tensor, " *shape"]:
-        """Randomised PIT: uniform when y and the members are exchangeable, ties broken at random.
+        """Randomised PIT: uniform when y is a draw of the forecast distribution, ties broken at random.
 
-        (members below y + u (members equal to y + 1)) / (S + 1), u uniform and seeded.
+        Draws: (members below y + u (members equal to y + 1)) / (S + 1), u uniform and seeded. Quantiles: the member
+        of rank i stands for the probabilities from (i - 1/2) / S on, so the two outer bins are half as wide.
         """
+        n = len(self.members)
         below = (self.members < y).sum(0).to(y.dtype)
         equal = (self.members == y).sum(0).to(y.dtype)
-        u = torch.rand(y.shape, generator=torch.Generator().manual_seed(self.seed), dtype=y.dtype)
-        return (below + u * (equal + 1)) / (len(self.members) + 1)
+        u = torch.rand(y.shape, generator=torch.Generator().manual_seed(self.seed), dtype=y.dtype).to(y.device)
+        if not self.quantiles:
+            return (below + u * (equal + 1)) / (n + 1)
+        low, high = (below - 0.5).clamp(0, n), (below + equal + 0.5).clamp(0, n)
+        return (low + u * (high - low)) / n
+
+    @property
+    def is_point(self) -> bool:
+        """Whether there is a single member, which has neither spread nor intervals."""
+        return len(self.members) == 1
 
     def exceedance(self, threshold: float) -> Float[Tensor, " *shape"]:
         """Share of members above the threshold."""

@@ -8,7 +8,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from core.verify.colours import LEARNERS, MARKERS, image_style
 from core.verify.statistics import PIT_BINS, pit_histogram
@@ -42,7 +41,7 @@ def calibration(windows: pd.DataFrame, table: pd.DataFrame, split: str) -> Figur
     """PIT histograms, coverage against its nominal value, and spread over skill by lead time."""
     rows = table[(table["split"] == split) & (table["reference"] == "")]
     rows = rows[(rows["channel"] == _channel(rows)) & (rows["holdout"] == _widest(rows))]
-    density = [name for name in dict.fromkeys(rows["learner"]) if name != "persistence"]  # a point has no spread
+    density = list(dict.fromkeys(rows[rows["metric"] == "spread_skill"]["learner"]))  # a point has no spread
     figure = Figure(figsize=(12, 3.9), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     edges = np.linspace(0, 1, PIT_BINS + 1)
@@ -81,50 +80,76 @@ def forecast_sheet(
     low, high = _limits(np.concatenate([inputs.ravel(), *(v.ravel() for v in images.values())]))
     spreads = [values for name, values in rows.items() if name.startswith("spread")]
     widest = float(np.nanmax(np.stack(spreads))) if spreads else 1.0
-    height, width = inputs.shape[-2:]
-    cell = 1.55
-    figure = Figure(
-        figsize=(1.3 + cell * columns + 0.9, 0.5 + cell * height / width * (1 + len(rows)) + 0.25),
-        layout=ConstrainedLayoutEngine(w_pad=0.015, h_pad=0.015, wspace=0.0, hspace=0.0),
-    )
-    grid = figure.subplots(1 + len(rows), columns, squeeze=False)
-    for axis in grid.ravel():
-        axis.set_axis_off()
+    page = _Page(inputs.shape[-2:], columns, 1 + len(rows), title)
     step = lead_minutes[1] - lead_minutes[0] if len(lead_minutes) > 1 else lead_minutes[0]
+    first = columns - len(inputs)
     for i, frame in enumerate(inputs):
-        axis = grid[0, columns - len(inputs) + i]
+        axis = page.axis(0, first + i, label="inputs" if i == 0 else "")
         picture = _image(axis, frame, style.colours, low, high)
-        axis.set_title(f"{(i + 1 - len(inputs)) * step:+d} min" if i + 1 < len(inputs) else "init", fontsize=8)
-    _row_label(grid[0, columns - len(inputs)], "inputs")
+        ago = (i + 1 - len(inputs)) * step
+        axis.set_title(f"{ago:+d} min" if ago else "init", fontsize=8, pad=3)
     spread_picture = None
     for r, (name, frames) in enumerate(rows.items(), start=1):
         for i, frame in enumerate(frames):
-            axis = grid[r, i]
+            axis = page.axis(r, i, label=name if i == 0 else "")
             if name.startswith("spread"):
                 spread_picture = _image(axis, frame, "magma", 0.0, widest)
             else:
                 _image(axis, frame, style.colours, low, high)
             if r == 1:
-                axis.set_title(f"+{lead_minutes[i]} min", fontsize=8)
-        _row_label(grid[r, 0], name)
-    figure.colorbar(picture, ax=list(grid[:, -1]), shrink=0.45, anchor=(0, 0.9), label=style.label)
+                axis.set_title(f"+{lead_minutes[i]} min", fontsize=8, pad=3)
+    page.colour_bar(picture, style.label, 0)
     if spread_picture is not None:
-        figure.colorbar(spread_picture, ax=list(grid[:, -1]), shrink=0.45, anchor=(0, 0.1), label="spread")
-    if title:
-        figure.suptitle(title, fontsize=10)
-    return figure
+        page.colour_bar(spread_picture, "spread (std)", 1)
+    return page.figure
+
+
+class _Page:
+    """A grid of equal images laid out in inches, with row labels on the left and two colour bars on the right."""
+
+    left, right, gap, head = 1.05, 0.95, 0.05, 0.22
+
+    def __init__(self, shape: tuple[int, ...], columns: int, rows: int, title: str) -> None:
+        self.width = float(np.clip(11.0 / columns, 1.2, 2.6))
+        self.height = self.width * shape[0] / shape[1]
+        self.top = 0.35 if title else 0.1
+        self.size = (
+            self.left + columns * (self.width + self.gap) + self.right,
+            self.top + 2 * self.head + rows * (self.height + self.gap) + 0.1,
+        )
+        self.figure = Figure(figsize=self.size)
+        if title:
+            self.figure.text(self.left / self.size[0], 1 - 0.22 / self.size[1], title, fontsize=10)
+
+    def _place(self, x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
+        """Inches from the top left corner to matplotlib's fractions from the bottom left."""
+        across, down = self.size
+        return x / across, 1 - (y + height) / down, width / across, height / down
+
+    def axis(self, row: int, column: int, label: str = "") -> Axes:
+        x = self.left + column * (self.width + self.gap)
+        y = self.top + self.head * (1 + (row > 0)) + row * (self.height + self.gap)
+        axis = self.figure.add_axes(self._place(x, y, self.width, self.height))
+        if label:
+            axis.set_ylabel(label.replace(": ", ":\n"), fontsize=8, rotation=0, ha="right", va="center", labelpad=6)
+        return axis
+
+    def colour_bar(self, picture: AxesImage, label: str, place: int) -> None:
+        """One of two bars in the right margin: 0 above, 1 below."""
+        length = min(2.6, 0.42 * self.size[1])
+        y = self.top + self.head if place == 0 else self.size[1] - length - 0.1
+        axis = self.figure.add_axes(self._place(self.size[0] - self.right + 0.1, y, 0.13, length))
+        bar = self.figure.colorbar(picture, cax=axis)
+        bar.set_label(label, fontsize=8)
+        bar.ax.tick_params(labelsize=7)
+        bar.outline.set_linewidth(0.5)
 
 
 def _image(axis: Axes, frame: np.ndarray, colours: Colormap | str, low: float, high: float) -> AxesImage:
-    axis.set_axis_on()
     axis.set(xticks=[], yticks=[], facecolor="#d9a0a0")  # what is missing shows as the ground colour
     for spine in axis.spines.values():
         spine.set(color="0.6", linewidth=0.5)
     return axis.imshow(frame, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
-
-
-def _row_label(axis: Axes, text: str) -> None:
-    axis.set_ylabel(text.replace(": ", ":\n"), fontsize=8, rotation=0, ha="right", va="center")
 
 
 def _limits(values: np.ndarray) -> tuple[float, float]:

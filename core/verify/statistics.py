@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from core.verify.ensemble import Prediction
+from core.verify.ensemble import Ensemble, Prediction
 from core.verify.mixture import Mixture
 
 COVERAGES = (0.50, 0.90, 0.95)
@@ -30,30 +30,33 @@ def window_statistics(
     """Sums over the observed pixels of each window and output, as float64 arrays (N, O).
 
     The point forecast of `error`, `absolute_error` and `squared_error` is the predictive mean; the sign of
-    `error` is forecast minus observation. `nll` exists for densities alone. Raises ValueError where the
+    `error` is forecast minus observation. `nll` exists for densities alone, spread,
+    coverage and PIT not for a point forecast. Raises ValueError where the
     forecast is not finite, because a NaN in a sum would hide which window it came from.
     """
     error = prediction.mean() - y
-    pit = prediction.cdf(y)
     fields = {
         "count": torch.ones_like(y),
         "error": error,
         "absolute_error": error.abs(),
         "squared_error": error.square(),
-        "variance": prediction.variance().expand_as(y),
         "crps": prediction.crps(y),
     }
     if isinstance(prediction, Mixture):
         fields["nll"] = prediction.nll(y)
-    for coverage in COVERAGES:
-        fields[f"inside_{coverage:.0%}"] = ((pit - 0.5).abs() <= coverage / 2).to(y.dtype)
+    if not (isinstance(prediction, Ensemble) and prediction.is_point):
+        pit = prediction.cdf(y)
+        fields["variance"] = prediction.variance().expand_as(y)
+        for coverage in COVERAGES:
+            fields[f"inside_{coverage:.0%}"] = ((pit - 0.5).abs() <= coverage / 2).to(y.dtype)
+        bins = (pit * PIT_BINS).long().clamp(0, PIT_BINS - 1)
+        fields |= {name: (bins == i).to(y.dtype) for i, name in enumerate(PIT_COLUMNS)}
     sums = {name: _sum(values, mask) for name, values in fields.items()}
     for name, values in sums.items():
         if not np.isfinite(values).all():
             window = int(np.argwhere(~np.isfinite(values))[0][0])
             raise ValueError(f"the forecast of window {window} of the batch has a {name} that is not finite")
-    bins = (pit * PIT_BINS).long().clamp(0, PIT_BINS - 1)
-    return sums | {name: _sum((bins == i).to(y.dtype), mask) for i, name in enumerate(PIT_COLUMNS)}
+    return sums
 
 
 def metrics(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,10 +74,11 @@ def metrics(state: Mapping[str, Any]) -> dict[str, Any]:
             "mae": state["absolute_error"] / count,
             "rmse": rmse,
             "bias": state["error"] / count,
-            "spread_skill": np.sqrt(state["variance"] / count) / np.where(rmse > 0, rmse, np.nan),
         }
-        for coverage in COVERAGES:
-            values[f"coverage_{coverage:.0%}".replace("%", "")] = state[f"inside_{coverage:.0%}"] / count
+        if "variance" in state:
+            values["spread_skill"] = np.sqrt(state["variance"] / count) / np.where(rmse > 0, rmse, np.nan)
+            for coverage in COVERAGES:
+                values[f"coverage_{coverage:.0%}".replace("%", "")] = state[f"inside_{coverage:.0%}"] / count
         if "nll" in state:
             values["nll"] = state["nll"] / count
     return values
