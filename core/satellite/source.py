@@ -110,7 +110,7 @@ def opened(granule: Granule, config: IngestConfig) -> Iterator[Image]:
 
         files = _Files(parts, lambda part: stack.enter_context(hdf5.opened(content(part))))
         try:
-            yield system(config).open(granule, files, config)
+            yield checked(granule, files, config)
         except CorruptGranule as error:
             failure = next((blocks.failure for blocks in ranged if blocks.failure), None)
             if failure is not None:
@@ -118,6 +118,12 @@ def opened(granule: Granule, config: IngestConfig) -> Iterator[Image]:
             raise
         if not all(remote.retried(blocks.unchanged, config, granule.url) for blocks in ranged):
             raise UnavailableGranule(Reason.VANISHED, f"{granule.url} was replaced while it was read")
+
+
+def checked(granule: Granule, files: Sequence[h5py.File], config: IngestConfig) -> Image:
+    """The system's reader on opened files; whatever else a damaged header makes it raise is `CorruptGranule` too."""
+    with hdf5.guarded("header"):
+        return system(config).open(granule, files, config)
 
 
 class _Files(Sequence[h5py.File]):
