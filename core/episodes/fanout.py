@@ -1,9 +1,11 @@
 """Many calls at once: on threads of this machine, or on a Dask cluster when there is one."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import dask
+import dask.threaded
 from dask.callbacks import Callback
 
 from core.report import Report, Silent
@@ -20,7 +22,9 @@ def fan_out(
         return []
     if client is None:
         with _Progress(report, len(items), note):
-            return list(dask.compute(*[dask.delayed(call, pure=False)(item) for item in items], scheduler="threads"))
+            # Bound beforehand, since Dask would search every argument for collections of its own.
+            tasks = [dask.delayed(partial(call, item), pure=False)() for item in items]
+            return list(dask.compute(*tasks, scheduler=dask.threaded.get))
     from distributed import as_completed
 
     futures = client.map(call, list(items), pure=False)
