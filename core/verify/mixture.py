@@ -34,7 +34,7 @@ class Mixture:
         The mixture *is* the predictive distribution, so no (S + 1) / S correction belongs here.
         """
         noise = self.std.square()
-        if self._own_std:
+        if self.std.ndim == self.means.ndim:  # a leading axis of S, or of 1 where all samples share one scale
             noise = noise.mean(0)
         return noise + self.means.var(0, correction=0)
 
