@@ -145,9 +145,9 @@ class _Run:
             for item in waiting:
                 yield from self._day(*item)
             waiting.clear()
-        if waiting and self.archive is None and refusal is not None:
+        if refusal is not None and self.archive is None:
             raise refusal
-        for item in waiting:
+        for item in waiting if self.archive is not None else ():
             yield from self._day(*item)
 
     def _open(self, grid: Grid, stack: ExitStack) -> None:
