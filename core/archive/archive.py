@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from typing import Any, Literal
@@ -10,27 +9,16 @@ from typing import Any, Literal
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from core.archive import layout, shard
-from core.archive.layout import PACKINGS, Packing, Status
+from core.archive.days import Days, Stored
+from core.archive.layout import Status
 from core.archive.objects import Objects, open_objects
+from core.archive.packing import PACKINGS, Packing, pack, unpack
 from core.errors import FewcastError
-from core.satellite.granule import PHYSICAL_RANGE, Frame, Grid, Kind, Reason
-
-DAILY: Mapping[str, type[np.generic]] = {"status": np.uint8, "reason": np.uint8, "out_of_range": np.uint32}
-
-
-@dataclass(frozen=True)
-class Stored:
-    """What became of one channel's frame: what to record about it once it is durable."""
-
-    slot: int
-    channel: str
-    status: Status
-    reason: Reason = Reason.NONE
-    out_of_range: int = 0
-    observation_time: np.datetime64 | None = None
+from core.satellite.granule import Frame, Grid, Kind, Reason
 
 
 class Archive:
@@ -48,7 +36,7 @@ class Archive:
         self.objects: Objects = open_objects(url)
         if self.objects.get("zarr.json") is None:
             raise FewcastError(f"no archive at {url}", found="no zarr.json there", mend="run `fewcast ingest` first")
-        self._root = zarr.open_group(MemoryStore(_Preloaded(self.objects).load()), mode="r", zarr_format=3)
+        self._root = zarr.open_group(_coordinates(self.objects), mode="r", zarr_format=3)
         attributes: dict[str, Any] = dict(self._root.attrs)
         if attributes.get("fewcast_archive_version") != layout.VERSION:
             raise FewcastError(
@@ -64,6 +52,7 @@ class Archive:
             for kind in dict.fromkeys(self.kind_of.values())
         }
         self.slots_per_day = layout.slots_per_day(self.cadence_minutes)
+        self.days = Days(self.objects, self.channels, len(self.times), self.slots_per_day)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.url, self.writable)
@@ -213,27 +202,9 @@ class Archive:
         return codes
 
     def record(self, stored: Iterable[Stored]) -> None:
-        """Say what is known of slots, after their frames are durable: one replacement of each day's objects."""
+        """Say what is known of slots, after their frames are durable."""
         self._writable()
-        days: dict[int, list[Stored]] = {}
-        for item in stored:
-            days.setdefault(item.slot // self.slots_per_day, []).append(item)
-        for day, items in sorted(days.items()):
-            tables = {name: self._day(name, day) for name in DAILY}
-            observed = self._observed(day)
-            for item in items:
-                row, column = item.slot % self.slots_per_day, self.channels.index(item.channel)
-                tables["status"][row, column] = item.status
-                tables["reason"][row, column] = item.reason
-                tables["out_of_range"][row, column] = item.out_of_range
-                if item.observation_time is not None:
-                    moment = int(item.observation_time.astype("datetime64[ms]").astype(np.int64))
-                    known = observed[row] != layout.NO_TIME
-                    observed[row] = min(int(observed[row]), moment) if known else moment
-            self.objects.put(f"observation_time/c/{day}", observed.astype("<i8").tobytes())
-            for name in ("out_of_range", "reason", "status"):  # status last: it is what makes the rest true
-                table = tables[name]
-                self.objects.put(f"{name}/c/{day}/0", table.astype(table.dtype.newbyteorder("<")).tobytes())
+        self.days.record(stored)
 
     def set_status(
         self, slot: int, channels: str | Iterable[str], status: Status, reason: Reason = Reason.NONE
@@ -247,28 +218,21 @@ class Archive:
     @property
     def status(self) -> NDArray[np.uint8]:
         """Status (time, channel) of every slot, read afresh."""
-        return self._table("status")
+        return self.days.table("status")
 
     def status_of(self, slots: Iterable[int]) -> NDArray[np.uint8]:
         """Status (T, channel) of some slots, read afresh, a day's object at a time."""
-        days: dict[int, NDArray[Any]] = {}
-        rows = []
-        for slot in slots:
-            day, row = divmod(slot, self.slots_per_day)
-            if day not in days:
-                days[day] = self._day("status", day)
-            rows.append(days[day][row])
-        return np.array(rows, np.uint8).reshape(len(rows), len(self.channels))
+        return self.days.at("status", slots)
 
     @property
     def reason(self) -> NDArray[np.uint8]:
         """Reason (time, channel) of every slot, read afresh."""
-        return self._table("reason")
+        return self.days.table("reason")
 
     @property
     def out_of_range(self) -> NDArray[np.uint32]:
         """Pixels dropped for their value (time, channel), read afresh."""
-        return self._table("out_of_range")
+        return self.days.table("out_of_range")
 
     def read_packed(self, kind: Kind, slots: Iterable[int], y: slice, x: slice) -> shard.Codes:
         """Stored codes (T, C, Y, X) of a window; 65535 where missing or never written. Heeds no status."""
@@ -315,64 +279,17 @@ class Archive:
             x,
         )
 
-    def _day(self, name: str, day: int) -> NDArray[Any]:
-        shape = (self.slots_per_day, len(self.channels))
-        data = self.objects.get(f"{name}/c/{day}/0")
-        if data is None:
-            return np.zeros(shape, DAILY[name])
-        return np.frombuffer(data, np.dtype(DAILY[name]).newbyteorder("<")).reshape(shape).astype(DAILY[name])
-
-    def _observed(self, day: int) -> NDArray[np.int64]:
-        data = self.objects.get(f"observation_time/c/{day}")
-        if data is None:
-            return np.full(self.slots_per_day, layout.NO_TIME)
-        return np.frombuffer(data, "<i8").astype(np.int64)
-
-    def _table(self, name: str) -> NDArray[Any]:
-        table = np.zeros((len(self.times), len(self.channels)), DAILY[name])
-        for key, _ in self.objects.keys(f"{name}/c"):
-            day = int(key.split("/")[2])
-            rows = table[day * self.slots_per_day : (day + 1) * self.slots_per_day]
-            rows[:] = self._day(name, day)[: len(rows)]
-        return table
-
     def _writable(self) -> None:
         if not self.writable:
             raise ValueError(f"{self.url} was opened for reading only")
 
 
-def pack(values: NDArray[np.float32], kind: Kind) -> tuple[shard.Codes, int]:
-    """Codes of values, and how many were made missing because they lie outside the physical range."""
-    packing, (low, high) = PACKINGS[kind], PHYSICAL_RANGE[kind]
-    with np.errstate(invalid="ignore"):
-        inside = (values >= low) & (values <= high)
-        codes = np.rint((values - np.float32(packing.offset)) * np.float32(1 / packing.scale))
-    lost = int(values.size - inside.sum() - np.isnan(values).sum())
-    return np.where(inside, codes, shard.MISSING).astype(np.uint16), lost
-
-
-def unpack(codes: shard.Codes, kind: Kind) -> NDArray[np.float32]:
-    """Values of codes, NaN where missing."""
-    packing = PACKINGS[kind]
-    values = codes.astype(np.float32) * np.float32(packing.scale) + np.float32(packing.offset)
-    values[codes == shard.MISSING] = np.nan
-    return values
-
-
-class _Preloaded:
-    """The small objects of an archive (metadata and coordinates), fetched once."""
-
-    def __init__(self, objects: Objects) -> None:
-        self.objects = objects
-
-    def load(self) -> dict[str, Any]:
-        from zarr.core.buffer import default_buffer_prototype
-
-        buffer = default_buffer_prototype().buffer
-        keys = ["zarr.json", "time/zarr.json", "x/zarr.json", "y/zarr.json", "crs/zarr.json"]
-        keys += ["time/c/0", "x/c/0", "y/c/0"]
-        found = {key: self.objects.get(key) for key in keys}
-        return {key: buffer.from_bytes(data) for key, data in found.items() if data is not None}
+def _coordinates(objects: Objects) -> MemoryStore:
+    """The metadata and coordinates that every use of an archive needs, fetched once."""
+    keys = ["zarr.json", *(f"{name}/zarr.json" for name in ("time", "x", "y", "crs")), "time/c/0", "x/c/0", "y/c/0"]
+    found = {key: objects.get(key) for key in keys}
+    buffer = default_buffer_prototype().buffer
+    return MemoryStore({key: buffer.from_bytes(data) for key, data in found.items() if data is not None})
 
 
 @lru_cache(maxsize=4)

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
 from typing import Any
@@ -11,29 +10,12 @@ import numpy as np
 import zarr
 from zarr.storage import MemoryStore
 
+from core.archive.packing import PACKINGS
 from core.archive.shard import CHUNK, MISSING, codecs, shard_shape
 from core.satellite.granule import PHYSICAL_RANGE, UNITS, Grid, Kind, Reason
 
 VERSION = 1
 NO_TIME = np.iinfo(np.int64).min
-
-
-@dataclass(frozen=True)
-class Packing:
-    """How a kind of image is stored: value = code * scale + offset."""
-
-    scale: float
-    offset: float
-    standard_name: str
-    long_name: str
-
-
-PACKINGS: Mapping[Kind, Packing] = {
-    "brightness_temperature": Packing(0.01, 0.0, "toa_brightness_temperature", "Brightness temperature"),
-    "reflectance": Packing(0.01, -10.0, "toa_bidirectional_reflectance", "Reflectance factor"),
-    "display_count": Packing(1.0, 0.0, "", "Display count (uncalibrated brightness)"),
-    "solar_elevation": Packing(0.01, -90.0, "solar_elevation_angle", "Solar elevation"),
-}
 
 
 class Status(IntEnum):

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.archive import Archive, Status, shard
-from core.archive.archive import pack, unpack
 from core.archive.lock import exclusive
 from core.archive.objects import LocalObjects
+from core.archive.packing import pack, unpack
 from core.errors import FewcastError
 from core.satellite.granule import Frame, Grid, Reason
 

@@ -1,0 +1,94 @@
+"""What is known of each slot and channel, in small objects of one day each, replaced whole."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.archive.layout import NO_TIME, Status
+from core.archive.objects import Objects
+from core.satellite.granule import Reason
+
+TABLES: Mapping[str, type[np.generic]] = {"status": np.uint8, "reason": np.uint8, "out_of_range": np.uint32}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What became of one slot of one channel: what to record about it once its frame is durable."""
+
+    slot: int
+    channel: str
+    status: Status
+    reason: Reason = Reason.NONE
+    out_of_range: int = 0
+    observation_time: np.datetime64 | None = None
+
+
+class Days:
+    """The day objects of an archive. Reads are always fresh; `record` wants one writer at a time."""
+
+    def __init__(self, objects: Objects, channels: tuple[str, ...], slots: int, slots_per_day: int) -> None:
+        self.objects, self.channels = objects, channels
+        self.slots, self.slots_per_day = slots, slots_per_day
+
+    def day(self, name: str, day: int) -> NDArray[Any]:
+        """One day's table (slot of the day, channel)."""
+        shape = (self.slots_per_day, len(self.channels))
+        data = self.objects.get(f"{name}/c/{day}/0")
+        if data is None:
+            return np.zeros(shape, TABLES[name])
+        return np.frombuffer(data, np.dtype(TABLES[name]).newbyteorder("<")).reshape(shape).astype(TABLES[name])
+
+    def at(self, name: str, slots: Iterable[int]) -> NDArray[Any]:
+        """Rows (T, channel) of a table for some slots."""
+        days: dict[int, NDArray[Any]] = {}
+        rows = []
+        for slot in slots:
+            day, row = divmod(slot, self.slots_per_day)
+            if day not in days:
+                days[day] = self.day(name, day)
+            rows.append(days[day][row])
+        return np.array(rows, TABLES[name]).reshape(len(rows), len(self.channels))
+
+    def table(self, name: str) -> NDArray[Any]:
+        """The whole table (time, channel); only the days that exist are read."""
+        table = np.zeros((self.slots, len(self.channels)), TABLES[name])
+        for day in self.recorded(name):
+            rows = table[day * self.slots_per_day : (day + 1) * self.slots_per_day]
+            rows[:] = self.day(name, day)[: len(rows)]
+        return table
+
+    def recorded(self, name: str = "status") -> list[int]:
+        """The days that have been recorded, in order."""
+        return sorted(int(key.split("/")[2]) for key, _ in self.objects.keys(f"{name}/c"))
+
+    def observation_times(self, day: int) -> NDArray[np.int64]:
+        """Milliseconds since 1970 of one day's slots; `NO_TIME` where nothing was observed."""
+        data = self.objects.get(f"observation_time/c/{day}")
+        if data is None:
+            return np.full(self.slots_per_day, NO_TIME)
+        return np.frombuffer(data, "<i8").astype(np.int64)
+
+    def record(self, stored: Iterable[Stored]) -> None:
+        """Replace the objects of each day concerned, `status` last: it is what makes the others true."""
+        days: dict[int, list[Stored]] = {}
+        for item in stored:
+            days.setdefault(item.slot // self.slots_per_day, []).append(item)
+        for day, items in sorted(days.items()):
+            tables = {name: self.day(name, day) for name in TABLES}
+            observed = self.observation_times(day)
+            for item in items:
+                row, column = item.slot % self.slots_per_day, self.channels.index(item.channel)
+                tables["status"][row, column] = item.status
+                tables["reason"][row, column] = item.reason
+                tables["out_of_range"][row, column] = item.out_of_range
+                if item.observation_time is not None:
+                    moment = int(item.observation_time.astype("datetime64[ms]").astype(np.int64))
+                    known = observed[row] != NO_TIME
+                    observed[row] = min(int(observed[row]), moment) if known else moment
+            self.objects.put(f"observation_time/c/{day}", observed.astype("<i8").tobytes())
+            for name in ("out_of_range", "reason", "status"):
+                table = tables[name]
+                self.objects.put(f"{name}/c/{day}/0", table.astype(table.dtype.newbyteorder("<")).tobytes())
