@@ -159,7 +159,7 @@ def test_the_budget_ends_a_run_with_a_validation_and_counts_across_calls(config)
 
 
 def test_early_stopping(config):
-    summary = train(variant(config, learning_rate=1e-9, validate_every=1, patience=1, averaging=0.0, steps=50))
+    summary = train(variant(config, learning_rate=1e-12, validate_every=1, patience=1, averaging=0.0, steps=50))
     assert (summary.ended, summary.finished) == ("early stopping", True)
     assert summary.step < 54
 
