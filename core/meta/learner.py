@@ -15,6 +15,7 @@ from core.bayes.gaussian import Tree, bayesian_names, branch, graft, standard_no
 from core.bayes.likelihood import Likelihood, Predictive
 from core.bayes.perturbation import Perturbation
 from core.config import TrainConfig
+from core.meta.budget import fastest_exact
 from core.meta.checks import (
     DivergedError,
     Examples,
@@ -24,6 +25,7 @@ from core.meta.checks import (
     check_network,
     first_not_finite,
 )
+from core.meta.forward_mode import explain
 from core.meta.inner_loop import BayesianEpisode, OuterTerms, adapt, check_finite, initial_log_rates
 from core.meta.meta_gradient import MODES, MetaGradient
 
@@ -104,6 +106,7 @@ class Learner:
             self.inner = self.inner.model_copy(update={"steps": 0, "learn_rates": "no"})
         self.on_support = config.learner == "pooled" or config.outer.objective == "support_and_query"
         self.perturbation = Perturbation(network, config.inner.perturbation, antithetic=config.inner.antithetic)
+        self._fastest: dict[tuple[torch.Size, torch.Size], str] = {}
         self.plain = Perturbation(network)  # members are explicit draws of the weights, however training perturbs them
 
     def init_state(self, pooled: LearnerState | None = None) -> LearnerState:
@@ -183,9 +186,8 @@ class Learner:
         inner = self.inner if steps is None else self.inner.model_copy(update={"steps": steps})
         episode = BayesianEpisode(support, None, self.perturbation, self.likelihood, inner, seed=seed)
         adapted, data = adapt(episode, state.theta)
-        weights = {name: leaf.detach() for name, leaf in (state.theta | adapted).items()}
-        mean = branch(weights, "mean") | branch(weights, "point")
-        return Posterior(mean, branch(weights, "log_std"), branch(weights, "noise"), data)
+        tree = {name: leaf.detach() for name, leaf in (state.theta | adapted).items()}
+        return Posterior(weights_of(tree), branch(tree, "log_std"), branch(tree, "noise"), data)
 
     @torch.no_grad()
     def predict(self, posterior: Posterior, x: Tensor, n_samples: int, generator: torch.Generator) -> Predictive:
@@ -219,8 +221,17 @@ class Learner:
             outer,
             seed=seed,
         )
-        mode = "first_order" if state.step < self.config.outer.first_order_steps else self.config.gradient
-        result = MODES["unrolled" if mode == "auto" else mode](episode, state.theta)
+        mode: str = "first_order" if state.step < self.config.outer.first_order_steps else self.config.gradient
+        if mode == "auto":
+            shapes = (support.x.shape, query.x.shape)
+            if shapes not in self._fastest:
+                self._fastest[shapes] = fastest_exact(episode, state.theta)
+            mode = self._fastest[shapes]
+        try:
+            result = MODES[mode](episode, state.theta)
+        except (NotImplementedError, RuntimeError) as error:
+            named = explain(self.network, weights_of(state.theta), support.x) if mode == "mixed" else None
+            raise named or error from error
         check_finite(result.data, {"loss": result.loss}, self.inner.rate)
         return result
 
@@ -231,3 +242,8 @@ class Learner:
             return {}
         early = (1 - step / fade) / inner_steps
         return {m: early for m in range(1, inner_steps)} | {inner_steps: 1 - early * (inner_steps - 1)}
+
+
+def weights_of(tree: Tree) -> Tree:
+    """The network's parameters at their means, under their own names."""
+    return branch(tree, "mean") | branch(tree, "point")

@@ -83,8 +83,7 @@ def checkpointed(episode: Episode, theta: Tree) -> MetaGradient:
 
     def pull_back(m: int, adapted: Tree, adjoint: Tree) -> tuple[Tree, Tree]:
         adapted_, theta_ = _leaves(adapted), _leaves(theta)
-        gradient = _grad(episode.data(adapted_, theta_, m), adapted_, create_graph=True)
-        updated = episode.update(adapted_, gradient, theta_, m)
+        updated = differentiable_step(episode, adapted_, theta_, m)
         to_adapted, to_theta = _vjp(updated, adjoint, adapted_, theta_)
         return to_adapted, to_theta
 
@@ -134,6 +133,12 @@ def run_inner_loop(episode: Episode, theta: Tree, keep: Callable[[Tree], None] =
         with torch.no_grad():
             adapted = episode.update(adapted, gradient, theta, m)
     return adapted, torch.stack(data) if data else torch.zeros(0)
+
+
+def differentiable_step(episode: Episode, adapted: Tree, theta: Tree, m: int) -> Tree:
+    """lambda_{m+1} with the graph that leads to it from the leaves lambda_m and theta."""
+    gradient = _grad(episode.data(adapted, theta, m), adapted, create_graph=True)
+    return episode.update(adapted, gradient, theta, m)
 
 
 def _one_graph(episode: Episode, theta: Tree, *, create_graph: bool) -> MetaGradient:

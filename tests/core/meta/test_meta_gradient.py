@@ -8,8 +8,10 @@ from torch import nn
 
 from core.bayes.likelihood import GaussianLikelihood
 from core.config import InnerConfig, OuterConfig, TrainConfig
+from core.meta import budget
 from core.meta.checks import Examples
-from core.meta.inner_loop import seeded
+from core.meta.forward_mode import ForwardModeError
+from core.meta.inner_loop import BayesianEpisode, seeded
 from core.meta.learner import Learner, LearnerState
 
 INNER = InnerConfig(steps=3, rate=0.2, samples=2)
@@ -145,3 +147,60 @@ def test_first_order_is_exact_without_inner_steps_and_different_with_them():
         models = (learner(mode, inner=inner) for mode in ("unrolled", "first_order"))
         a, b = (flat(m.gradient(m.init_state(), batch(), seed=3)[0]) for m in models)
         assert torch.equal(a, b) == same
+
+
+class Unfriendly(torch.autograd.Function):
+    """An operator with a backward pass alone."""
+
+    @staticmethod
+    def forward(x):
+        return 2 * x
+
+    @staticmethod
+    def setup_context(ctx, inputs, output): ...
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * gradient
+
+
+class Doubling(nn.Module):
+    def forward(self, x):
+        return Unfriendly.apply(x)
+
+
+def test_mixed_names_the_module_without_forward_mode():
+    layers = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Sequential(nn.SiLU(), Doubling())).double()
+    for mode in ("unrolled", "checkpointed", "mixed"):
+        model = Learner(layers, GaussianLikelihood(2), TrainConfig(gradient=mode, inner=INNER))
+        if mode == "mixed":
+            with pytest.raises(ForwardModeError, match=r"Doubling at '1\.1' .*use gradient = 'checkpointed'"):
+                model.gradient(model.init_state(), batch(1), seed=0)
+        else:
+            model.gradient(model.init_state(), batch(1), seed=0)
+
+
+def test_auto_recomputes_only_where_the_graph_would_not_fit(monkeypatch):
+    model, data = learner("auto", inner=INNER), batch(1)
+    state = model.init_state()
+    roomy, _ = model.gradient(state, data, seed=0)
+    assert set(model._fastest.values()) == {"unrolled"}
+    model._fastest.clear()
+    monkeypatch.setattr(budget, "free_bytes", lambda device: 10_000)
+    tight, _ = model.gradient(state, data, seed=0)
+    assert set(model._fastest.values()) == {"checkpointed"}
+    assert (flat(roomy) - flat(tight)).norm() <= 1e-10 * flat(roomy).norm()
+    assert budget.free_bytes(torch.device("cpu")) > 0
+
+
+def test_graph_bytes_count_what_grows_with_the_steps():
+    """Twice the pixels need about twice the activations; the weights' share is small here."""
+    found = []
+    for rows in (32, 64):
+        sets = dict(x=torch.randn(2, 3, rows, 40).double(), y=torch.randn(2, 2, rows, 40).double())
+        model = learner("auto", inner=INNER)
+        episode = BayesianEpisode(Examples(**sets), None, model.perturbation, model.likelihood, INNER, seed=0)
+        found.append(budget.graph_bytes(episode, model.init_state().theta))
+    activations = 2 * 6 * 32 * 40 * 8  # one hidden layer of the smaller set
+    assert found[0] > 2 * activations
+    assert found[1] / found[0] == pytest.approx(2, rel=0.1)
