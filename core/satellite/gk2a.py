@@ -81,7 +81,7 @@ def open(granule: Granule, files: Sequence[h5py.File], config: IngestConfig) -> 
 
     def read(rows: slice, columns: slice) -> Pixels:
         dn = hdf5.read(pixels, rows, columns)
-        values = table[dn]
+        values = hdf5.lookup(table, dn)
         missing = int(np.count_nonzero(np.isnan(values)))
         flagged = out_of_range = 0
         if missing:

@@ -82,7 +82,7 @@ def open(granule: Granule, files: Sequence[h5py.File], config: IngestConfig) -> 
     def read(rows: slice, columns: slice) -> Pixels:
         raw = hdf5.read(radiance, rows, columns).view(np.uint16)
         flags = hdf5.read(quality, rows, columns).view(np.uint8)
-        values = table[raw]
+        values = hdf5.lookup(table, raw)
         usable = flags <= (CONDITIONAL if config.conditional else GOOD)
         there = raw != fill
         wild = int(np.count_nonzero(np.isnan(values) & usable & there))

@@ -14,11 +14,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from core.satellite import chunks
 from core.satellite.granule import CorruptGranule, Reason
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 # Far above any imager's full disk at half a kilometre; a damaged shape must not become an allocation.
 MAX_PIXELS = 30_000 * 30_000
+LOOKUP_PIXELS = 1 << 15
 _NUMBERS = itertools.count()
 
 
@@ -137,5 +139,14 @@ def scalar(group: Any, name: str, low: float = -math.inf, high: float = math.inf
 def read(dataset: h5py.Dataset, rows: slice, columns: slice) -> NDArray[Any]:
     """A window of a 2-D variable, raw."""
     with guarded(f"reading {dataset.name}"):
-        values: NDArray[Any] = dataset[rows, columns]
-        return values
+        values = chunks.read(dataset, rows, columns)
+        return dataset[rows, columns] if values is None else values
+
+
+def lookup(table: NDArray[np.float32], raw: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """`table[raw]` in pieces that stay in the cache; numpy would first widen all indices to eight bytes."""
+    values = np.empty(raw.shape, np.float32)
+    step = max(1, LOOKUP_PIXELS // max(1, raw.shape[1]))
+    for row in range(0, raw.shape[0], step):
+        np.take(table, raw[row : row + step], out=values[row : row + step], mode="clip")
+    return values

@@ -165,7 +165,7 @@ def open(granule: Granule, files: Sequence[h5py.File], config: IngestConfig) -> 
             if part.shape != first.shape or not same_grid(part.grid, first.grid):
                 raise CorruptGranule(Reason.WRONG_GRID, f"tile {numbers[i]} is of another image")
             raw = hdf5.read(part.pixels, *shifted(window, part.place.row, part.place.column)).view(np.uint16)
-            piece = part.table[raw]
+            piece = hdf5.lookup(part.table, raw)
             wild += int(np.count_nonzero(np.isnan(piece) & (raw != part.fill)))
             all_zero &= not raw.any()
             covered += raw.size
