@@ -20,7 +20,7 @@ from core.episodes.leaks import leaks
 from core.episodes.plan import Plan, frames_digest, name_of, plan, spec_of
 from core.episodes.sampler import EpisodeSpec
 from core.episodes.spans import Timing
-from core.episodes.store import EpisodeStore, StoreSpec, commit, read_root
+from core.episodes.store import EpisodeStore, StoreSpec, commit, read_root, shard_digest
 from core.episodes.tables import rows
 from core.errors import FewcastError
 from core.report import Report, Silent
@@ -61,8 +61,12 @@ def build(config: EpisodesConfig, *, report: Report | None = None, client: Any =
         planned = plan(config, frames, report=report, client=client)
         catalog, known_contexts = None, None
         attributes: dict[str, Any] = {
-            "settings": settings, "versions": [], "normalisation": {"mean": planned.mean, "std": planned.std},
-        }  # fmt: skip
+            "archive": config.archive,
+            "settings": settings,
+            "timing": asdict(planned.timing),
+            "normalisation": {"mean": planned.mean, "std": planned.std},
+            "versions": [],
+        }
     else:
         attributes = root
         _same_settings(config, settings, root["settings"])
@@ -128,11 +132,6 @@ def _write_task(
         digests.append(shard_digest(data))
     objects.put(record, json.dumps(digests).encode())
     return digests, 0
-
-
-def shard_digest(data: bytes | None) -> str:
-    """Digest of a stored shard's bytes; empty for one that is missing."""
-    return "" if data is None else hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _catalog(config: EpisodesConfig, frames: Frames, planned: Plan, digests: list[str], version: int) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from core.episodes.lattice import clear_positions, lattice
 from core.episodes.sampler import EpisodeSpec, Sampler
 from core.episodes.spans import Timing, spans, split_slots, timing
 from core.episodes.survey import normalisation, survey
+from core.episodes.tables import rows
 from core.errors import FewcastError
 from core.report import Report, Silent
 
@@ -59,7 +60,12 @@ def plan(
             found=f"{wanted.sum()} slots wanted, {usable.sum()} usable in all{_extent(archive.times, usable)}",
             mend="set episodes.split to times that were ingested",
         )
-    slots = np.flatnonzero(wanted & usable)
+    used = np.zeros_like(usable)
+    if catalog is not None:
+        used[np.unique(np.concatenate([slots_of(spec_of(row), windows_in_slots).ravel() for row in rows(catalog)]))] = (
+            True
+        )
+    slots = np.flatnonzero((wanted | used) & usable)
     found = survey(frames, slots, tiles, config.tile_pixels, windows_in_slots.step, client=client, report=report)
     first, dense = int(slots[0]), int(slots[-1]) + 1 - int(slots[0])
     covered = _spread(found.coverage, slots - first, dense, np.nan)
@@ -67,10 +73,10 @@ def plan(
     change = _spread(found.change, slots - first, dense, np.nan)
     good = np.nan_to_num(covered, nan=-1.0) >= config.minimum_coverage
     windows = valid_windows(good, inside, change, first, windows_in_slots)
+    # A context ends where the archive does for now: once that has grown, the longer one is a new context.
+    seen = archive.times[: first + dense]
     all_spans = {
-        name: spans(
-            config.span, getattr(config.split, name), archive.times, config.span_hours, config.span_stride_hours
-        )
+        name: spans(config.span, getattr(config.split, name), seen, config.span_hours, config.span_stride_hours)
         for name in claimed
     }
     statistics = {"coverage": covered, "change": change, "cloud": _spread(found.cloud, slots - first, dense, np.nan)}

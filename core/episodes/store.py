@@ -102,7 +102,7 @@ class EpisodeStore:
 
     @cached_property
     def contexts(self) -> pd.DataFrame:
-        """One row a context that this version added, with its statistics."""
+        """One row a context that the episodes were drawn from, with its statistics."""
         return read_table(self.objects, f"contexts/{self.version:04d}.parquet")
 
     @property
@@ -198,3 +198,8 @@ def store_digest(spec: StoreSpec, normalisation: dict[str, Any], catalog: pd.Dat
     for row in zip(catalog["id"], catalog["split"], catalog["holdout"], catalog["digest"], strict=True):
         total.update(repr(tuple(map(str, row))).encode())
     return total.hexdigest()
+
+
+def shard_digest(data: bytes | None) -> str:
+    """Digest of a stored shard's bytes; empty for one that is missing."""
+    return "" if data is None else hashlib.blake2b(data, digest_size=16).hexdigest()
