@@ -76,7 +76,7 @@ class _Loop:
         self.config, self.report, self.ranks, self.device, self.clock = config, report, ranks, device, clock
         self.total = total_steps(config)
         self.run = Run(config, report, device)
-        self.validation = self._validation()
+        self.validation = validation_of(self.run, ranks)
         self.guard = GradientGuard()
         self.pace = _Pace(clock)
 
@@ -181,25 +181,6 @@ class _Loop:
                                 augment=self.config.augment)  # fmt: skip
                 yield from loader.stream(begin, end)
 
-    def _validation(self) -> Validation:
-        config, store = self.config, self.run.store
-        ids = [int(i) for i in store.ids("validation")]
-        if not ids:
-            raise FewcastError(
-                f"the episode store {config.episodes} has no validation episodes",
-                found="none among its splits",
-                mend="give episodes.split.validation times that have frames",
-            )
-        return Validation(
-            Loader(store, split="validation", batch_size=1, seed=config.seed),
-            spread_evenly(ids, config.validation_episodes),
-            members=config.validation_members,
-            leads=self.run.spec.lead_minutes,
-            seed=config.seed,
-            ranks=self.ranks,
-            device=self.device,
-        )
-
     def _report_training(self, means: dict[str, float]) -> None:
         theta, progress = self.run.state.theta, self.run.progress
         leads = self.run.spec.lead_minutes
@@ -218,6 +199,27 @@ class _Loop:
         return TrainSummary(
             str(run.path), progress.step, finished, ended, progress.best_step, progress.best, self.pace.steps_per_second
         )
+
+
+def validation_of(run: Run, ranks: Ranks) -> Validation:
+    """The run's fixed validation episodes; `FewcastError` where the store has none."""
+    config, store = run.config, run.store
+    ids = [int(i) for i in store.ids("validation")]
+    if not ids:
+        raise FewcastError(
+            f"the episode store {config.episodes} has no validation episodes",
+            found="none among its splits",
+            mend="give episodes.split.validation times that have frames",
+        )
+    return Validation(
+        Loader(store, split="validation", batch_size=1, seed=config.seed),
+        spread_evenly(ids, config.validation_episodes),
+        members=config.validation_members,
+        leads=run.spec.lead_minutes,
+        seed=config.seed,
+        ranks=ranks,
+        device=run.device,
+    )
 
 
 class _Pace:

@@ -1,0 +1,135 @@
+"""A few minutes of trial steps that suggest a step size and a KL weight, before hours are spent on them."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from core.config import TrainConfig
+from core.episodes.loader import EpisodeBatch, Loader
+from core.errors import FewcastError
+from core.meta.checks import DivergedError
+from core.meta.learner import Learner, LearnerState
+from core.meta.parallel import Ranks
+from core.model import build_learner
+from core.report import Report, Silent
+from core.run import Run
+from core.train import choose_device, validation_of
+
+_LOWEST, _HIGHEST = 1e-5, 0.3
+_SMOOTHING, _LOST = 0.85, 1.5  # a loss that rose by this many times what it had fallen ends the ramp
+_KL_WEIGHTS = (1.0, 0.1, 0.01)
+_TOLERANCE = 0.005  # of the CRPS: so much worse still counts as good, and the exact ELBO is preferred
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """What the probe saw and advises."""
+
+    learning_rate: float
+    kl_weight: float
+    ramp: tuple[tuple[float, float], ...]  # (step size, smoothed loss)
+    weights: tuple[tuple[float, float], ...]  # (kl_weight, adapted CRPS on validation)
+
+    def lines(self) -> list[str]:
+        """For a person: the settings to use, and why."""
+        tried = ", ".join(f"{weight:g}: {crps:.4f}" for weight, crps in self.weights)
+        return [
+            f"train.learning_rate = {self.learning_rate:.2g}  (a third of where the loss was lowest on a ramp "
+            f"from {self.ramp[0][0]:.0e} to {self.ramp[-1][0]:.1e})",
+            f"train.kl_weight = {self.kl_weight:g}" + (f"  (validation CRPS at {tried})" if tried else "  (unused)"),
+        ]
+
+
+def probe(
+    config: TrainConfig,
+    *,
+    report: Report | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    steps: int = 60,
+) -> Suggestion:
+    """Ramp the step size over `steps` meta-steps, then compare KL weights over a third as many each.
+
+    It starts from the run's newest checkpoint if there is one, else from fresh weights, and writes nothing. Raises
+    `FewcastError` where even the smallest step size diverges, or on `stop()`.
+    """
+    report = report or Silent()
+    run = Run(config, report, choose_device(config))
+    if run.progress.phase == "pooled":
+        run.start_meta()
+    trial = _Trial(run, config, report, stop, total=steps + len(_KL_WEIGHTS) * max(steps // 3, 1))
+    start = replace(run.judged, step=0)
+    ramp = trial.ramp(run.learners["meta"], start, steps)
+    best = min(ramp, key=lambda point: point[1])[0]
+    rate = 10 ** (round(10 * math.log10(best / 3)) / 10)
+    weights = trial.weights(start, rate, max(steps // 3, 1)) if config.learner == "abml" else ()
+    good = min((crps for _, crps in weights), default=math.inf) * (1 + _TOLERANCE)
+    weight = max((weight for weight, crps in weights if crps <= good), default=config.kl_weight)
+    return Suggestion(rate, weight, tuple(ramp), tuple(weights))
+
+
+class _Trial:
+    """Trial steps from one state, on the same episodes each time."""
+
+    def __init__(self, run: Run, config: TrainConfig, report: Report, stop: Callable[[], bool], total: int) -> None:
+        self.run, self.config, self.report, self.stop, self.total, self.done = run, config, report, stop, total, 0
+        self.loader = Loader(
+            run.store, split="train", batch_size=config.meta_batch, seed=config.seed, augment=config.augment
+        )
+
+    def ramp(self, learner: Learner, state: LearnerState, steps: int) -> list[tuple[float, float]]:
+        """(step size, smoothed loss) up to where the loss is lost."""
+        points: list[tuple[float, float]] = []
+        average, first = 0.0, math.nan
+        for step in range(steps):
+            rate = _LOWEST * (_HIGHEST / _LOWEST) ** (step / max(steps - 1, 1))
+            try:
+                state, loss = self._step(learner, state, step, rate)
+            except DivergedError:
+                break
+            average = _SMOOTHING * average + (1 - _SMOOTHING) * loss
+            smooth = average / (1 - _SMOOTHING ** (step + 1))
+            if not math.isfinite(smooth):
+                break
+            first = smooth if step == 0 else first
+            points.append((rate, smooth))
+            lowest = min(value for _, value in points)
+            if step > steps // 4 and smooth - lowest > _LOST * max(first - lowest, 0.05 * abs(first)):
+                break
+        if not points:
+            raise FewcastError(
+                "the first meta-step already diverges",
+                found=f"train.inner.rate = {self.config.inner.rate:g}",
+                mend="lower train.inner.rate or set train.inner.clip, and probe again",
+            )
+        return points
+
+    def weights(self, start: LearnerState, rate: float, steps: int) -> list[tuple[float, float]]:
+        """(KL weight, adapted CRPS) after as many steps each."""
+        found = []
+        validation = validation_of(self.run, Ranks())
+        for weight in _KL_WEIGHTS:
+            inner = self.config.inner.model_copy(update={"kl_weight": weight})
+            config = self.config.model_copy(update={"kl_weight": weight, "inner": inner})
+            learner, state = build_learner(config, self.run.spec, self.run.device), start
+            try:
+                for step in range(steps):
+                    state, _ = self._step(learner, state, step, rate)
+                found.append((weight, validation.run(learner, state)["crps"]))
+            except DivergedError:
+                found.append((weight, math.inf))
+        return found
+
+    def _step(self, learner: Learner, state: LearnerState, step: int, rate: float) -> tuple[LearnerState, float]:
+        if self.stop():
+            raise FewcastError("the probe was stopped", found=f"{self.done} of {self.total} trial steps",
+                               mend="run it again for its advice")  # fmt: skip
+        batch: EpisodeBatch = self.loader.batch(step).to(self.run.device)
+        gradient, metrics = learner.gradient(state, batch, seed=self.config.seed)
+        count = len(batch.ids)
+        state = learner.apply(state, {n: leaf / count for n, leaf in gradient.items()}, learning_rate=rate)
+        self.done += 1
+        loss = float(torch.as_tensor(metrics["loss"])) / count
+        self.report.progress(self.done, self.total, f"step size {rate:.1e}, loss {loss:.4f}")
+        return state, loss
