@@ -140,12 +140,16 @@ class Blocks(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
+        """Fill the whole buffer, short only at the end of the file: HDF5 takes a short read for all there is."""
         view = memoryview(buffer).cast("B")
-        block, offset = divmod(self._position, BLOCK_BYTES)
-        piece = self._block(block)[offset : offset + len(view)] if self._position < self._granule.size else b""
-        view[: len(piece)] = piece
-        self._position += len(piece)
-        return len(piece)
+        filled = 0
+        while filled < len(view) and self._position < self._granule.size:
+            block, offset = divmod(self._position, BLOCK_BYTES)
+            piece = self._block(block)[offset : offset + len(view) - filled]
+            view[filled : filled + len(piece)] = piece
+            filled += len(piece)
+            self._position += len(piece)
+        return filled
 
     def _block(self, number: int) -> bytes:
         if number in self._kept:
