@@ -69,7 +69,7 @@ def mosaic(
                 std[place] += weight * mixture.std[:, i].cpu()
         progress(min(done + _TILES_A_CALL, len(origins)), len(origins))
     area = (..., slice(shape[0]), slice(shape[1]))
-    return Mixture((means / total)[area], (std / total)[area] if std.shape[-1] > 1 else std)
+    return Mixture((means / total)[area], (std / total)[area] if std.ndim == means.ndim else std)
 
 
 def spread_tiles(origins: Sequence[tuple[int, int]], count: int) -> list[tuple[int, int]]:

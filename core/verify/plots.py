@@ -110,7 +110,7 @@ class _Page:
     left, right, gap, head = 1.05, 0.95, 0.05, 0.22
 
     def __init__(self, shape: tuple[int, ...], columns: int, rows: int, title: str) -> None:
-        self.width = float(np.clip(11.0 / columns, 1.2, 2.6))
+        self.width = float(min(11.0 / columns, 2.6, 12.0 / rows * shape[1] / shape[0]))  # within a page
         self.height = self.width * shape[0] / shape[1]
         self.top = 0.35 if title else 0.1
         self.size = (

@@ -1,14 +1,16 @@
-"""A tiny real episode store, made once: drifting waves with gaps and missing pixels."""
+"""A tiny real chain, made once: drifting waves with gaps and missing pixels, episodes of them, a run on those."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
 
 from core.archive import Archive
-from core.config import EpisodesConfig, SplitConfig, TimeRange
+from core.config import EpisodesConfig, InnerConfig, NetworkConfig, SplitConfig, TimeRange, TrainConfig
 from core.episodes.builder import build
 from core.satellite.granule import Frame, Grid
+from core.train import train
 
 START = datetime(2024, 6, 1, tzinfo=UTC)
 CRS = {
@@ -74,3 +76,26 @@ def tiny_store(tmp_path_factory) -> str:
         )
     )
     return url
+
+
+@dataclass(frozen=True)
+class Chain:
+    """URLs of a tiny chain, archive to trained run."""
+
+    archive: str
+    store: str
+    run: str
+
+
+@pytest.fixture(scope="session")
+def chain(tiny_store, tmp_path_factory) -> Chain:
+    """The tiny store with its archive and a run that took a few steps on it."""
+    run = str(tmp_path_factory.mktemp("chain") / "run")
+    network, inner = NetworkConfig(width=8, depth=1), InnerConfig(steps=1)
+    train(
+        TrainConfig(
+            episodes=tiny_store, run=run, network=network, inner=inner, steps=4, pretrain_steps=2, meta_batch=2,
+            validate_every=2, threads=1,
+        )
+    )  # fmt: skip
+    return Chain(tiny_store.replace("episodes.zarr", "archive.zarr"), tiny_store, run)

@@ -1,0 +1,116 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from core.archive import Archive
+from core.config import ForecastConfig, Threshold
+from core.errors import FewcastError
+from core.forecast import forecast
+from core.model import Model
+from core.newest import Newest
+
+
+@pytest.fixture
+def config(chain, tmp_path) -> ForecastConfig:
+    return ForecastConfig(
+        archive=chain.archive,
+        run=chain.run,
+        output=str(tmp_path / "forecasts"),
+        members=3,
+        support_windows=2,
+        support_tiles=2,
+        thresholds=[Threshold(name="cold", value=255.0), Threshold(name="warm", value=265.0, above=True)],
+        netcdf=True,
+    )
+
+
+def test_forecast_is_cf_zarr_in_physical_units(config):
+    made = forecast(config)
+    with xr.open_zarr(made.url, consolidated=False) as zarr, xr.open_dataset(made.url.replace(".zarr", ".nc")) as nc:
+        assert zarr["members"].dims == ("member", "lead_time", "channel", "y", "x")
+        assert zarr.sizes == {"member": 3, "lead_time": 2, "channel": 1, "y": 48, "x": 64, "event": 2}
+        assert int(sum(zarr[name].isnull().sum() for name in zarr.data_vars)) == 0
+        assert 230 < float(zarr["mean"].min()) < float(zarr["mean"].max()) < 290
+        assert zarr["mean"].attrs["units"] == "K"
+        assert zarr["mean"].encoding.get("grid_mapping", zarr["mean"].attrs.get("grid_mapping")) == "crs"
+        assert zarr["init_time"].values == made.init_time == np.datetime64("2024-06-03T23:30")
+        np.testing.assert_array_equal(zarr["valid_time"], zarr["init_time"] + zarr["lead_time"])
+        assert zarr.attrs["support_init_times"] == "2024-06-03T22:00, 2024-06-03T22:30"
+        for probability in (zarr["probability"].sel(event="cold"), zarr["probability"].sel(event="warm")):
+            assert 0 <= float(probability.min()) < float(probability.max()) <= 1
+        cold = zarr["probability"].sel(event="cold")
+        assert float(cold.where(zarr["mean"].isel(channel=0) < 250).mean()) > 0.5
+        xr.testing.assert_allclose(zarr["members"].drop_vars("crs"), nc["members"].drop_vars("crs"))
+    assert Path(made.picture).stat().st_size > 10_000
+
+
+def test_the_same_forecast_is_made_once_and_the_same(config):
+    first = forecast(config)
+    assert forecast(config).skipped
+    with xr.open_zarr(first.url, consolidated=False) as stored:
+        before = stored["members"].values
+    other = forecast(config.model_copy(update={"output": config.output + "2"}))
+    with xr.open_zarr(other.url, consolidated=False) as again:
+        np.testing.assert_array_equal(before, again["members"].values)
+
+
+def test_latest_points_to_the_newest_even_when_an_older_one_is_made_after_it(config):
+    newest = forecast(config)
+    older = forecast(config.model_copy(update={"init_time": "2024-06-03T12:00Z"}))
+    assert older.url < newest.url
+    pointer = json.loads((Path(config.output) / "latest.json").read_text())
+    assert pointer == {"forecast": Path(newest.url).name}
+
+
+def test_an_area_is_cut_from_the_archive_and_gaps_are_not_started_from(config):
+    part = config.model_copy(update={"y0": 5, "x0": 8, "height": 20, "width": 30, "init_time": "2024-06-01T20:00Z"})
+    made = forecast(part)
+    with xr.open_zarr(made.url, consolidated=False) as zarr:
+        np.testing.assert_array_equal(zarr["y"], -np.arange(5, 25) * 2000.0)
+        np.testing.assert_array_equal(zarr["x"], np.arange(8, 38) * 2000.0)
+    with pytest.raises(FewcastError, match="no frames to start from at 2024-06-01T10:30Z"):  # a slot of the gap
+        forecast(part.model_copy(update={"init_time": "2024-06-01T10:30Z"}))
+
+
+def test_support_ends_before_the_forecast_starts(config, chain):
+    view = Newest.open(config, Model.load(chain.run))
+    archive = Archive.open(chain.archive)
+    for init in (40, 90, 143):
+        for slot in view.support_slots(init, 4):
+            frames = range(slot - 1, slot + 3)
+            assert frames[-1] <= init
+            assert (archive.status_of(frames) > 0).all()
+            assert not {20, 21, 70} & set(frames)
+
+
+def test_inputs_are_those_of_training(chain, config):
+    """A tile cut from the archive equals the tile that the episode store holds."""
+    from core.episodes.loader import Loader
+    from core.episodes.store import EpisodeStore
+
+    store = EpisodeStore.open(chain.store)
+    entry = store.catalog[store.catalog["split"] == "test"].iloc[0]
+    batch = Loader(store, split="test").load([int(entry["id"])])
+    view = Newest.open(config, Model.load(chain.run))
+    slot = view.frames.archive.slot(batch.query.init_time[0, 0])
+    found = view.cut(view.inputs(slot), int(entry["y0"]), int(entry["x0"]))
+    np.testing.assert_allclose(found, batch.query.x[0, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"y0": 48}, "outside the archive"),
+        ({"width": 65}, "outside the archive"),
+        ({"init_time": "yesterday"}, "names no slot"),
+        ({"init_time": "2024-06-01T20:10Z"}, "names no slot"),
+        ({"thresholds": [Threshold(name="x", channel="wv", value=1.0)]}, "channel that the run does not forecast"),
+    ],
+)
+def test_what_cannot_be_forecast_is_one_clear_line(config, change, words):
+    with pytest.raises(FewcastError, match=words):
+        forecast(config.model_copy(update=change))
+    assert not list(Path(config.output).glob("*.zarr")) if Path(config.output).exists() else True

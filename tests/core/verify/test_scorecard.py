@@ -1,0 +1,135 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from core.verify import tables
+from core.verify.bootstrap import blocks, interval, resampling_weights
+from core.verify.scorecard import Settings, scorecard_table
+
+SETTINGS = Settings(samples=400, hours=6.0, seed=1)
+
+
+def _windows(days=6, tiles=3, channels=("ir",), better=0.1, spread=0.05):
+    """Window statistics of a reference and of a learner that is `better` in every window, at two lead times."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for tile in range(tiles):
+        for hour in range(0, 24 * days, 6):
+            for lead in (30, 60):
+                for channel in channels:
+                    crps = rng.uniform(0.2, 0.4) * lead / 30
+                    for learner, gain in (("reference", 0.0), ("learner", better + spread * rng.normal())):
+                        count = float(rng.integers(50, 100))
+                        rows.append({
+                            "learner": learner, "split": "test", "holdout": ("region", "time")[tile % 2],
+                            "episode": hour,
+                            "window": tile, "tile": f"r{tile}c0",
+                            "init_time": np.datetime64("2024-01-01") + np.timedelta64(hour, "h"),
+                            "lead_time": lead, "channel": channel, "count": 80.0,
+                            "error": 0.0, "absolute_error": count, "squared_error": count, "variance": count,
+                            "crps": 80 * crps * (1 - gain), "inside_50%": 40.0, "inside_90%": 72.0, "inside_95%": 76.0,
+                        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _one(table, **wanted):
+    rows = table
+    for name, value in wanted.items():
+        rows = rows[rows[name] == value]
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+def test_values_are_the_metrics_of_the_summed_windows():
+    windows = _windows()
+    table = scorecard_table(windows, SETTINGS, [("learner", "reference")], {"ir": 20.0})
+    part = windows[(windows["learner"] == "learner") & (windows["holdout"] == "region") & (windows["lead_time"] == 60)]
+    row = _one(table, metric="crps", learner="learner", holdout="region", lead_time=60)
+    assert row["value"] == pytest.approx(part["crps"].sum() / part["count"].sum())
+    assert row["physical"] == pytest.approx(20 * row["value"])
+    assert row["windows"] == len(part)
+    assert row["low"] < row["value"] < row["high"]
+    assert {"region", "time", "all"} == set(table["holdout"])
+    assert np.isfinite(table["value"]).all()
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    rng, hits = np.random.default_rng(0), 0
+    for _ in range(200):
+        sample = rng.normal(size=40)  # one value a block
+        draws = resampling_weights(40, 300, int(rng.integers(1 << 31))) @ sample / 40
+        low, high = interval(draws)
+        hits += low < 0 < high
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_differences_are_paired():
+    table = scorecard_table(_windows(better=0.05, spread=0.01), SETTINGS, [("learner", "reference")])
+    skill = _one(table, metric="crps_skill", learner="learner", holdout="all", lead_time=0)
+    plain = _one(table, metric="crps", learner="learner", holdout="all", lead_time=0)
+    assert skill["value"] == pytest.approx(0.05, abs=0.01)
+    assert skill["low"] > 0  # although the learners' own intervals overlap by far
+    assert plain["high"] - plain["low"] > 0.05 * plain["value"]
+
+
+def test_a_pair_is_compared_over_shared_windows_only():
+    windows = _windows(better=0.1, spread=0.0)
+    fewer = windows[~((windows["learner"] == "reference") & (windows["episode"] < 24))]
+    table = scorecard_table(fewer, SETTINGS, [("learner", "reference")])
+    assert _one(table, metric="crps_skill", holdout="all", lead_time=0)["value"] == pytest.approx(0.1)
+
+
+def test_one_block_gives_a_value_without_an_interval():
+    windows = _windows(days=1, tiles=1)
+    windows = windows[windows["episode"] == 0]
+    table = scorecard_table(windows, SETTINGS, [("learner", "reference")])
+    row = _one(table, metric="crps", learner="learner", lead_time=30)
+    assert np.isnan(row["low"])
+    assert row["blocks"] == 1
+    assert "one block" in tables.compact_table(table)
+    assert "no verdict" in tables.verdicts(table)[0]
+
+
+def test_skill_against_a_perfect_reference_is_left_out():
+    windows = _windows()
+    windows.loc[windows["learner"] == "reference", "crps"] = 0.0
+    table = scorecard_table(windows, SETTINGS, [("learner", "reference")])
+    assert "crps_skill" not in set(table["metric"])
+    assert "crps_difference" in set(table["metric"])
+
+
+def test_channels_are_scored_apart_and_together():
+    table = scorecard_table(_windows(channels=("ir", "wv")), SETTINGS, [])
+    assert set(table["channel"]) == {"ir", "wv", "all"}
+
+
+def test_blocks_are_tile_and_span():
+    times = pd.Series(np.array(["2024-01-01T05:59", "2024-01-01T06:00", "2024-01-01T06:00"], "M8[ns]"))
+    names = blocks(pd.Series(["a", "a", "b"]), times, 6.0)
+    assert len(set(names)) == 3
+    assert len(set(blocks(pd.Series(["a", "a", "b"]), times, 24.0))) == 2
+
+
+def test_verdicts_name_the_lead_times_in_words():
+    table = scorecard_table(_windows(better=0.3), SETTINGS, [("learner", "reference")])
+    (line,) = tables.verdicts(table)
+    assert line.startswith("learner against reference: better at 30-60 min (95 %); CRPS -")
+    worse = scorecard_table(_windows(better=-0.3), SETTINGS, [("learner", "reference")])
+    assert "worse at 30-60 min" in tables.verdicts(worse)[0]
+
+
+def test_markdown_has_every_learner_and_lead_time():
+    table = scorecard_table(_windows(), SETTINGS, [("learner", "reference")])
+    text = tables.markdown(table, ["a note"], tables.verdicts(table))
+    for word in (
+        "a note",
+        "learner",
+        "reference",
+        "30 min",
+        "60 min",
+        "new region",
+        "new time",
+        "all held-out windows",
+    ):
+        assert word in text
+    assert "nan" not in text
