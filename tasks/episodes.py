@@ -14,6 +14,6 @@ def episodes(config: EpisodesConfig) -> StoreSummary:
     """Sample contexts and write the episodes that the store does not have yet."""
     with Reporting("episodes") as report, dask_client() as client:
         summary = build(config, report=report, client=client)
-        report.message(f"{counts(built=summary.built, skipped=summary.skipped)} episodes; store {summary.url}")
+        report.message(f"episodes: {counts(built=summary.built, skipped=summary.skipped)}; store {summary.url}")
     publish("episodes", summary)
     return summary

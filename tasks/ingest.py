@@ -27,6 +27,6 @@ def ingest(config: IngestConfig) -> IngestSummary:
     with Reporting("ingest") as report, dask_client() as client:
         summary = ingest_granules(config, report=report, client=client)
         states = {name: getattr(summary, name) for name in FRAMES}
-        report.message(f"{counts(**states)} frames; archive {summary.archive}")
+        report.message(f"frames: {counts(**states)}; archive {summary.archive}")
     publish("ingest", summary)
     return summary

@@ -2,7 +2,7 @@
 
 Every stage skips what is already done and valid by itself, from its store and not from a hash of its arguments,
 so Prefect's caching stays off: its keys see a task's own lines and would return stale results after a change in `core`.
-Only steps that talk to a network are retried, and never on an error that waits for the user.
+Only steps that talk to a network are retried, and only on errors that pass.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -14,13 +14,10 @@ from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
-from core.errors import FewcastError
-
 
 def worth_another_try(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
-    """False for what only the user can mend: the same input would fail again."""
-    error = state.data if isinstance(state.data, BaseException) else getattr(state.data, "result", None)
-    return not isinstance(error, FewcastError)
+    """True for what a network or a disk does; the same input would fail again on everything else."""
+    return isinstance(state.data, OSError)
 
 
 LOCAL: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}

@@ -51,7 +51,7 @@ def test_one_command_makes_everything_and_says_where(folder: Path, first: "subpr
     for place in ("archive", "episodes", "run", "scorecard", "mlflow"):
         assert any(line.startswith(place) for line in first.stdout.splitlines()), first.stdout
     assert "crps" in first.stdout.lower()
-    assert "| persistence" in first.stdout or "persistence |" in first.stdout
+    assert "\ndressed persistence " in first.stdout
     with xarray.open_zarr(str(folder / "data/tiny/archive.zarr"), mask_and_scale=False) as archive:
         assert int((archive["status"] == 1).sum()) == 36
     assert Archive.open(str(folder / "data/tiny/archive.zarr"))
@@ -69,8 +69,8 @@ def test_mlflow_has_the_training_with_its_evaluation_inside(
     client = open_client(f"sqlite:///{folder / 'data/mlflow.db'}")
     experiment = client.get_experiment_by_name("tiny")
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    assert set(runs) == {"train abml", "evaluate"}
-    train, evaluate = runs["train abml"], runs["evaluate"]
+    assert set(runs) == {"train abml", "evaluate test"}
+    train, evaluate = runs["train abml"], runs["evaluate test"]
     assert evaluate.data.tags["mlflow.parentRunId"] == train.info.run_id
     for run in (train, evaluate):
         assert run.info.status == "FINISHED"
@@ -89,7 +89,7 @@ def test_a_second_run_skips_what_is_done(folder: Path, first: "subprocess.Comple
     training = read_delivered(run / "tracking").run_id
     again = pipeline(folder)
     assert again.returncode == 0, again.stderr
-    assert "skipped 36" in again.stderr
+    assert "frames: 36 skipped" in again.stderr
     assert again.stdout == first.stdout
     assert read_delivered(run / "tracking").run_id == training
     assert (

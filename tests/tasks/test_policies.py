@@ -1,0 +1,26 @@
+"""What is retried, in a real task."""
+
+from prefect import task
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.states import Failed
+
+from core.errors import FewcastError
+from tasks.policies import LOCAL, NETWORK, dask_client, worth_another_try
+
+
+def test_only_errors_that_pass_are_worth_another_try() -> None:
+    def judge(error: Exception) -> bool:
+        state: State = Failed(data=error)
+        return worth_another_try(task(lambda: None), TaskRun.model_construct(), state)
+
+    assert judge(ConnectionResetError())
+    assert judge(TimeoutError())
+    assert not judge(FewcastError("no granule", found="none", mend="look"))
+    assert not judge(ValueError())
+    assert NETWORK["retries"] > 0
+    assert "retries" not in LOCAL
+
+
+def test_without_a_cluster_s_address_the_work_stays_here() -> None:
+    with dask_client() as client:
+        assert client is None
