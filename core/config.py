@@ -90,6 +90,13 @@ class IngestConfig(Stage):
     archive: str = Field("", description="URL of the archive; empty: under the pipeline's root.")
     simulator: SimulatorConfig = SimulatorConfig()
 
+    @model_validator(mode="after")
+    def _sector_of_the_system(self) -> Self:
+        sectors = {"gk2a": ("fd", "la"), "goes": ("f", "c", "m1", "m2")}.get(self.system)
+        if sectors and self.sector not in sectors:
+            raise ValueError(f"sector {self.sector!r} is none of {self.system}'s: {', '.join(sectors)}")
+        return self
+
 
 class SplitConfig(Stage):
     """What is held out, in space and in time.
@@ -248,7 +255,10 @@ class TrainConfig(Stage):
     steps: int = Field(1000, ge=1, description="Meta-steps.")
     budget_minutes: float = Field(60.0, gt=0, description="Stop cleanly after this many minutes of training.")
     meta_batch: int = Field(4, ge=1, le=1024, description="Episodes of one meta-step.")
-    pretrain_batch: int = Field(2, ge=1, le=1024, description="Episodes of one pooled step.")
+    pretrain_batch: int = Field(8, ge=1, le=1024, description="Episodes of one pooled step.")
+    pretrain_windows: int = Field(
+        2, ge=1, le=128, description="Windows that a pooled step takes from each of its episodes, drawn anew each time."
+    )
     augment: bool = Field(True, description="Turn and flip training episodes, all windows of one alike.")
     pretrain_rate: float = Field(2e-3, gt=0, le=1, description="Outer step size of the pooled steps (Adam).")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Outer step size beta (Adam).")
