@@ -20,6 +20,7 @@ from core.errors import FewcastError
 from core.guards import GradientGuard, check_loss, check_prior, gradient_norm, prior_log_std
 from core.meta import checkpoint
 from core.meta.parallel import RankLostError, Ranks, join, share
+from core.pooling import pooled
 from core.report import Report, Silent
 from core.run import Run
 from core.schedule import is_pretraining, learning_rate, total_steps
@@ -109,6 +110,9 @@ class _Loop:
             run.start_meta()
             self.guard = GradientGuard()
         step = run.progress.step
+        size = len(batch.ids) * self.ranks.size
+        if run.learner.config.learner == "pooled":
+            batch, size = pooled(batch, config.pretrain_windows, seed=config.seed, step=step), self.ranks.size
         gradient, metrics = run.learner.gradient(run.state, batch.to(self.device), seed=config.seed)
         mine = graft("gradient", gradient) | graft("metric", {n: v.double() for n, v in metrics.items()})
         mine["flags"] = torch.tensor([stop, over_budget], dtype=torch.float64, device=self.device)
@@ -117,7 +121,6 @@ class _Loop:
         except RankLostError:
             self._save_alone()
             raise
-        size = config.pretrain_batch if run.progress.phase == "pooled" else config.meta_batch
         gradient = {name: leaf / size for name, leaf in branch(summed, "gradient").items()}
         means = {name: float(value) / size for name, value in branch(summed, "metric").items()}
         check_loss(means["loss"], step)

@@ -1,0 +1,42 @@
+"""Pooled batches: the gradient of the windows they name, spread over the episodes."""
+
+import numpy as np
+import torch
+
+from core.config import NetworkConfig, TrainConfig
+from core.episodes.loader import Loader
+from core.episodes.store import EpisodeStore
+from core.model import DataSpec, build_learner
+from core.pooling import pooled
+
+
+def test_windows_keep_their_targets_masks_and_times(tiny_store):
+    store = EpisodeStore.open(tiny_store)
+    batch = Loader(store, split="train", batch_size=5).batch(0)
+    found = pooled(batch, 3, seed=1, step=2)
+    assert found.support.x.shape[:2] == (1, 0)
+    assert found.query.x.shape[:2] == (1, 15)
+    x, y, mask = (torch.cat([getattr(p, n) for p in (batch.support, batch.query)], 1) for n in ("x", "y", "mask"))
+    times = np.concatenate([batch.support.init_time, batch.query.init_time], axis=1)
+    for place in range(15):
+        episode = place // 3
+        row = int(np.flatnonzero(times[episode] == found.query.init_time[0, place])[0])
+        assert torch.equal(found.query.x[0, place], x[episode, row])
+        assert torch.equal(found.query.y[0, place], y[episode, row])
+        assert torch.equal(found.query.mask[0, place], mask[episode, row])
+    again, other = (pooled(batch, 3, seed=1, step=step) for step in (2, 3))
+    assert torch.equal(again.query.x, found.query.x)
+    assert not torch.equal(other.query.x, found.query.x)
+
+
+def test_with_all_windows_the_gradient_is_the_pooled_learners(tiny_store):
+    store = EpisodeStore.open(tiny_store)
+    config = TrainConfig(learner="pooled", network=NetworkConfig(width=4, depth=1))
+    learner = build_learner(config, DataSpec.of(store))
+    state = learner.init_state()
+    batch = Loader(store, split="train", batch_size=3).batch(0)
+    whole, metrics = learner.gradient(state, batch, seed=0)
+    mixed, mixed_metrics = learner.gradient(state, pooled(batch, 99, seed=0, step=0), seed=0)
+    torch.testing.assert_close(mixed_metrics["loss"], metrics["loss"] / 3)
+    for name, leaf in whole.items():
+        torch.testing.assert_close(mixed[name], leaf / 3, rtol=1e-3, atol=1e-6, msg=name)
