@@ -66,7 +66,7 @@ class IngestConfig(Stage):
     )
     connections: int = Field(8, ge=1, le=64, description="Downloads at a time.")
     retries: int = Field(4, ge=0, le=20, description="Further tries of a download that failed.")
-    timeout_seconds: float = Field(30.0, gt=0, le=600, description="Longest wait for the source's next bytes in seconds.")
+    timeout_seconds: float = Field(30.0, gt=0, le=600, description="Longest wait for the source's next bytes (s).")
     whole_megabytes: int = Field(
         64, ge=1, le=4096, description="Files up to this size (MB) are fetched whole, larger ones by the blocks needed."
     )
@@ -84,6 +84,20 @@ class IngestConfig(Stage):
     cadence_minutes: int = Field(10, ge=1, le=180, description="Minutes between slots.")
     years: int = Field(10, ge=1, le=50, description="Length of the preallocated time axis in years.")
     block: int = Field(1, ge=1, le=64, description="Average blocks of this many pixels in each direction.")
+    mode: Literal["backfill", "latest", "repair"] = Field(
+        "backfill",
+        description="backfill: the times; latest: since the last complete slot until now, whatever the times; "
+        "repair: read the slots of some statuses again.",
+    )
+    lookback_hours: float = Field(
+        3.0, gt=0, le=720, description="Mode latest: how far back holes get another look, in hours."
+    )
+    catch_up_hours: float = Field(
+        72.0, gt=0, le=100_000, description="Mode latest: the longest outage that is caught up, in hours."
+    )
+    repair: list[Literal["unseen", "complete", "partial", "corrupt", "absent"]] = Field(
+        ["unseen", "partial", "corrupt", "absent"], description="Mode repair: the statuses to read again."
+    )
     grace_minutes: int = Field(
         60, ge=0, le=100_000, description="Minutes after which a slot without a granule counts as absent at the source."
     )
@@ -278,7 +292,10 @@ class TrainConfig(Stage):
         0.0, ge=0, lt=1, description="Decay a step of an average of the prior that is validated and used; 0: none."
     )
     keep: int = Field(2, ge=1, le=1000, description="Newest checkpoints to keep, beside the best.")
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads of torch in each rank; 0: as torch chooses.")
+    workers: int = Field(
+        1, ge=1, le=64, description="Episodes differentiated at a time by threads of a rank, each with torch's threads."
+    )
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads of torch in each worker; 0: as torch chooses.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute; auto: a GPU if there is one.")
     seed: int = Field(0, ge=0, description="Seed of weights, noise and episode order.")
 

@@ -95,10 +95,7 @@ def open(granule: Granule, files: Sequence[h5py.File], config: IngestConfig) -> 
     )
     fills = {_optional(pixels.attrs, name, np.nan) for name in ("_FillValue", "missing_value")}
     quantity = config.kind
-    units = _text(pixels.attrs, "units")
-    if quantity == "brightness_temperature" and units not in ("K", "kelvin", "Kelvin"):
-        raise CorruptGranule(Reason.BAD_ATTRIBUTE, f"brightness temperature in {units[:20]!r}, not K")
-    percent = quantity == "reflectance" and units in ("1", "")
+    factor = unit_factor(quantity, _text(pixels.attrs, "units"))
     low, high = PHYSICAL_RANGE[quantity]
     height = pixels.shape[0]
 
@@ -110,13 +107,19 @@ def open(granule: Granule, files: Sequence[h5py.File], config: IngestConfig) -> 
         for fill in fills:
             missing |= raw == fill
         values = raw.astype(np.float32) if (scale, offset) == (1, 0) else (raw * scale + offset).astype(np.float32)
-        if percent:
-            values *= 100
+        values *= np.float32(factor)
         wild = ~missing & ~((values >= low) & (values <= high))
         values[missing | wild] = np.nan
         return Pixels(values, int(missing.sum()), int(wild.sum()), not raw.any())
 
     return Image(granule.channel, quantity, granule.time, observed, grid, read)
+
+
+def unit_factor(quantity: Kind, units: str) -> float:
+    """What brings values in these units to those of the archive."""
+    if quantity == "brightness_temperature" and units not in ("K", "kelvin", "Kelvin"):
+        raise CorruptGranule(Reason.BAD_ATTRIBUTE, f"brightness temperature in {units[:20]!r}, not K")
+    return 100.0 if quantity == "reflectance" and units in ("1", "") else 1.0
 
 
 def _text(attributes: Any, name: str) -> str:
@@ -143,32 +146,45 @@ def _time(granule: Granule, file: Any) -> np.datetime64:
     return observed
 
 
-def _grid(file: Any, pixels: Any) -> tuple[Grid, bool]:
+def _grid(file: h5py.File, pixels: h5py.Dataset) -> tuple[Grid, bool]:
     """Coordinates in metres, north first; the flag says that the file has south first."""
-    x, y = (_coordinate(file, name) for name in ("x", "y"))
-    if pixels.shape != (len(y), len(x)):
-        raise CorruptGranule(Reason.WRONG_SHAPE, f"{pixels.shape} pixels on coordinates of {(len(y), len(x))}")
+    axes = []
+    for name in ("x", "y"):
+        dataset = hdf5.variable(file, name, 1)
+        with hdf5.guarded(f"coordinate {name}"):
+            axes.append((dataset[:], _text(dataset.attrs, "units")))
     mapping = hdf5.text(pixels.attrs, "grid_mapping")
     with hdf5.guarded("grid mapping"):
         if mapping not in file:
             raise CorruptGranule(Reason.MISSING_VARIABLE, f"grid mapping {mapping[:40]!r}")
-        names = [name for name in file[mapping].attrs if name not in NOT_CRS and not name.startswith("_")]
-    crs = {name: hdf5.attribute(file[mapping].attrs, name) for name in names}
-    if "grid_mapping_name" not in crs:
-        raise CorruptGranule(Reason.MISSING_ATTRIBUTE, "grid_mapping_name")
-    crs = {name: value if isinstance(value, str) else float(value) for name, value in crs.items()}
-    flip = bool(y[0] < y[-1])
-    return Grid(x, y[::-1] if flip else y, crs), flip
+        attributes = {name: hdf5.attribute(file[mapping].attrs, name) for name in file[mapping].attrs if is_crs(name)}
+    return oriented(axes[0], axes[1], attributes, pixels.shape)
 
 
 NOT_CRS = ("coordinates", "long_name", "CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST", "units", "standard_name")
 
 
-def _coordinate(file: Any, name: str) -> NDArray[np.float64]:
-    dataset = hdf5.variable(file, name, 1)
-    with hdf5.guarded(f"coordinate {name}"):
-        values = dataset[:].astype(np.float64)
-    unit = _text(dataset.attrs, "units")
+def is_crs(name: str) -> bool:
+    """Whether an attribute of a grid mapping says something of the projection."""
+    return name not in NOT_CRS and not name.startswith("_")
+
+
+def oriented(
+    x: tuple[NDArray[Any], str], y: tuple[NDArray[Any], str], mapping: dict[str, Any], shape: tuple[int, ...]
+) -> tuple[Grid, bool]:
+    """The grid with the north first, from coordinates with their units; True where the south came first."""
+    xs, ys = _metres("x", *x), _metres("y", *y)
+    if tuple(shape) != (len(ys), len(xs)):
+        raise CorruptGranule(Reason.WRONG_SHAPE, f"{shape} pixels on coordinates of {(len(ys), len(xs))}")
+    if "grid_mapping_name" not in mapping:
+        raise CorruptGranule(Reason.MISSING_ATTRIBUTE, "grid_mapping_name")
+    crs = {name: value if isinstance(value, str) else float(value) for name, value in mapping.items()}
+    flip = bool(ys[0] < ys[-1])
+    return Grid(xs, ys[::-1] if flip else ys, crs), flip
+
+
+def _metres(name: str, raw: NDArray[Any], unit: str) -> NDArray[np.float64]:
+    values = raw.astype(np.float64)
     if unit not in ("m", "metre", "meter", "meters", "km"):
         raise CorruptGranule(Reason.BAD_ATTRIBUTE, f"{name} in {unit[:20]!r}, not metres")
     values *= 1000 if unit == "km" else 1

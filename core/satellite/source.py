@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from datetime import timedelta
 from typing import Any, BinaryIO
 
 import h5py
@@ -12,7 +11,7 @@ from botocore.exceptions import BotoCoreError, NoCredentialsError
 
 from core.config import IngestConfig, TimeRange
 from core.errors import FewcastError
-from core.satellite import area, cf, gk2a, goes, grid, hdf5, himawari, remote
+from core.satellite import area, cf, cf_zarr, gk2a, goes, grid, hdf5, himawari, remote
 from core.satellite.granule import CorruptGranule, Frame, Granule, Grid, Image, Kind, Reason, System, UnavailableGranule
 
 SYSTEMS: dict[str, System] = {"gk2a": gk2a, "goes": goes, "himawari": himawari, "cf": cf}
@@ -44,23 +43,29 @@ def list_granules(config: IngestConfig, times: TimeRange | None = None) -> list[
     for channel in config.channels:
         kind(config, channel)
     area.bounds(config.area)
+    if cf_zarr.is_store(config):
+        return [g for g in cf_zarr.list_granules(config) if _wanted(g.time, config, span)]
     files, root = remote.filesystem(config)
     folders = system(config).prefixes(config, span)
     with ThreadPoolExecutor(min(config.connections, len(folders) or 1)) as pool:
         listings = list(pool.map(lambda folder: _listing(files, root, folder, config), folders))
     if not any(listings):
         _check_root(files, root, config)
-    start, end = (np.datetime64(t.replace(tzinfo=None), "s") for t in (span.start, span.end))
-    origin, cadence = np.datetime64(config.origin.replace(tzinfo=None), "s"), timedelta(minutes=config.cadence_minutes)
     found: dict[tuple[np.datetime64, str], list[Granule]] = {}
     for name, info in sorted(item for listing in listings for item in listing.items()):
         for channel, time in system(config).parse(name, config):
-            if channel not in config.channels or not start <= time < end or (time - origin) % np.timedelta64(cadence):
+            if channel not in config.channels or not _wanted(time, config, span):
                 continue
             url = files.unstrip_protocol(name)
             granule = Granule(url, channel, time, int(info["size"]), remote.etag(info))
             found.setdefault((time, channel), []).append(granule)
     return [system(config).combine(found[key]) for key in sorted(found)]
+
+
+def _wanted(time: np.datetime64, config: IngestConfig, span: TimeRange) -> bool:
+    """Whether a time lies in the span and on one of the archive's slots."""
+    start, end, origin = (np.datetime64(t.replace(tzinfo=None), "s") for t in (span.start, span.end, config.origin))
+    return bool(start <= time < end and (time - origin) % np.timedelta64(config.cadence_minutes, "m") == 0)
 
 
 def _listing(files: Any, root: str, folder: str, config: IngestConfig) -> dict[str, dict[str, Any]]:
@@ -98,6 +103,9 @@ def fetch(granule: Granule, config: IngestConfig) -> bytes:
 @contextmanager
 def opened(granule: Granule, config: IngestConfig) -> Iterator[Image]:
     """The granule as an image that decodes by windows; small files are fetched whole, large ones by blocks."""
+    if cf_zarr.is_store(config):
+        yield cf_zarr.open_image(granule, config)
+        return
     parts = granule.parts or (granule,)
     with ExitStack() as stack:
         ranged: list[remote.Blocks] = []

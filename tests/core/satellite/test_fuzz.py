@@ -49,7 +49,7 @@ def mutate(content: bytes, generator: np.random.Generator) -> bytes:
 
 def granules() -> dict[str, tuple[bytes, str, dict]]:
     """A small granule of each kind: (content, channel, configuration)."""
-    from tests.core.satellite import makers, test_cf, test_gk2a, test_goes, test_himawari
+    from tests.core.satellite import imagers, makers, test_cf, test_gk2a, test_goes, test_himawari
 
     ami = {"source": "x"}
     counts = test_gk2a.raw((40, 50))
@@ -63,12 +63,12 @@ def granules() -> dict[str, tuple[bytes, str, dict]]:
         ),
         "cf": (makers.cf(test_cf.counts((40, 50)), test_cf.TIME), "infrared", test_cf.config().model_dump()),
         "goes": (
-            makers.goes("C13", test_goes.START, test_goes.raw(shape=(40, 50)), corner=(-0.02, 0.06)),
+            imagers.goes("C13", test_goes.START, test_goes.raw(shape=(40, 50)), corner=(-0.02, 0.06)),
             "C13",
             test_goes.config().model_dump(),
         ),
         "himawari": (
-            makers.tile("B13", test_himawari.START, ahi, (0, 0), ahi.shape, tiles=1),
+            imagers.tile("B13", test_himawari.START, ahi, (0, 0), ahi.shape, tiles=1),
             "B13",
             test_himawari.config("x").model_dump(),
         ),
@@ -80,7 +80,7 @@ def read_damaged(first: int, last: int) -> None:
     from core.config import IngestConfig
     from core.satellite import grid, hdf5, himawari, source
     from core.satellite.granule import PHYSICAL_RANGE, CorruptGranule, Granule
-    from tests.core.satellite import makers, test_himawari
+    from tests.core.satellite import imagers, test_himawari
 
     slots = {"gk2a": "2023-09-05T12:30", "cf": "2017-09-05T00:15", "goes": "2023-09-05T18:00"}
     cases, whole = granules(), {}
@@ -88,7 +88,7 @@ def read_damaged(first: int, last: int) -> None:
         name = list(cases)[number % len(cases)]
         content, channel, values = cases[name]
         config = IngestConfig.model_validate(values)
-        url = makers.tile_name("B13", test_himawari.START, 1) if config.system == "himawari" else "memory"
+        url = imagers.tile_name("B13", test_himawari.START, 1) if config.system == "himawari" else "memory"
         slot = np.datetime64(slots.get(config.system, "2023-09-05T18:00"), "s")
         tile = Granule(url, channel, slot, 0)
         granule = Granule(url, channel, slot, 0, parts=(tile,)) if config.system == "himawari" else tile

@@ -4,7 +4,7 @@ import pytest
 from core.config import IngestConfig
 from core.satellite import goes, hdf5
 from core.satellite.granule import CorruptGranule, Granule, Reason
-from tests.core.satellite import makers
+from tests.core.satellite import imagers
 
 START = "20232481801173"
 SLOT = np.datetime64("2023-09-05T18:00:00")
@@ -24,7 +24,7 @@ def config(**changes):
 
 
 def raw(channel="C13", shape=(6, 9)):
-    bits = makers.ABI[channel][3]
+    bits = imagers.ABI[channel][3]
     return np.random.default_rng(2).integers(2**bits // 4, 2**bits // 2, shape, dtype=np.uint16)
 
 
@@ -35,12 +35,12 @@ def read(content, channel="C13", **changes):
         return image, image.read(*ALL)
 
 
-@pytest.mark.parametrize("channel", list(makers.ABI))
+@pytest.mark.parametrize("channel", list(imagers.ABI))
 def test_every_band_follows_the_published_formula(channel):
     counts = raw(channel)
-    scale, offset, last, _ = makers.ABI[channel]
+    scale, offset, last, _ = imagers.ABI[channel]
     radiance = scale * counts.astype(np.float64) + offset
-    image, pixels = read(makers.goes(channel, START, counts), channel)
+    image, pixels = read(imagers.goes(channel, START, counts), channel)
     if isinstance(last, tuple):
         fk1, fk2, bc1, bc2 = last
         expected, tolerance = (fk2 / np.log(fk1 / radiance + 1) - bc1) / bc2, 2e-3
@@ -56,7 +56,7 @@ def test_quality_fill_and_range_are_told_apart():
     quality[0, :5] = [1, 2, 3, 4, 255]
     counts[0, 4] = counts[1, 0] = (1 << 12) - 1  # the fill value
     counts[1, 1] = 3  # a negative radiance
-    content = makers.goes("C13", START, counts, quality)
+    content = imagers.goes("C13", START, counts, quality)
     _, pixels = read(content)
     assert np.isnan(pixels.values[0, :5]).all()
     assert np.isnan(pixels.values[1, :2]).all()
@@ -68,7 +68,7 @@ def test_quality_fill_and_range_are_told_apart():
 
 
 def test_coordinates_in_single_precision_give_the_fixed_grid():
-    image, _ = read(makers.goes("C13", START, np.full((1500, 2500), 900, np.uint16)))
+    image, _ = read(imagers.goes("C13", START, np.full((1500, 2500), 900, np.uint16)))
     height = 35786023.0
     np.testing.assert_allclose(image.grid.x, height * (-0.101332 + 5.6e-5 * np.arange(2500)), atol=0.01)
     np.testing.assert_allclose(image.grid.y, height * (0.128212 - 5.6e-5 * np.arange(1500)), atol=0.01)
@@ -76,10 +76,10 @@ def test_coordinates_in_single_precision_give_the_fixed_grid():
 
 
 def test_keys_name_the_slot_they_start_in():
-    name = makers.goes_name("C13", START)
+    name = imagers.goes_name("C13", START)
     assert goes.parse(name, config()) == [("C13", SLOT)]
-    assert goes.parse(makers.goes_name("C02", "20232481800205", "F"), config(sector="f")) == [("C02", SLOT)]
-    assert goes.parse(makers.goes_name("C02", "20232481800553", "M2"), config(sector="m2")) == [("C02", SLOT)]
+    assert goes.parse(imagers.goes_name("C02", "20232481800205", "F"), config(sector="f")) == [("C02", SLOT)]
+    assert goes.parse(imagers.goes_name("C02", "20232481800553", "M2"), config(sector="m2")) == [("C02", SLOT)]
     wrong = [
         name.replace("RadC", "RadF"),
         name.replace("C13", "C17"),
@@ -87,7 +87,7 @@ def test_keys_name_the_slot_they_start_in():
         name.replace("2023248", "2023400"),
     ]
     assert [goes.parse(key, config()) for key in wrong] == [[]] * 4
-    assert goes.parse(makers.goes_name("C02", START, "M1"), config(sector="m2")) == []
+    assert goes.parse(imagers.goes_name("C02", START, "M1"), config(sector="m2")) == []
     times = config(times={"start": "2023-12-31T23:10", "end": "2024-01-01T00:10"}).times
     assert goes.prefixes(config(sector="m1"), times) == ["ABI-L1b-RadM/2023/365/23/", "ABI-L1b-RadM/2024/001/00/"]
 
@@ -103,5 +103,5 @@ def test_keys_name_the_slot_they_start_in():
 )
 def test_a_header_that_lies_is_refused_with_its_reason(change, reason):
     with pytest.raises(CorruptGranule) as caught:
-        read(makers.goes("C13", START, raw(), **change))
+        read(imagers.goes("C13", START, raw(), **change))
     assert caught.value.reason is reason

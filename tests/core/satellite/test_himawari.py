@@ -4,7 +4,7 @@ import pytest
 from core.config import IngestConfig
 from core.satellite import himawari, source
 from core.satellite.granule import CorruptGranule, Reason
-from tests.core.satellite import makers
+from tests.core.satellite import imagers
 
 START = "20232481800000"
 PRODUCT = (24, 30)
@@ -34,15 +34,15 @@ def truth(channel, finer=1):
 
 
 def write(root, channel, start=START, tiles=(1, 2, 3, 4), **changes):
-    finer = makers.AHI_FINER.get(channel, 1)
+    finer = imagers.AHI_FINER.get(channel, 1)
     values = truth(channel, finer)
     for n in tiles:
         row, column = (p * finer for p in PLACES[n])
         part = values[row : row + 12 * finer, column : column + 15 * finer]
         product = (PRODUCT[0] * finer, PRODUCT[1] * finer)
-        path = root / makers.tile_name(channel, start, n)
+        path = root / imagers.tile_name(channel, start, n)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(makers.tile(channel, start, part, (row, column), product, **changes))
+        path.write_bytes(imagers.tile(channel, start, part, (row, column), product, **changes))
     return values
 
 
@@ -57,7 +57,7 @@ def test_tiles_become_one_image_on_the_full_grid(tmp_path):
     frame = source.read_frame(granule, settings, grid)
     np.testing.assert_allclose(frame.values, raw * 0.05 + 160, atol=1e-4)
     assert (frame.kind, frame.reason) == ("brightness_temperature", Reason.NONE)
-    step = makers.AHI_STEP * 1e-6 * 35785863.0
+    step = imagers.AHI_STEP * 1e-6 * 35785863.0
     np.testing.assert_allclose(grid.x, step * (np.arange(30) - 14.5), rtol=1e-9)
     np.testing.assert_allclose(grid.y, -step * (np.arange(24) - 11.5), rtol=1e-9)
 
@@ -108,7 +108,7 @@ def test_a_corrupt_tile_is_a_gap_and_four_are_the_end(tmp_path):
     settings = config(tmp_path)
     (granule,) = source.list_granules(settings)
     grid = source.archive_grid([granule], settings)
-    names = [tmp_path / makers.tile_name("B13", START, n) for n in PLACES]
+    names = [tmp_path / imagers.tile_name("B13", START, n) for n in PLACES]
     names[0].write_bytes(b"<html>503</html>")
     (granule,) = source.list_granules(settings)
     frame = source.read_frame(granule, settings, grid)
@@ -124,7 +124,7 @@ def test_a_corrupt_tile_is_a_gap_and_four_are_the_end(tmp_path):
 
 def test_a_tile_published_twice_counts_once(tmp_path):
     write(tmp_path, "B13")
-    old = tmp_path / makers.tile_name("B13", START, 2)
+    old = tmp_path / imagers.tile_name("B13", START, 2)
     (old.parent / old.name.replace("c20232481808000", "c20232481807000")).write_bytes(b"older and bad")
     (granule,) = source.list_granules(config(tmp_path))
     assert len(granule.parts) == 4
@@ -153,5 +153,5 @@ def test_folders_are_asked_by_slot(tmp_path):
     settings = config(tmp_path, cadence_minutes=30, times={"start": "2023-09-05T17:40", "end": "2023-09-05T18:40"})
     expected = [f"AHI-L2-FLDK-ISatSS/2023/09/05/{slot}/" for slot in ("1800", "1830")]
     assert himawari.prefixes(settings, settings.times) == expected
-    wrong_resolution = makers.tile_name("B13", START, 1).replace("-020-", "-010-")
+    wrong_resolution = imagers.tile_name("B13", START, 1).replace("-020-", "-010-")
     assert himawari.parse(wrong_resolution, settings) == []

@@ -8,7 +8,7 @@ import pytest
 
 from core.satellite import area, gk2a, goes, hdf5, himawari
 from core.satellite.granule import Granule
-from tests.core.satellite import makers, test_gk2a, test_goes, test_himawari
+from tests.core.satellite import imagers, makers, test_gk2a, test_goes, test_himawari
 
 satpy = pytest.importorskip("satpy", reason="the oracle satpy is not installed: pip install 'fewcast[oracle]'")
 KELVIN, RELATIVE, PIXELS = 0.01, 1e-4, 0.1
@@ -83,10 +83,10 @@ def test_abi_agrees(tmp_path):
     contents = {}
     generator = np.random.default_rng(4)
     quality = generator.choice(np.array([0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3], np.uint8), (40, 50))
-    for channel in makers.ABI:
+    for channel in imagers.ABI:
         counts = test_goes.raw(channel, (40, 50))
-        contents[channel] = makers.goes(channel, test_goes.START, counts, quality, corner=(-0.02, 0.06))
-        (tmp_path / makers.goes_name(channel, test_goes.START).rsplit("/", 1)[1]).write_bytes(contents[channel])
+        contents[channel] = imagers.goes(channel, test_goes.START, counts, quality, corner=(-0.02, 0.06))
+        (tmp_path / imagers.goes_name(channel, test_goes.START).rsplit("/", 1)[1]).write_bytes(contents[channel])
     loaded = scene(tmp_path.iterdir(), "abi_l1b")
     for channel, content in contents.items():
         infrared = int(channel[1:]) > 6
@@ -102,12 +102,12 @@ def test_abi_agrees(tmp_path):
 def test_ahi_agrees(tmp_path, channel):
     """One tile of each band, through satpy's reader of the same sectorized imagery."""
     himawari._PLACES.clear()
-    finer = makers.AHI_FINER.get(channel, 1)
+    finer = imagers.AHI_FINER.get(channel, 1)
     raw = np.random.default_rng(int(channel[1:])).integers(500, 3000, (40, 50)).astype(np.int16)
     raw[3, :4] = -1
     product = (2000 * finer, 2000 * finer)
-    content = makers.tile(channel, test_himawari.START, raw, (700 * finer, 900 * finer), product)
-    name = makers.tile_name(channel, test_himawari.START, 7).rsplit("/", 1)[1]
+    content = imagers.tile(channel, test_himawari.START, raw, (700 * finer, 900 * finer), product)
+    name = imagers.tile_name(channel, test_himawari.START, 7).rsplit("/", 1)[1]
     key = tmp_path / name.replace("00000_c", "0000_c").replace("8000.nc", "800.nc")
     key.write_bytes(content)
     loaded = scene([key], "abi_l1b_scmi")

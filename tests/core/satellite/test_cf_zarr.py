@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+import xarray as xr
+
+from core.errors import FewcastError
+from core.satellite import source
+from core.satellite.granule import CorruptGranule, Reason
+from tests.core.satellite import test_cf
+
+TIMES = np.array(["2017-09-05T00:15", "2017-09-05T00:45", "2017-09-05T01:00", "2017-09-05T01:15"], "datetime64[ns]")
+VALUES = np.random.default_rng(0).uniform(200, 300, (4, 11, 17)).astype(np.float32)
+
+
+def store(path, *, south_first=False, **changes):
+    y = 4e6 - 8e3 * np.arange(11)
+    values = VALUES.copy()
+    values[1, 2, 3], values[3] = np.nan, np.nan
+    data = xr.Dataset(
+        {
+            "bt": (
+                ("time", "y", "x"),
+                values[:, ::-1] if south_first else values,
+                {"units": "K", "grid_mapping": "crs"},
+            ),
+            "crs": ((), 0, {"grid_mapping_name": "mercator", "standard_parallel": 0.0, "earth_radius": 6371228.0}),
+        },
+        coords={
+            "time": TIMES,
+            "y": ("y", y[::-1] if south_first else y, {"units": "m"}),
+            "x": ("x", -1e5 + 8e3 * np.arange(17), {"units": "m"}),
+        },
+    )
+    data.to_zarr(path, encoding={"bt": {"dtype": "uint16", "scale_factor": 0.01, "_FillValue": 65535}})
+    settings = {"source": str(path), "channels": ["bt"], "kind": "brightness_temperature", "pattern": ""}
+    return test_cf.config(**(settings | changes))
+
+
+@pytest.mark.parametrize("south_first", [False, True])
+def test_each_time_of_a_store_is_a_granule(tmp_path, south_first):
+    config = store(tmp_path / "frames.zarr", south_first=south_first)
+    granules = source.list_granules(config)
+    assert [str(g.time)[11:16] for g in granules] == ["00:15", "00:45", "01:15"]  # 01:00 is no slot
+    grid = source.archive_grid(granules, config)
+    assert grid.shape == (11, 17)
+    frame = source.read_frame(granules[0], config, grid)
+    np.testing.assert_allclose(frame.values, VALUES[0], atol=0.006)
+    assert (frame.kind, frame.reason) == ("brightness_temperature", Reason.NONE)
+    gappy = source.read_frame(granules[1], config, grid)
+    assert np.isnan(gappy.values[2, 3])
+    assert gappy.reason is Reason.BAD_QUALITY
+    with pytest.raises(CorruptGranule) as caught:
+        source.read_frame(granules[2], config, grid)
+    assert caught.value.reason is Reason.BAD_QUALITY
+
+
+def test_blocks_and_windows(tmp_path):
+    config = store(tmp_path / "frames.zarr", block=3)
+    granules = source.list_granules(config)
+    grid = source.archive_grid(granules, config)
+    assert grid.shape == (3, 5)
+    expected = VALUES[0, :9, :15].reshape(3, 3, 5, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(source.read_frame(granules[0], config, grid).values, expected, atol=0.006)
+
+
+def test_a_store_without_the_variable_or_that_is_not_there(tmp_path):
+    config = store(tmp_path / "frames.zarr", channels=["wv"])
+    with pytest.raises(FewcastError, match="no wv among"):
+        source.list_granules(config)
+    with pytest.raises(FewcastError, match="does not exist"):
+        source.list_granules(config.model_copy(update={"source": str(tmp_path / "none.zarr")}))
+
+
+def test_counts_in_a_store_of_kelvin_are_told(tmp_path):
+    config = store(tmp_path / "frames.zarr", kind="reflectance")
+    granules = source.list_granules(config)
+    with pytest.raises(CorruptGranule) as caught:
+        source.read_frame(granules[0], config, source.archive_grid(granules, config))
+    assert caught.value.reason is Reason.OUT_OF_RANGE
