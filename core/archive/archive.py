@@ -172,20 +172,23 @@ class Archive:
             mine = {frame.channel: frame for frame in frames if self.kind_of.get(frame.channel) == kind}
             if not mine:
                 continue
-            codes = self._kept(slot, kind, channels, set(mine))
+            packed = {}
             for name, frame in mine.items():
                 if frame.values.shape != self.shape:
                     raise ValueError(f"a frame of {frame.values.shape} for an archive of {self.shape}")
-                codes[channels.index(name)], lost = pack(frame.values, kind)
-                partial = lost or frame.reason != Reason.NONE
-                status = Status.PARTIAL if partial else Status.COMPLETE
-                reason = frame.reason if frame.reason != Reason.NONE or not lost else Reason.OUT_OF_RANGE
-                if (codes[channels.index(name)] == shard.MISSING).all():
-                    status = Status.CORRUPT
-                    reason = reason if reason != Reason.NONE else Reason.ALL_MISSING
-                count = lost + frame.out_of_range
-                stored.append(Stored(slot, name, status, reason, count, frame.observation_time))
-            self.objects.put(self._key(kind, slot), shard.encode(codes))
+                codes, lost = pack(frame.values, kind)
+                reason = Reason.OUT_OF_RANGE if lost and frame.reason == Reason.NONE else frame.reason
+                status = Status.PARTIAL if reason != Reason.NONE else Status.COMPLETE
+                if (codes == shard.MISSING).all():
+                    status, reason = Status.CORRUPT, reason or Reason.ALL_MISSING
+                else:
+                    packed[name] = codes
+                stored.append(Stored(slot, name, status, reason, lost + frame.out_of_range, frame.observation_time))
+            if packed:
+                whole = self._kept(slot, kind, channels, set(packed))
+                for name, codes in packed.items():
+                    whole[channels.index(name)] = codes
+                self.objects.put(self._key(kind, slot), shard.encode(whole))
         return stored
 
     def _kept(self, slot: int, kind: Kind, channels: tuple[str, ...], replaced: set[str]) -> shard.Codes:
@@ -271,13 +274,20 @@ class Archive:
         self, kind: Kind, slot: int, y: slice, x: slice, channels: slice = slice(None)
     ) -> shard.Codes | None:
         key = self._key(kind, slot)
-        return shard.decode(
-            lambda start, end: self.objects.get(key, start, end),
-            (len(self.kinds[kind]), *self.shape),
-            channels,
-            y,
-            x,
-        )
+        try:
+            return shard.decode(
+                lambda start, end: self.objects.get(key, start, end),
+                (len(self.kinds[kind]), *self.shape),
+                channels,
+                y,
+                x,
+            )
+        except shard.TornShardError as error:
+            raise FewcastError(
+                f"{key} of the archive {self.url} is damaged",
+                found=str(error),
+                mend="run `fewcast archive repair` on it, then ingest again",
+            ) from error
 
     def _writable(self) -> None:
         if not self.writable:

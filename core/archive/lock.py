@@ -1,30 +1,44 @@
 """One ingest at a time on one archive, safe after kill -9."""
 
 import fcntl
+import json
 import os
 import socket
-from collections.abc import Iterator
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from core.archive.objects import LocalObjects, Objects
+from core.archive.objects import LocalObjects, Objects, RemoteObjects
 from core.errors import FewcastError
 
 LOCK = ".lock"
+# A lease is renewed this often, and is taken from a holder who let it stand unchanged for this long.
+RENEW_SECONDS, EXPIRE_SECONDS = 10.0, 40.0
 
 
 @contextmanager
-def exclusive(objects: Objects) -> Iterator[None]:
-    """Hold the archive for writing; `FewcastError` at once if another process holds it.
+def exclusive(objects: Objects, sleep: Callable[[float], None] = time.sleep) -> Iterator[Callable[[], None]]:
+    """Hold the archive for writing; yields what to call before a write that must not follow a lost hold.
 
-    On a disk it is an `flock`, which the kernel gives back when its holder dies, however it dies.
+    On a disk it is an `flock`, which the kernel gives back when its holder dies, however it dies. In a bucket it is a
+    lease object, made and renewed by conditional puts; no clocks are compared. `FewcastError` if another holds it.
     """
     if isinstance(objects, LocalObjects):
         with _flock(objects.root):
             objects.sweep()
-            yield
+            yield lambda: None
     else:
-        yield
+        assert isinstance(objects, RemoteObjects)
+        lease = Lease(objects)
+        lease.acquire(sleep)
+        try:
+            yield lease.check
+        finally:
+            lease.release()
 
 
 @contextmanager
@@ -35,12 +49,107 @@ def _flock(root: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
-            raise held(str(root), file.read().strip() or "another process") from error
+            raise _held(str(root), file.read().strip() or "another process") from error
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.write(_me())
         file.flush()
         yield
 
 
-def held(url: str, holder: str) -> FewcastError:
+class Lease:
+    """An object that its holder keeps changing: whoever sees it stand still for long enough may take it."""
+
+    def __init__(self, objects: RemoteObjects) -> None:
+        self.objects = objects
+        self.tag = ""
+        self._lost = False
+        self._end = threading.Event()
+        self._renewing = threading.Thread(target=self._renew, name="lease", daemon=True)
+
+    def acquire(self, sleep: Callable[[float], None]) -> None:
+        if not self._put(IfNoneMatch="*"):
+            holder, seen = self._look()
+            waited = 0.0
+            dead = _died_here(holder)
+            while seen and not dead and waited < EXPIRE_SECONDS:
+                sleep(RENEW_SECONDS / 4)
+                waited += RENEW_SECONDS / 4
+                _, now = self._look()
+                if now and now != seen:
+                    raise _held(self.objects.url, holder.get("who", "another process"))
+                seen = now
+            if not self._put(**({"IfMatch": seen} if seen else {"IfNoneMatch": "*"})):
+                raise _held(self.objects.url, "another process that was quicker")
+        self._renewing.start()
+
+    def check(self) -> None:
+        """Raise `FewcastError` if the lease went to another, say after this process was suspended."""
+        if self._lost:
+            raise _held(self.objects.url, "that another process has taken over")
+
+    def release(self) -> None:
+        self._end.set()
+        self._renewing.join()
+        if not self._lost and self._look()[1] == self.tag:
+            self.objects.delete(LOCK)
+
+    def _renew(self) -> None:
+        last = time.monotonic()
+        while not self._end.wait(RENEW_SECONDS):
+            try:
+                if not self._put(IfMatch=self.tag):
+                    self._lost = True
+                    return
+                last = time.monotonic()
+            except Exception:  # a store that cannot be reached: hold on for as long as no one else can have taken it
+                if time.monotonic() - last > EXPIRE_SECONDS - RENEW_SECONDS:
+                    self._lost = True
+                    return
+
+    def _look(self) -> tuple[dict[str, Any], str]:
+        try:
+            tag = self.objects.call("head_object", LOCK)["ETag"]
+            body = self.objects.get(LOCK)
+        except FileNotFoundError:
+            return {}, ""
+        try:
+            return json.loads(body or b"{}"), tag
+        except ValueError:
+            return {}, tag
+
+    def _put(self, **condition: str) -> bool:
+        """Whether the conditional put was done; a retried put that had been done after all counts as done."""
+        nonce = uuid.uuid4().hex
+        body = json.dumps({"who": _me(), "host": socket.gethostname(), "process": os.getpid(), "nonce": nonce})
+        try:
+            self.tag = self.objects.call("put_object", LOCK, Body=body.encode(), **condition)["ETag"]
+        except (OSError, ValueError) as error:
+            found, tag = self._look()
+            if found.get("nonce") == nonce:
+                self.tag = tag
+                return True
+            if tag or isinstance(error, FileExistsError):
+                return False
+            raise
+        return True
+
+
+def _died_here(holder: dict[str, Any]) -> bool:
+    """Whether the holder was a process of this machine that is no more."""
+    if holder.get("host") != socket.gethostname() or not isinstance(holder.get("process"), int):
+        return False
+    try:
+        os.kill(holder["process"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _me() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def _held(url: str, holder: str) -> FewcastError:
     return FewcastError(f"the archive {url} is being written", found=holder, mend="wait until it ends, then run again")

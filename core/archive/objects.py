@@ -1,15 +1,25 @@
 """Whole objects under a URL: each put is all or nothing, and on a disk it is durable before it returns."""
 
+import errno
 import os
+import random
 import shutil
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+import aiohttp
 import fsspec
+from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCredentialsError
 
+from core.errors import FewcastError
+
+T = TypeVar("T")
 SCRATCH = ".partial"
+TRIES, FIRST_WAIT_SECONDS = 7, 0.2
+PASSING = (OSError, TimeoutError, BotoCoreError, aiohttp.ClientError)
 
 
 class Objects(Protocol):
@@ -34,11 +44,14 @@ class Objects(Protocol):
 
 
 def open_objects(url: str) -> Objects:
-    """Objects under a plain path, `file://` or any fsspec URL; `s3://` takes its keys and endpoint from AWS_*."""
-    if url.startswith("file://"):
-        url = url.removeprefix("file://")
+    """Objects under a plain path, `file://` or `s3://`, which takes its keys and endpoint from AWS_* variables."""
+    if not url:
+        raise FewcastError("no archive was named", found="an empty URL", mend="set ingest.archive to a path or s3://")
+    url = url.removeprefix("file://")
     if "://" not in url:
         return LocalObjects(url)
+    if not url.startswith("s3://"):
+        raise FewcastError("an archive cannot live there", found=url, mend="give a path, file:// or s3:// URL")
     return RemoteObjects(url)
 
 
@@ -116,30 +129,72 @@ def _sync_folder(folder: Path) -> None:
 
 
 class RemoteObjects:
-    """A prefix of an object store, through fsspec; one put is one PUT, which stores acknowledge when durable."""
+    """A prefix of an S3 bucket through s3fs; one put is one PUT, acknowledged when it is durable.
+
+    Every call is tried again, with growing and jittered waits, on what may pass: server errors, throttling, resets.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         filesystem: tuple[Any, str] = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         self.fs, self.prefix = filesystem
+        self.bucket, _, self.folder = self.prefix.partition("/")
 
     def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes | None:
-        try:
-            return self.fs.cat_file(f"{self.prefix}/{key}", start=start, end=end)
-        except FileNotFoundError:
-            return None
+        def attempt() -> bytes | None:
+            try:
+                content: bytes = self.fs.cat_file(f"{self.prefix}/{key}", start=start, end=end)
+            except FileNotFoundError:
+                return None
+            return content
+
+        return self._persist(attempt)
 
     def put(self, key: str, data: bytes) -> None:
-        self.fs.pipe_file(f"{self.prefix}/{key}", data)
+        self._persist(lambda: self.fs.pipe_file(f"{self.prefix}/{key}", data))
 
     def keys(self, prefix: str) -> Iterator[tuple[str, int]]:
-        found = self.fs.find(f"{self.prefix}/{prefix}", detail=True)
+        found = self._persist(lambda: self.fs.find(f"{self.prefix}/{prefix}".rstrip("/"), detail=True))
         for path, info in found.items():
             yield path[len(self.prefix) + 1 :], info["size"]
 
     def delete(self, key: str) -> None:
-        if self.fs.exists(f"{self.prefix}/{key}"):
-            self.fs.rm_file(f"{self.prefix}/{key}")
+        self.call("delete_object", key)
 
     def sweep(self) -> None:
         """Nothing: an interrupted PUT leaves no object."""
+
+    def call(self, method: str, key: str, **arguments: Any) -> dict[str, Any]:
+        """One raw S3 call on a key, for what needs conditions and entity tags."""
+        answer: dict[str, Any] = self._persist(
+            lambda: self.fs.call_s3(method, Bucket=self.bucket, Key=f"{self.folder}/{key}".lstrip("/"), **arguments)
+        )
+        return answer
+
+    def _persist(self, attempt: Callable[[], T]) -> T:
+        wait = FIRST_WAIT_SECONDS
+        for trial in range(TRIES):
+            try:
+                return attempt()
+            except (FileNotFoundError, FileExistsError):
+                raise
+            except (PermissionError, NoCredentialsError, PartialCredentialsError) as error:
+                raise FewcastError(
+                    f"access to {self.url} was refused", found=_line(error), mend="correct the AWS_* credentials"
+                ) from error
+            except PASSING as error:
+                if getattr(error, "errno", None) == errno.EINVAL:  # s3fs's name for a condition that does not hold
+                    raise
+                if trial == TRIES - 1:
+                    raise FewcastError(
+                        f"{self.url} cannot be reached",
+                        found=_line(error),
+                        mend="check the network and AWS_ENDPOINT_URL, then run again",
+                    ) from error
+            time.sleep(wait * random.uniform(0.5, 1))
+            wait *= 2
+        raise AssertionError("the last trial returns or raises")
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,4 +1,4 @@
-"""Granules to archive: list, read what is missing, write frames, then say what is known of each slot."""
+"""List, read what is missing, write frames, then say what is known of each slot."""
 
 import errno
 import time
@@ -11,11 +11,13 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from core.archive import Archive, Status, Stored
 from core.archive.lock import exclusive
 from core.config import IngestConfig, TimeRange
 from core.errors import FewcastError
+from core.ingest.plan import SERVED, days, plan, slots_of
 from core.report import Report, Silent
 from core.satellite import source
 from core.satellite.granule import CorruptGranule, Frame, Granule, Grid, UnavailableGranule
@@ -23,9 +25,9 @@ from core.satellite.granule import CorruptGranule, Frame, Granule, Grid, Unavail
 if TYPE_CHECKING:
     from distributed import Client
 
-SERVED = (Status.COMPLETE, Status.PARTIAL)
 # How long finished frames may wait to be recorded: what a killed ingest does again.
 RECORD_AFTER_SECONDS, RECORD_AFTER_FRAMES = 2.0, 128
+WAITING_ON_CLUSTER = 128
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,11 @@ class IngestSummary:
 
 
 class Job(NamedTuple):
-    """One slot and the granules to read for it."""
+    """One slot, the granules to read for it, and the channels that are data already: never made worse."""
 
     slot: int
     granules: tuple[Granule, ...]
+    served: frozenset[str]
 
 
 class Outcome(NamedTuple):
@@ -64,7 +67,7 @@ def ingest(
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     client: "Client | None" = None,
 ) -> IngestSummary:
-    """Bring `config.times` of a source into the archive, and only what the archive does not have yet.
+    """Bring a source into the archive as `config.mode` says, and only what the archive does not have yet.
 
     Frames are read and written by the workers of `client`, or by threads; their status is recorded here, after them.
     A corrupt granule becomes status 3 with its reason, a slot without one status 4 after `grace_minutes`, and the
@@ -87,29 +90,24 @@ class _Run:
 
     def go(self, client: "Client | None") -> IngestSummary:
         config = self.config
-        if config.times.start > self.now:
-            raise FewcastError(
-                "ingest.times begins in the future",
-                found=f"{config.times.start:%Y-%m-%d %H:%M} when the clock says {self.now:%Y-%m-%d %H:%M} UTC",
-                mend="correct ingest.times, or this machine's clock",
-            )
         with ExitStack() as stack:
-            if Archive.exists(config.archive):
-                self.archive = Archive.open(config.archive, "r+")
-                stack.enter_context(exclusive(self.archive.objects))
-            executor: Executor = (
-                client.get_executor(pure=False) if client else ThreadPoolExecutor(config.connections, "ingest")
-            )
-            stack.enter_context(executor)
             try:
-                self._drain(self._jobs(stack), executor, 2 * (config.connections if not client else 64))
+                if Archive.exists(config.archive):
+                    self.archive = Archive.open(config.archive, "r+")
+                    self._hold(stack)
+                self.plan = plan(config, self.archive, self.now)
+                executor: Executor = (
+                    client.get_executor(pure=False) if client else ThreadPoolExecutor(config.connections, "ingest")
+                )
+                stack.enter_context(executor)
+                self._drain(self._jobs(stack), executor, WAITING_ON_CLUSTER if client else 2 * config.connections)
             except OSError as error:
                 raise _unwritable(config.archive, error) from error
         if not self.seen and not self.counts["skipped"]:
             raise FewcastError(
                 f"{config.source} holds no granule to ingest",
-                found=f"none of {', '.join(config.channels)} from {config.times.start:%Y-%m-%d %H:%M} "
-                f"to {config.times.end:%Y-%m-%d %H:%M}",
+                found=f"none of {', '.join(config.channels)} from {self.plan.times.start:%Y-%m-%d %H:%M} "
+                f"to {self.plan.times.end:%Y-%m-%d %H:%M}",
                 mend="check ingest.source, sector, channels, times, origin and cadence_minutes",
             )
         names = ("written", "partial", "skipped", "corrupt", "absent", "unavailable")
@@ -118,6 +116,10 @@ class _Run:
             config.archive, **done, out_of_range_pixels=self.counts["out_of_range"], reasons=dict(self.reasons)
         )
 
+    def _hold(self, stack: ExitStack) -> None:
+        assert self.archive is not None
+        self.still_mine = stack.enter_context(exclusive(self.archive.objects))
+
     # -- what to do
 
     def _jobs(self, stack: ExitStack) -> Iterator[Job]:
@@ -125,7 +127,7 @@ class _Run:
         waiting: list[tuple[TimeRange, list[Granule]]] = []
         refusal: FewcastError | None = None
         grid: Grid | None = None
-        for day in days(self.config.times):
+        for day in days(self.plan.times):
             if self.archive is not None and self._finished(day):
                 continue
             granules = source.list_granules(self.config, day)
@@ -163,32 +165,22 @@ class _Run:
                 cadence_minutes=cadence,
                 years=config.years,
             )
-            stack.enter_context(exclusive(self.archive.objects))
+            self._hold(stack)
         else:
             self.archive.require(grid=grid, channels=kinds, origin=origin, cadence_minutes=cadence)
 
     def _finished(self, day: TimeRange) -> bool:
-        """Whether a day holds nothing that another look could change; counts it as skipped if so."""
-        slots = self._slots(day)
+        """Whether a day holds nothing that is worth another look; counts it as skipped if so."""
+        assert self.archive is not None
+        slots = slots_of(self.archive, self.config, day)
         known = self._known(slots)
-        if slots and np.isin(known, (*SERVED, Status.CORRUPT)).all():
+        if slots and not np.isin(known, list(self.plan.again)).any():
             self.counts["skipped"] += known.size
             self._progress(len(slots))
             return True
         return False
 
-    def _slots(self, day: TimeRange) -> list[int]:
-        assert self.archive is not None
-        cadence = timedelta(minutes=self.config.cadence_minutes)
-        step = -((self.config.origin - day.start) // cadence)
-        moment = self.config.origin + step * cadence
-        slots = []
-        while moment < day.end:
-            slots.append(self.archive.slot(moment))
-            moment += cadence
-        return slots
-
-    def _known(self, slots: list[int]) -> np.ndarray:
+    def _known(self, slots: list[int]) -> NDArray[np.uint8]:
         assert self.archive is not None
         columns = [self.archive.channels.index(name) for name in self.config.channels]
         return self.archive.status_of(slots)[:, columns]
@@ -200,19 +192,20 @@ class _Run:
         for found in granules:
             at.setdefault(archive.slot(found.time), {})[found.channel] = found
         deadline = np.datetime64(self.now.replace(tzinfo=None)) - np.timedelta64(self.config.grace_minutes, "m")
-        slots = self._slots(day)
+        slots = slots_of(archive, self.config, day)
         for slot, known in zip(slots, self._known(slots), strict=True):
-            wanted = []
+            wanted, served = [], []
             for name, status in zip(self.config.channels, known, strict=True):
                 granule = at.get(slot, {}).get(name)
-                if status in (*SERVED, Status.CORRUPT):
+                if status not in self.plan.again:
                     self.counts["skipped"] += 1
                 elif granule is not None:
                     wanted.append(granule)
+                    served += [name] * (status in SERVED)
                 elif status == Status.UNSEEN and archive.times[slot] < deadline:
                     self.absent.append(Stored(slot, name, Status.ABSENT))
             if wanted:
-                yield Job(slot, tuple(wanted))
+                yield Job(slot, tuple(wanted), frozenset(served))
             else:
                 self._progress(1)
 
@@ -260,13 +253,15 @@ class _Run:
 
     def _record(self) -> None:
         if self.archive is not None and self.pending:
+            self.still_mine()
             self.archive.record(self.pending)
         self.pending = []
         self.last_record = time.monotonic()
 
     def _progress(self, slots: int) -> None:
         self.counts["slots"] += slots
-        total = int((self.config.times.end - self.config.times.start) / timedelta(minutes=self.config.cadence_minutes))
+        span = self.plan.times.end - self.plan.times.start
+        total = -(-span // timedelta(minutes=self.config.cadence_minutes))
         self.report.progress(min(self.counts["slots"], total), total, "slots")
 
 
@@ -284,17 +279,8 @@ def read_slot(archive: Archive, job: Job, config: IngestConfig) -> Outcome:
             stored.append(Stored(job.slot, granule.channel, Status.CORRUPT, error.reason))
     if frames:
         stored += archive.write_frame(job.slot, frames)
-    return Outcome(stored, unavailable)
-
-
-def days(times: TimeRange) -> Iterator[TimeRange]:
-    """The range cut at midnight UTC."""
-    start = times.start
-    while start < times.end:
-        midnight = start.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
-        end = min(midnight, times.end)
-        yield TimeRange(start=start, end=end)
-        start = end
+    kept = [item for item in stored if item.status in SERVED or item.channel not in job.served]
+    return Outcome(kept, unavailable)
 
 
 def _unwritable(url: str, error: OSError) -> FewcastError:

@@ -1,0 +1,209 @@
+"""The same archive in a bucket: a real S3 server, a proxy that fails, kills, and two writers at once."""
+
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pytest
+import s3fs
+import xarray as xr
+
+from core.archive import Archive, Status, lock
+from core.archive.objects import RemoteObjects
+from core.config import IngestConfig
+from core.errors import FewcastError
+from core.ingest import ingest
+from core.satellite import simulator, source
+from tests.core import loopback
+
+NOW = datetime(2024, 3, 2, 12, tzinfo=UTC)
+BUCKET = "noaa-gk2a-pds"
+SLOTS = 8
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A server with simulated granules under the public keys; its address is in the environment, as in production."""
+    before = {name: os.environ.get(name) for name in (*loopback.CREDENTIALS, "AWS_ENDPOINT_URL")}
+    with loopback.seaweed() as endpoint:
+        os.environ.update(loopback.CREDENTIALS, AWS_ENDPOINT_URL=endpoint)
+        client = boto3.client("s3")
+        for bucket in (BUCKET, "archives"):
+            client.create_bucket(Bucket=bucket)
+        simulator.simulate(config("s3://archives/unused"))
+        yield endpoint
+    for name, value in before.items():
+        os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def at(monkeypatch):
+    """Point this process at an endpoint."""
+
+    def point(endpoint: str) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        s3fs.S3FileSystem.clear_instance_cache()
+
+    yield point
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def config(archive: str, **changes) -> IngestConfig:
+    base = {
+        "source": f"s3://{BUCKET}",
+        "anonymous": False,
+        "archive": archive,
+        "channels": ["ir105"],
+        "times": {"start": "2024-03-01T22:00", "end": "2024-03-02T02:00"},
+        "origin": "2024-03-01T00:00",
+        "cadence_minutes": 30,
+        "years": 1,
+        "timeout_seconds": 5,
+        "connections": 4,
+        "simulator": {"enabled": True, "seed": 5, "pixels": 48},
+    }
+    return IngestConfig.model_validate(base | changes)
+
+
+def run(settings: IngestConfig):
+    return ingest(settings, clock=lambda: NOW)
+
+
+def contents(url: str) -> dict[str, bytes]:
+    objects = Archive.open(url).objects
+    return {key: objects.get(key) or b"" for key, _ in objects.keys("") if key != lock.LOCK}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(server, tmp_path_factory):
+    """The archive as a folder on a disk holds it."""
+    url = str(tmp_path_factory.mktemp("disk") / "archive.zarr")
+    run(config(url))
+    return contents(url)
+
+
+def test_a_bucket_holds_the_very_same_archive_and_plain_xarray_opens_it(server, undisturbed):
+    url = "s3://archives/plain/archive.zarr"
+    summary = run(config(url))
+    assert (summary.written, summary.corrupt, summary.absent) == (SLOTS, 0, 0)
+    assert contents(url) == undisturbed
+    opened = xr.open_zarr(url)
+    frame = opened.brightness_temperature.sel(time="2024-03-02T00:30").values[0]
+    archive = Archive.open(url)
+    slot = archive.slot(np.datetime64("2024-03-02T00:30"))
+    assert np.nanmax(np.abs(archive.read("brightness_temperature", [slot])[0, 0] - frame)) < 1e-4
+    assert run(config(url)).skipped == SLOTS
+    assert lock.LOCK not in dict(archive.objects.keys(""))
+
+
+def test_through_a_failing_network_the_archive_is_the_same(server, at, undisturbed, monkeypatch):
+    monkeypatch.setattr("core.archive.objects.FIRST_WAIT_SECONDS", 0.02)
+    url = "s3://archives/faulty/archive.zarr"
+    with loopback.faulty(server, rate=0.15, seed=2) as (endpoint, served):
+        at(endpoint)
+        for _ in range(3):  # a granule that could not be fetched is left for the next run
+            if run(config(url, retries=8)).unavailable == 0:
+                break
+    assert set(served) >= set(loopback.FAULTS)
+    at(server)
+    assert contents(url) == undisturbed
+
+
+def test_a_granule_that_vanishes_after_the_listing_is_left_for_later(server, tmp_path, monkeypatch):
+    key = simulator.key("ir105", np.datetime64("2024-03-01T23:30", "s"))
+    client = boto3.client("s3")
+    body = client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+    settings = config(str(tmp_path / "archive.zarr"))
+    listing = source.list_granules
+
+    def list_and_lose(*arguments):
+        granules = listing(*arguments)
+        client.delete_object(Bucket=BUCKET, Key=key)
+        return granules
+
+    monkeypatch.setattr(source, "list_granules", list_and_lose)
+    try:
+        summary = run(settings)
+    finally:
+        client.put_object(Bucket=BUCKET, Key=key, Body=body)
+        monkeypatch.undo()
+    assert (summary.written, summary.unavailable, summary.corrupt) == (SLOTS - 1, 1, 0)
+    assert (run(settings).written, (Archive.open(settings.archive).status == Status.COMPLETE).sum()) == (1, SLOTS)
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(30, marks=[pytest.mark.soak, pytest.mark.timeout(3000)])])
+def test_killed_while_writing_to_a_bucket_it_ends_bit_identical(server, undisturbed, tmp_path, rounds):
+    url = f"s3://archives/killed-{rounds}/archive.zarr"
+    (tmp_path / "config.json").write_text(config(url).model_dump_json())
+    code = (
+        "import sys; from datetime import UTC, datetime; from pathlib import Path\n"
+        "from core.config import IngestConfig; from core.ingest import ingest\n"
+        "settings = IngestConfig.model_validate_json(Path(sys.argv[1]).read_text()); print('ready', flush=True)\n"
+        "ingest(settings, clock=lambda: datetime(2024, 3, 2, 12, tzinfo=UTC))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "config.json")]
+    rng = random.Random(rounds)
+    for _ in range(rounds):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as child:
+            assert child.stdout is not None
+            child.stdout.readline()
+            time.sleep(rng.uniform(0.2, 1.5))
+            child.kill()
+    run(config(url))  # takes the lease of the dead process over
+    assert contents(url) == undisturbed
+
+
+def objects(name: str) -> RemoteObjects:
+    return RemoteObjects(f"s3://archives/{name}")
+
+
+def test_a_lease_excludes_the_living(server, monkeypatch):
+    monkeypatch.setattr(lock, "RENEW_SECONDS", 0.2)
+    monkeypatch.setattr(lock, "EXPIRE_SECONDS", 3.0)
+    with lock.exclusive(objects("living")) as check:
+        with pytest.raises(FewcastError, match=f"is being written: found process {os.getpid()} on"):
+            lock.Lease(objects("living")).acquire(time.sleep)
+        check()
+    with lock.exclusive(objects("living")):
+        pass
+
+
+def test_a_lease_of_the_dead_is_taken_once_and_its_holder_learns_of_it(server, monkeypatch):
+    monkeypatch.setattr(lock, "EXPIRE_SECONDS", 0.6)
+    monkeypatch.setattr(lock, "RENEW_SECONDS", 0.4)
+    suspended = lock.Lease(objects("dead"))
+    suspended._renewing = threading.Thread(target=lambda: None)
+    suspended.acquire(time.sleep)
+    with lock.exclusive(objects("dead")):
+        suspended._renew()  # it wakes up
+        with pytest.raises(FewcastError, match="another process has taken over"):
+            suspended.check()
+        suspended.release()
+        assert objects("dead").get(lock.LOCK) is not None
+
+
+@pytest.mark.parametrize(
+    ("url", "environment", "message"),
+    [
+        ("s3://archives/x.zarr", {"AWS_SECRET_ACCESS_KEY": "wrong"}, r"access to s3://archives/x.zarr was refused"),
+        ("s3://no-such-bucket/x.zarr", {}, r"the archive s3://no-such-bucket/x.zarr cannot be written: found .*bucket"),
+        ("gs://archives/x.zarr", {}, r"an archive cannot live there: found gs://"),
+    ],
+)
+def test_an_archive_that_cannot_be_written_is_one_clear_line(server, tmp_path, monkeypatch, url, environment, message):
+    simulator.simulate(config("", source=str(tmp_path)))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(FewcastError, match=message) as caught:
+        run(config(url, source=str(tmp_path)))
+    assert "wrong" not in str(caught.value)
+    s3fs.S3FileSystem.clear_instance_cache()
