@@ -10,7 +10,7 @@ from core.verify.evaluate import Scorecard
 from core.verify.evaluate import evaluate as evaluate_run
 from tasks.policies import LOCAL, dask_client
 from tasks.reporting import Reporting
-from tasks.tracking import TrackedRun, is_delivered, start_afresh
+from tasks.tracking import TrackedRun, is_delivered, read_delivered, start_afresh
 from tasks.train import tracking_folder
 
 
@@ -37,7 +37,8 @@ def remember(scorecard: Scorecard, config: EvaluateConfig, tracking: TrackingCon
                 tracked.metrics(values, step)
             for path in sorted(Path(scorecard.url).glob("*.*")):
                 tracked.artifact(path, "scorecard")
-    return TrackedRun.address_of(folder, tracking)
+    delivered = read_delivered(folder)
+    return f"{delivered.uri}, run {delivered.run_id}" if delivered.run_id else f"{folder} (not delivered)"
 
 
 def curves(scorecard: Scorecard) -> dict[int, dict[str, float]]:

@@ -12,8 +12,8 @@ import pytest
 import xarray
 
 from core.archive import Archive
-from tasks.journal import read_delivered
-from tasks.tracking import open_client
+from tasks.tracking import read_delivered
+from tasks.tracking.server import open_client
 
 TINY = Path(__file__).with_name("tiny.toml")
 

@@ -6,8 +6,10 @@ training never waits for a server, nothing is lost when one goes away, and a kil
 
 import json
 import os
+import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +35,8 @@ class Journal:
         self._lock = threading.Lock()
         self._path = folder / "journal.jsonl"
         self._last_steps: dict[str, int] = {}
-        self._artifacts: set[tuple[str, str]] = set()
+        self._once: set[str] = set()
+        self._counts: Counter[str] = Counter()
         end = self._read_back()
         self._file = self._path.open("ab")
         self._file.truncate(end)
@@ -46,8 +49,8 @@ class Journal:
                 end = behind
                 if record["kind"] == "metrics":
                     self._last_steps.update(dict.fromkeys(record["values"], record["step"]))
-                elif record["kind"] == "artifact":
-                    self._artifacts.add((record["path"], record["under"]))
+                self._counts[record["kind"]] += 1
+                self._once.add(_identity(record))
         return end
 
     def append(self, kind: str, **fields: Any) -> None:
@@ -63,11 +66,24 @@ class Journal:
         if new:
             self.append("metrics", step=step, values=new)
 
+    def sample(self, values: Mapping[str, float]) -> None:
+        """Append metrics that go by the time and not by the step of training."""
+        self.metrics(values, max((self._last_steps.get(key, -1) for key in values), default=-1) + 1)
+
     def artifact(self, path: Path, under: str) -> None:
         """Append a file or a folder, once: what bears a step's name never changes."""
-        if (key := (str(path.resolve()), under)) not in self._artifacts:
-            self._artifacts.add(key)
-            self.append("artifact", path=key[0], under=under)
+        self.once("artifact", path=str(path.resolve()), under=under)
+
+    def once(self, kind: str, **fields: Any) -> None:
+        """Append, unless the same has been appended."""
+        identity = _identity({"kind": kind, **fields})
+        if identity not in self._once:
+            self._once.add(identity)
+            self.append(kind, **fields)
+
+    def count(self, kind: str) -> int:
+        """How many records of a kind earlier processes left."""
+        return self._counts[kind]
 
     def since(self, offset: int) -> list[tuple[dict[str, Any], int]]:
         """The whole lines from byte `offset` on, each with the offset behind it."""
@@ -96,9 +112,24 @@ class Journal:
             self._file.close()
 
 
+def _identity(record: Mapping[str, Any]) -> str:
+    return json.dumps({key: value for key, value in record.items() if key != "time"}, sort_keys=True)
+
+
 def read_delivered(folder: Path) -> Delivered:
     """What a server has of the journal in `folder`; nothing, where there is none."""
     try:
         return Delivered(**json.loads((folder / "delivered.json").read_text()))
     except (OSError, ValueError, TypeError):
         return Delivered()
+
+
+def is_delivered(folder: Path) -> bool:
+    """Whether a server has all of the run that `folder` keeps."""
+    journal = folder / "journal.jsonl"
+    return journal.exists() and read_delivered(folder).offset == journal.stat().st_size
+
+
+def start_afresh(folder: Path) -> None:
+    """Forget the run that `folder` keeps, so that the next one is another run."""
+    shutil.rmtree(folder, ignore_errors=True)

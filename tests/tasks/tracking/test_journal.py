@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tasks.journal import Delivered, Journal, read_delivered
+from tasks.tracking.journal import Delivered, Journal, read_delivered
 
 
 def metrics(journal: Journal) -> list[tuple[int, dict[str, float]]]:

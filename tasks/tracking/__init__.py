@@ -1,0 +1,20 @@
+"""What MLflow remembers of a run. The only package that imports mlflow, and it does so off the main thread.
+
+A run is written to a journal on local disk and delivered from there by a thread. The tracking server may be slow, away
+or changed for another: training does not notice, and what was not delivered is, the next time that the run goes on.
+"""
+
+from tasks.tracking.compare import compare
+from tasks.tracking.journal import Delivered, is_delivered, read_delivered, start_afresh
+from tasks.tracking.run import TrackedRun
+from tasks.tracking.uri import tracking_uri
+
+__all__ = [
+    "Delivered",
+    "TrackedRun",
+    "compare",
+    "is_delivered",
+    "read_delivered",
+    "start_afresh",
+    "tracking_uri",
+]

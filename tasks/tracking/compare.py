@@ -1,0 +1,56 @@
+"""What differs between two runs, and by how much."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from core.config import TrackingConfig
+from core.errors import FewcastError
+from tasks.tracking.journal import read_delivered
+from tasks.tracking.uri import tracking_uri
+
+_NOT_OF_INTEREST = ("mlflow.", "prefect.")
+_CODE = "mlflow.source.git.commit"
+
+
+def compare(first: str, second: str, tracking: TrackingConfig) -> Iterator[tuple[str, str, str, str]]:
+    """Rows (what, first, second, difference) of the parameters, data, code and last metrics that differ.
+
+    A run is named by its MLflow id or by its directory. Raises `FewcastError` for a run that is not there.
+    """
+    from mlflow.exceptions import MlflowException
+
+    from tasks.tracking.server import open_client
+
+    client = open_client(tracking_uri(tracking))
+    runs = []
+    for name in (first, second):
+        run_id = read_delivered(Path(name) / "tracking").run_id or name
+        try:
+            runs.append(client.get_run(run_id))
+        except MlflowException as error:
+            raise FewcastError(
+                f"MLflow at {tracking_uri(tracking)} has no run {name}",
+                found=str(error).splitlines()[0],
+                mend="give a run id as the MLflow page shows it, or the run's directory",
+            ) from error
+    a, b = runs
+    tags = [
+        {k: v for k, v in run.data.tags.items() if k == _CODE or not k.startswith(_NOT_OF_INTEREST)} for run in runs
+    ]
+    data = [{f"data {item.dataset.name}": item.dataset.digest for item in run.inputs.dataset_inputs} for run in runs]
+    for left, right in ((a.data.params, b.data.params), data, tags):
+        for key in sorted({*left, *right}):
+            if left.get(key) != right.get(key):
+                yield key, left.get(key, "-"), right.get(key, "-"), ""
+    metrics = {key for key in {*a.data.metrics, *b.data.metrics} if not key.startswith("system/")}
+    for key in sorted(metrics):
+        was, now = a.data.metrics.get(key), b.data.metrics.get(key)
+        if was is None or now is None:
+            yield key, _number(was), _number(now), ""
+        elif was != now:
+            share = f" ({(now - was) / abs(was):+.1%})" if was else ""
+            yield key, _number(was), _number(now), f"{now - was:+.4g}{share}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.5g}"

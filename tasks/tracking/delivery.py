@@ -1,0 +1,88 @@
+"""From a journal to an MLflow server: each record in MLflow's own terms, each batch once."""
+
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
+
+from core.config import TrackingConfig
+from tasks.tracking.journal import Delivered, Journal, read_delivered
+from tasks.tracking.model import register
+from tasks.tracking.server import exists, experiment_id, open_client
+from tasks.tracking.uri import tracking_uri
+
+_BATCH = 1000  # metrics that MLflow takes at once
+
+
+def deliver(journal: Journal, tracking: TrackingConfig, name: str, parent: Path | None) -> None:
+    """Tell the server all that it does not have yet; raises whatever the server or the way to it does.
+
+    A metric that is told twice, since a kill fell between telling and noting it, is one metric to MLflow: the time,
+    step and value are the journal's.
+    """
+    uri = tracking_uri(tracking)
+    client = open_client(uri)
+    delivered = journal.delivered
+    if delivered.uri != uri or not exists(client, delivered.run_id):
+        delivered = Delivered(_create(client, uri, tracking, name, parent), uri, 0)
+        journal.delivered = delivered
+    run_id, waiting, offset = delivered.run_id, list[Metric](), delivered.offset
+
+    def flush() -> None:
+        for start in range(0, len(waiting), _BATCH):
+            client.log_batch(run_id, metrics=waiting[start : start + _BATCH])
+        waiting.clear()
+        if offset != journal.delivered.offset:
+            journal.delivered = Delivered(run_id, uri, offset)
+
+    for record, end in journal.since(delivered.offset):
+        if record["kind"] == "metrics":
+            waiting += [Metric(_key(k), v, record["time"], record["step"]) for k, v in record["values"].items()]
+        else:
+            flush()
+            _tell(client, run_id, record, tracking)
+        offset = end
+        if len(waiting) >= _BATCH:
+            flush()
+    flush()
+
+
+def _create(client: MlflowClient, uri: str, tracking: TrackingConfig, name: str, parent: Path | None) -> str:
+    above = read_delivered(parent) if parent else Delivered()
+    nested = {"mlflow.parentRunId": above.run_id} if above.run_id and above.uri == uri else {}
+    experiment = experiment_id(client, tracking.experiment or "fewcast", uri)
+    run_id: str = client.create_run(experiment, run_name=name, tags=nested).info.run_id
+    return run_id
+
+
+def _tell(client: MlflowClient, run_id: str, record: dict[str, Any], tracking: TrackingConfig) -> None:
+    kind = record["kind"]
+    if kind == "start":
+        client.update_run(run_id, status="RUNNING")
+        before, params = client.get_run(run_id).data.params, record["params"]
+        # MLflow's parameters cannot change.
+        changed = {f"changed.{key}": value for key, value in params.items() if before.get(key, value) != value}
+        client.log_batch(
+            run_id,
+            params=[Param(key, value) for key, value in params.items() if key not in before],
+            tags=[RunTag(key, value) for key, value in {**record["tags"], **changed}.items()],
+        )
+    elif kind == "tags":
+        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in record["tags"].items()])
+    elif kind == "dataset":
+        dataset = Dataset(record["name"], record["digest"][:36], "fewcast", record["source"], None, record["profile"])
+        client.log_inputs(run_id, [DatasetInput(dataset, [])])
+    elif kind == "artifact" and (path := Path(record["path"])).is_dir():
+        client.log_artifacts(run_id, str(path), f"{record['under']}/{path.name}".lstrip("/"))
+    elif kind == "artifact" and path.exists():
+        client.log_artifact(run_id, str(path), record["under"] or None)
+    elif kind == "model" and Path(record["path"]).is_dir():
+        register(client, run_id, Path(record["path"]), tracking.experiment or "fewcast", record["tags"])
+    elif kind == "end":
+        client.set_terminated(run_id, record["status"])
+
+
+def _key(name: str) -> str:
+    """MLflow takes letters, digits, _ - . : / and blanks in a metric's name."""
+    return "".join(letter if letter.isalnum() or letter in "_-./: " else "_" for letter in name)
