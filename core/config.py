@@ -304,10 +304,27 @@ class EvaluateConfig(Stage):
     """Prior and held-out episodes to a scorecard."""
 
     run: str = Field("", description="Directory of the trained run; empty: under the pipeline's root.")
+    more_runs: list[str] = Field([], description="Directories of further runs to score beside it.")
+    deep_ensemble: list[str] = Field([], description="Runs whose forecasts are pooled into one more row.")
     episodes: str = Field("", description="URL of the episode store; empty: under the pipeline's root.")
+    archive: str = Field("", description="URL of the archive, for baselines that see the whole domain.")
     scorecard: str = Field("", description="Directory of the scorecard; empty: under the pipeline's root.")
     split: Literal["test", "validation"] = Field("test", description="Which held-out episodes to score.")
     members: int = Field(20, ge=2, le=500, description="Weight samples (members) of a forecast.")
+    baselines: list[Literal["climatology", "optical_flow", "steps"]] = Field(
+        ["climatology"],
+        description="Rows beside persistence; optical flow and STEPS see the whole domain (STEPS: seconds a start).",
+    )
+    pretrained: bool = Field(
+        True, description="Also score the pooled network from which the run's meta-training started, if it has one."
+    )
+    shuffled: bool = Field(True, description="Also adapt to the support of another context, as a control.")
+    support_curve: list[Annotated[int, Field(ge=0, le=64)]] = Field(
+        [], description="Numbers of support windows to adapt on, for a few-shot curve."
+    )
+    step_curve: list[Annotated[int, Field(ge=0, le=100)]] = Field(
+        [], description="Numbers of inner steps to adapt by, for a curve."
+    )
     bootstrap_samples: int = Field(1000, ge=100, le=100_000, description="Resamples of the block bootstrap.")
     bootstrap_hours: float = Field(6.0, gt=0, description="Length of a bootstrap block in hours.")
     seed: int = Field(0, ge=0, description="Seed of the members and of the bootstrap.")
@@ -318,7 +335,7 @@ class Threshold(Stage):
 
     name: str = Field(min_length=1, pattern=r"^[a-z0-9_]+$", description="Name of the event, as cold_tops.")
     channel: str = Field("", description="Channel, by the archive's name; empty: the first.")
-    value: float = Field(description="Threshold in the channel's units (K, percent or counts).")
+    value: float = Field(ge=-100, le=65_534, description="Threshold in the channel's units (K, percent or counts).")
     above: bool = Field(False, description="The event is a value above the threshold; off: below it.")
 
 
@@ -349,6 +366,7 @@ class TrackingConfig(Stage):
 
     uri: str = Field("", description="MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else data/mlflow.db (SQLite).")
     experiment: str = Field("", description="MLflow experiment; empty: the preset's name.")
+    parent: str = Field("", description="Folder of a tracked run in which MLflow shows this one; empty: none.")
 
 
 class PipelineConfig(Stage):
@@ -378,6 +396,7 @@ class PipelineConfig(Stage):
             ("train", "run"): f"{root}/run",
             ("evaluate", "run"): f"{root}/run",
             ("evaluate", "episodes"): f"{root}/episodes.zarr",
+            ("evaluate", "archive"): f"{root}/archive.zarr",
             ("evaluate", "scorecard"): f"{root}/scorecard",
             ("forecast", "archive"): f"{root}/archive.zarr",
             ("forecast", "run"): f"{root}/run",
@@ -409,13 +428,22 @@ def load(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise FewcastError(f"{path} is not valid TOML", found=str(error), mend="correct that line") from error
+    return _validated(values, overrides, path.name)
+
+
+def change(config: PipelineConfig, overrides: Iterable[str]) -> PipelineConfig:
+    """The same config with `stage.key=value` overrides, validated anew; raises as `load` does."""
+    return _validated(config.model_dump(), overrides, config.name)
+
+
+def _validated(values: dict[str, Any], overrides: Iterable[str], name: str) -> PipelineConfig:
     for override in overrides:
         _override(values, override)
     try:
         return PipelineConfig.model_validate(values)
     except ValidationError as error:
         raise FewcastError(
-            f"the configuration {path.name} is not valid",
+            f"the configuration {name} is not valid",
             found=_first_problem(error),
             mend="see `fewcast config` for every key with its bounds",
         ) from error

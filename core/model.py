@@ -108,7 +108,8 @@ class Model:
     ) -> Self:
         """Rebuild from a run's directory: its best checkpoint on validation CRPS, the last, the pooled one, or a step.
 
-        Where the best does not verify, the newest good one is used. Raises `FewcastError` where there is none.
+        `run` may also be one checkpoint's folder, wherever it was copied; `which` then has no say. Where the best does
+        not verify, the newest good one is used. Raises `FewcastError` where there is none.
         """
         found = find(Path(run), which)
         try:
@@ -157,6 +158,8 @@ class Model:
 
 def find(run: Path, which: str | int) -> Checkpoint:
     """The checkpoint of a run that `which` names (see `Model.load`)."""
+    if (run / checkpoint.META).is_file():
+        return checkpoint.read(run)
     if isinstance(which, int):
         return checkpoint.load(run, which)
     last = checkpoint.load_latest(run)

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from core.episodes.loader import EpisodeBatch, Loader
 from core.errors import FewcastError
 from core.guards import GradientGuard, check_loss, check_prior, gradient_norm, prior_log_std
 from core.meta import checkpoint
-from core.meta.parallel import RankLostError, Ranks, join, share
+from core.meta.parallel import RankLostError, Ranks, Workers, join, share
 from core.pooling import pooled
 from core.report import Report, Silent
 from core.run import Run
@@ -63,7 +64,8 @@ def train(
     try:
         with checkpoint.owned(Path(config.run)) if ranks.leads else nullcontext():
             loop = _Loop(config, (report if ranks.leads else None) or Silent(), ranks, device, clock)
-            return loop.go(stop, segment)
+            with closing(loop):
+                return loop.go(stop, segment)
     finally:
         ranks.leave()
 
@@ -78,6 +80,10 @@ class _Loop:
         self.total = total_steps(config)
         self.run = Run(config, report, device)
         self.validation = validation_of(self.run, ranks)
+        self.workers = {
+            phase: Workers([learner, *(deepcopy(learner) for _ in range(config.workers - 1))])
+            for phase, learner in self.run.learners.items()
+        }
         self.guard = GradientGuard()
         self.pace = _Pace(clock)
 
@@ -103,6 +109,10 @@ class _Loop:
         self._save()
         return self._summary(ended, True)
 
+    def close(self) -> None:
+        for workers in self.workers.values():
+            workers.close()
+
     def _step(self, batch: EpisodeBatch, stop: bool, over_budget: bool) -> tuple[bool, bool]:
         """One meta-step of all ranks; returns whether any rank wants to stop, and whether any is over the budget."""
         run, config = self.run, self.config
@@ -110,10 +120,11 @@ class _Loop:
             run.start_meta()
             self.guard = GradientGuard()
         step = run.progress.step
-        size = len(batch.ids) * self.ranks.size
         if run.learner.config.learner == "pooled":
-            batch, size = pooled(batch, config.pretrain_windows, seed=config.seed, step=step), self.ranks.size
-        gradient, metrics = run.learner.gradient(run.state, batch.to(self.device), seed=config.seed)
+            batch = pooled(batch, config.pretrain_windows, seed=config.seed, step=step, groups=config.workers)
+        size = len(batch.ids) * self.ranks.size
+        workers = self.workers[run.progress.phase]
+        gradient, metrics = workers.gradient(run.state, batch.to(self.device), seed=config.seed)
         mine = graft("gradient", gradient) | graft("metric", {n: v.double() for n, v in metrics.items()})
         mine["flags"] = torch.tensor([stop, over_budget], dtype=torch.float64, device=self.device)
         try:

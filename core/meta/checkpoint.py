@@ -25,7 +25,7 @@ from torch import Tensor
 from core.errors import FewcastError
 from core.report import Report, Silent
 
-_TENSORS, _META = "tensors.safetensors", "checkpoint.json"
+_TENSORS, META = "tensors.safetensors", "checkpoint.json"
 _FORMAT = 1
 
 
@@ -68,7 +68,7 @@ def save(
             "tensors_sha256": _sha256(data),
             "meta": dict(meta),
         }
-        _write(beside / _META, json.dumps(body | {"sha256": _digest(body)}, indent=1).encode())
+        _write(beside / META, json.dumps(body | {"sha256": _digest(body)}, indent=1).encode())
         _fsync_directory(beside)
         if target.exists():
             _discard(target)
@@ -98,22 +98,27 @@ def steps(run: Path) -> list[int]:
 
 def load(run: Path, step: int) -> Checkpoint:
     """Read and verify one checkpoint; raises `FewcastError` when it is absent, truncated or altered."""
-    path = run / _name(step)
+    found = read(run / _name(step))
+    if found.step != step:
+        raise _unusable(found.path, f"it says that it is of step {found.step}")
+    return found
+
+
+def read(path: Path) -> Checkpoint:
+    """Read and verify the checkpoint in a folder of any name."""
     try:
-        body = json.loads((path / _META).read_bytes())
+        body = json.loads((path / META).read_bytes())
         data = (path / _TENSORS).read_bytes()
         if not isinstance(body, dict) or (digest := body.pop("sha256", None)) != _digest(body):
-            raise ValueError(f"{_META} does not match its own digest")
+            raise ValueError(f"{META} does not match its own digest")
         if body["format"] != _FORMAT:
             raise ValueError(f"format {body['format']}, where this version reads {_FORMAT}")
-        if body["step"] != step:
-            raise ValueError(f"it says that it is of step {body['step']}")
         if _sha256(data) != body["tensors_sha256"]:
             raise ValueError(f"{_TENSORS} is truncated or altered: {len(data)} bytes of another digest")
         # Copies: views into the file's bytes are not aligned as fresh tensors are, and kernels may then sum otherwise.
         unordered = safetensors.torch.load(data)
         tensors = {name: unordered[name].clone() for name in body["tensors"]}
-        return Checkpoint(path, step, tensors, body["meta"], digest)
+        return Checkpoint(path, int(body["step"]), tensors, body["meta"], digest)
     except OSError as error:
         raise _unusable(path, f"{Path(error.filename or path).name}: {error.strerror}") from error
     except (ValueError, KeyError, SafetensorError) as error:

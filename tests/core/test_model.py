@@ -63,6 +63,11 @@ def test_adapt_and_predict_from_disk(config, episode, tiny_store):
     assert not torch.equal(model.predict(model.adapt(support), query.x, 5, seed=4).means, mixture.means)
 
 
+def test_a_copied_checkpoint_folder_is_enough(config, tmp_path):
+    shutil.copytree(find(Path(config.run), 3).path, tmp_path / "elsewhere")
+    assert Model.load(tmp_path / "elsewhere").step == 3
+
+
 def test_no_support_and_no_steps_both_give_the_prior(config, episode):
     support, query = episode
     model = Model.load(config.run)

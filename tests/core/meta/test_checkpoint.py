@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from core.errors import FewcastError
 from core.meta import checkpoint
+from core.report import Silent
 
 
-class Messages:
+class Messages(Silent):
     def __init__(self):
         self.texts = []
 
@@ -155,6 +156,7 @@ _WRITER = """
 import sys, torch
 from pathlib import Path
 from core.meta import checkpoint
+from core.report import Silent
 run = Path(sys.argv[1])
 for step in range(1, 100_000):
     checkpoint.save(run, step, {"x": torch.full((20_000,), float(step))}, {"n": step}, keep_last=2)

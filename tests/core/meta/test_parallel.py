@@ -106,6 +106,14 @@ def test_two_ranks_train_as_one_up_to_the_order_of_sums(config, tmp_path):
             torch.testing.assert_close(ours.tensors[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
 
 
+def test_workers_give_the_bits_of_one(config, tmp_path):
+    one = config.model_copy(update={"run": str(tmp_path / "one"), "pretrain_steps": 0})
+    train(one)
+    train(config.model_copy(update={"workers": 3, "pretrain_steps": 0}))
+    ours, theirs = checkpoint.load_latest(Path(config.run)), checkpoint.load_latest(Path(one.run))
+    assert all(torch.equal(ours.tensors[name], tensor) for name, tensor in theirs.tensors.items())
+
+
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.soak)])
 def test_a_dead_rank_ends_the_run_with_a_checkpoint_and_a_clear_error(config, tmp_path, victim):
     """Whoever is left writes the state before the step in which the other died."""
