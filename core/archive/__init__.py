@@ -2,6 +2,8 @@
 
 from core.archive.archive import Archive
 from core.archive.days import Stored
+from core.archive.inspection import Inspection, inspect, quick_look
 from core.archive.layout import Status
+from core.archive.validation import Validation, repair, validate
 
-__all__ = ["Archive", "Status", "Stored"]
+__all__ = ["Archive", "Inspection", "Status", "Stored", "Validation", "inspect", "quick_look", "repair", "validate"]

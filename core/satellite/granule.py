@@ -54,6 +54,7 @@ class Reason(IntEnum):
     MISSING_TILES = 16
     VANISHED = 17
     UNREACHABLE = 18
+    FROZEN = 19
 
 
 class CorruptGranule(Exception):  # noqa: N818 - the granule is corrupt, not the program

@@ -1,0 +1,187 @@
+"""What an archive holds, for a person: coverage by day, gaps, reasons, size, ranges and a quick look."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from core.archive.archive import Archive
+from core.archive.layout import Status
+from core.satellite.granule import UNITS, Reason
+
+SERVED = (Status.COMPLETE, Status.PARTIAL)
+SAMPLED_SLOTS, LONGEST_LIST = 24, 20
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A run of slots, between the first and the last that are served, of which none is served."""
+
+    channel: str
+    first: np.datetime64
+    last: np.datetime64
+    slots: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The state of an archive at one moment; `ranges` are (least, median, greatest) of a sample of frames."""
+
+    url: str
+    channels: tuple[str, ...]
+    shape: tuple[int, int]
+    cadence_minutes: int
+    first: np.datetime64 | None
+    last: np.datetime64 | None
+    counts: dict[str, dict[str, int]]
+    reasons: dict[str, int]
+    out_of_range_pixels: int
+    gaps: tuple[Gap, ...]
+    stored_bytes: int
+    raw_bytes: int
+    ranges: dict[str, tuple[float, float, float]]
+    units: dict[str, str]
+    calendar: dict[str, NDArray[np.float64]] = field(repr=False)
+
+    @property
+    def markdown(self) -> str:
+        """The whole as a page of tables."""
+        ratio = self.raw_bytes / self.stored_bytes if self.stored_bytes else 0.0
+        span = f"{_minute(self.first)} to {_minute(self.last)} UTC" if self.first is not None else "nothing yet"
+        lines = [
+            f"**{self.url}**: {self.shape[0]} x {self.shape[1]} pixels every {self.cadence_minutes} minutes, {span}; "
+            f"{self.stored_bytes / 1e6:.1f} MB stored, {ratio:.1f} times smaller than 16-bit values; "
+            f"{self.out_of_range_pixels} pixels dropped for their value",
+            "",
+            "| channel | "
+            + " | ".join(status.name.lower() for status in Status if status)
+            + " | least | median | greatest |",
+            "|---|" + "---:|" * (len(Status) + 2),
+        ]
+        for name in self.channels:
+            numbers = [str(self.counts[name][status.name.lower()]) for status in Status if status]
+            values = (
+                [f"{value:.2f} {self.units[name]}" for value in self.ranges[name]] if name in self.ranges else ["-"] * 3
+            )
+            lines.append(f"| {name} | " + " | ".join(numbers + values) + " |")
+        if self.reasons:
+            lines += ["", "| reason | frames |", "|---|---:|"]
+            lines += [f"| {name} | {count} |" for name, count in sorted(self.reasons.items())]
+        if self.gaps:
+            lines += ["", "| gap | from | to | slots |", "|---|---|---|---:|"]
+            longest = sorted(self.gaps, key=lambda gap: -gap.slots)[:LONGEST_LIST]
+            lines += [f"| {g.channel} | {_minute(g.first)} | {_minute(g.last)} | {g.slots} |" for g in longest]
+            if len(self.gaps) > LONGEST_LIST:
+                lines.append(f"| and {len(self.gaps) - LONGEST_LIST} shorter ones | | | |")
+        lines += ["", "| day | served |", "|---|---|"]
+        for day, share in self.calendar.items():
+            mean = float(share.mean())
+            lines.append(f"| {day} | {'█' * round(20 * mean):░<20} {100 * mean:.0f} % |")
+        return "\n".join(lines) + "\n"
+
+
+def inspect(url: str) -> Inspection:
+    """Look at an archive without changing it. Raises `FewcastError` where there is none."""
+    archive = Archive.open(url)
+    recorded = archive.days.recorded()
+    counts = {name: dict.fromkeys((status.name.lower() for status in Status), 0) for name in archive.channels}
+    reasons: Counter[str] = Counter()
+    calendar: dict[str, NDArray[np.float64]] = {}
+    lost = 0
+    served_slots: dict[str, list[int]] = {name: [] for name in archive.channels}
+    for day in recorded:
+        begin = day * archive.slots_per_day
+        rows = min(archive.slots_per_day, len(archive.times) - begin)
+        status, reason = archive.days.day("status", day)[:rows], archive.days.day("reason", day)[:rows]
+        lost += int(archive.days.day("out_of_range", day)[:rows].sum())
+        reasons.update(_name(code) for code in reason[reason != Reason.NONE])
+        served = np.isin(status, SERVED)
+        calendar[str(archive.times[begin].astype("datetime64[D]"))] = served.mean(0)
+        for column, name in enumerate(archive.channels):
+            for code, number in zip(*np.unique(status[:, column], return_counts=True), strict=True):
+                counts[name][Status(int(code)).name.lower()] += int(number)
+            served_slots[name] += (np.flatnonzero(served[:, column]) + begin).tolist()
+    ends = [slots[i] for slots in served_slots.values() if slots for i in (0, -1)]
+    height, width = archive.shape
+    frames = sum(
+        len({s for name in names for s in served_slots[name]}) * len(names) for names in archive.kinds.values()
+    )
+    return Inspection(
+        url=url,
+        channels=archive.channels,
+        shape=archive.shape,
+        cadence_minutes=archive.cadence_minutes,
+        first=archive.times[min(ends)] if ends else None,
+        last=archive.times[max(ends)] if ends else None,
+        counts=counts,
+        reasons=dict(reasons),
+        out_of_range_pixels=lost,
+        gaps=tuple(gap for name in archive.channels for gap in _gaps(archive, name, served_slots[name])),
+        stored_bytes=sum(size for kind in archive.kinds for _, size in archive.objects.keys(f"{kind}/c")),
+        raw_bytes=frames * height * width * 2,
+        ranges={name: _range(archive, name, slots) for name, slots in served_slots.items() if slots},
+        units={name: UNITS[kind] for name, kind in archive.kind_of.items()},
+        calendar=calendar,
+    )
+
+
+def quick_look(url: str, channels: int = 4) -> Figure:
+    """The newest served frame of the first few channels."""
+    archive = Archive.open(url)
+    names = archive.channels[:channels]
+    figure = Figure(figsize=(4 * len(names), 4.4), layout="constrained")
+    axes = figure.subplots(1, len(names), squeeze=False)[0]
+    for axis, name in zip(axes, names, strict=True):
+        axis.set_axis_off()
+        slot = _newest(archive, name)
+        if slot is None:
+            axis.set_title(f"{name}: nothing yet")
+            continue
+        kind = archive.kind_of[name]
+        values = archive.read(kind, [slot])[0, archive.kinds[kind].index(name)]
+        cold_is_white = "gray_r" if kind == "brightness_temperature" else "gray"
+        image = axis.imshow(values, cmap=cold_is_white, interpolation="nearest")
+        figure.colorbar(image, ax=axis, shrink=0.7, label=UNITS[kind])
+        axis.set_title(f"{name} {_minute(archive.times[slot])} UTC")
+    return figure
+
+
+def _newest(archive: Archive, name: str) -> int | None:
+    column = archive.channels.index(name)
+    for day in reversed(archive.days.recorded()):
+        rows = np.flatnonzero(np.isin(archive.days.day("status", day)[:, column], SERVED))
+        if rows.size:
+            return int(rows[-1]) + day * archive.slots_per_day
+    return None
+
+
+def _gaps(archive: Archive, name: str, slots: list[int]) -> list[Gap]:
+    """Holes wider than the usual step, which is that of the data and may be a multiple of the archive's cadence."""
+    steps = np.diff(slots)
+    if not steps.size:
+        return []
+    usual = int(np.median(steps))
+    return [
+        Gap(name, archive.times[slots[i] + usual], archive.times[slots[i + 1] - usual], int(steps[i]) // usual - 1)
+        for i in np.flatnonzero(steps >= 2 * usual)
+    ]
+
+
+def _range(archive: Archive, name: str, slots: list[int]) -> tuple[float, float, float]:
+    kind = archive.kind_of[name]
+    picked = np.unique(np.linspace(0, len(slots) - 1, SAMPLED_SLOTS).astype(int))
+    values = [archive.read(kind, [slots[i]])[0, archive.kinds[kind].index(name)] for i in picked]
+    finite = np.concatenate([one[np.isfinite(one)] for one in values])
+    if not finite.size:
+        return (np.nan, np.nan, np.nan)
+    return float(finite.min()), float(np.median(finite)), float(finite.max())
+
+
+def _name(code: int) -> str:
+    return Reason(int(code)).name.lower() if int(code) in set(Reason) else f"code {code}"
+
+
+def _minute(time: np.datetime64 | None) -> str:
+    return "-" if time is None else str(time.astype("datetime64[m]")).replace("T", " ")
