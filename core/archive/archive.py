@@ -15,6 +15,7 @@ from zarr.storage import MemoryStore
 from core.archive import layout, shard
 from core.archive.days import Days, Stored
 from core.archive.layout import Status
+from core.archive.matching import differs
 from core.archive.objects import Objects, open_objects
 from core.archive.packing import PACKINGS, Packing, pack, unpack
 from core.errors import FewcastError
@@ -95,34 +96,11 @@ class Archive:
 
     def require(self, *, grid: Grid, channels: Iterable[str], origin: datetime, cadence_minutes: int) -> None:
         """Raise `FewcastError` unless the archive has this grid, these channels and this time axis."""
-        mend = "give another --set ingest.archive=URL, or the settings it was made with"
-        if self.grid.shape != grid.shape:
-            raise FewcastError(
-                f"the archive {self.url} is of another grid",
-                found=f"{_size(self.grid)} pixels there, {_size(grid)} asked for",
-                mend=mend,
-            )
-        tolerance = 0.05 * max(grid.spacing)
-        shift = max(np.abs(self.grid.x - grid.x).max(), np.abs(self.grid.y - grid.y).max())
-        if shift > tolerance:
-            raise FewcastError(
-                f"the archive {self.url} is of another grid", found=f"pixels {shift:.0f} m apart", mend=mend
-            )
-        missing = [name for name in channels if name not in self.kind_of]
-        if missing:
-            raise FewcastError(
-                f"the archive {self.url} has no channel {', '.join(missing)}",
-                found=", ".join(self.channels),
-                mend=mend,
-            )
-        start = np.datetime64(origin.astimezone(UTC).replace(tzinfo=None), "m")
-        phase = int((start - self.times[0]) / np.timedelta64(1, "m"))
-        if cadence_minutes % self.cadence_minutes or phase % self.cadence_minutes:
-            raise FewcastError(
-                f"the archive {self.url} is of another time axis",
-                found=f"every {self.cadence_minutes} minutes from {self.times[0]}",
-                mend=mend,
-            )
+        difference = differs(self, grid, channels, origin, cadence_minutes)
+        if difference:
+            what, found = difference
+            mend = "give another ingest.archive, or the settings that this one was made with"
+            raise FewcastError(f"the archive {self.url} {what}", found=found, mend=mend)
 
     @cached_property
     def times(self) -> NDArray[np.datetime64]:
@@ -305,7 +283,3 @@ def _coordinates(objects: Objects) -> MemoryStore:
 @lru_cache(maxsize=4)
 def _reopen(url: str, writable: bool) -> Archive:
     return Archive(url, writable=writable)
-
-
-def _size(grid: Grid) -> str:
-    return f"{grid.shape[0]}x{grid.shape[1]}"

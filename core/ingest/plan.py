@@ -29,7 +29,10 @@ def plan(config: IngestConfig, archive: Archive | None, now: datetime) -> Plan:
     repair: the configured times, and in them the statuses of `repair`.
     """
     if config.mode == "latest":
-        return Plan(_latest(config, archive, now), frozenset({Status.UNSEEN, Status.ABSENT, Status.CORRUPT}))
+        again = {Status.UNSEEN, Status.ABSENT, Status.CORRUPT}
+        if config.system == "himawari":  # its slots arrive in tiles, and may have been seen half arrived
+            again.add(Status.PARTIAL)
+        return Plan(_latest(config, archive, now), frozenset(again))
     if config.times.start > now:
         raise FewcastError(
             "ingest.times begins in the future",

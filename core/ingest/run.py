@@ -19,7 +19,7 @@ from core.config import IngestConfig, TimeRange
 from core.errors import FewcastError
 from core.ingest.plan import SERVED, days, plan, slots_of
 from core.report import Report, Silent
-from core.satellite import source
+from core.satellite import source, sun
 from core.satellite.granule import CorruptGranule, Frame, Granule, Grid, UnavailableGranule
 
 if TYPE_CHECKING:
@@ -155,6 +155,8 @@ class _Run:
     def _open(self, grid: Grid, stack: ExitStack) -> None:
         config = self.config
         kinds = {name: source.kind(config, name) for name in config.channels}
+        if config.sun_angle:
+            kinds[sun.CHANNEL] = "solar_elevation"
         origin, cadence = config.origin, config.cadence_minutes
         if self.archive is None:
             self.archive = Archive.create(
@@ -278,6 +280,8 @@ def read_slot(archive: Archive, job: Job, config: IngestConfig) -> Outcome:
         except CorruptGranule as error:
             stored.append(Stored(job.slot, granule.channel, Status.CORRUPT, error.reason))
     if frames:
+        if config.sun_angle:
+            frames.append(sun.sun_frame(job.granules[0].time, archive.grid))
         stored += archive.write_frame(job.slot, frames)
     kept = [item for item in stored if item.status in SERVED or item.channel not in job.served]
     return Outcome(kept, unavailable)

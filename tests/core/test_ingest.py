@@ -133,6 +133,58 @@ def test_a_young_slot_is_unseen_and_only_later_absent(root):
     assert (old.absent, archive.status[archive.slot(slot), 0]) == (1, Status.ABSENT)
 
 
+def latest(settings: IngestConfig, now: datetime):
+    config = settings.model_copy(update={"mode": "latest", "lookback_hours": 1.0, "catch_up_hours": 5.0})
+    summary = ingest(config, clock=lambda: now)
+    archive = Archive.open(settings.archive)
+    return summary, [str(t)[8:16] for t in archive.times[np.flatnonzero((archive.status == Status.COMPLETE).all(1))]]
+
+
+def test_latest_begins_near_and_catches_up_since_the_last_complete_slot(root):
+    settings = config(root)
+    _, slots = latest(settings, datetime(2024, 3, 1, 22, 10, tzinfo=UTC))
+    assert slots == ["01T21:30", "01T22:00"]
+    hole = path(root, "ir105", "2024-03-02T00:00")
+    content = hole.read_bytes()
+    hole.unlink()
+    _, slots = latest(settings, datetime(2024, 3, 2, 0, 40, tzinfo=UTC))
+    assert slots[2:] == ["01T22:30", "01T23:00", "01T23:30", "02T00:30"]
+    hole.write_bytes(content)
+    summary, slots = latest(settings, datetime(2024, 3, 2, 0, 50, tzinfo=UTC))
+    assert summary.written == 1
+    assert "02T00:00" in slots
+    summary, slots = latest(settings, datetime(2024, 3, 2, 8, 0, tzinfo=UTC))
+    assert slots[slots.index("02T00:30") + 1] == "02T03:00", "an outage longer than catch_up_hours is left to backfill"
+
+
+def test_repair_reads_the_statuses_it_is_told_and_never_makes_data_worse(root):
+    bad, good = path(root, "ir105", "2024-03-01T22:00"), path(root, "vi004", "2024-03-01T23:00")
+    contents_of = bad.read_bytes()
+    bad.write_bytes(contents_of[:5000])
+    settings = config(root)
+    assert run(settings).corrupt == 1
+    bad.write_bytes(contents_of)
+    good.write_bytes(b"spoilt since")
+    assert run(settings).written == 0, "backfill leaves a corrupt slot alone"
+    fixing = config(root, mode="repair", repair=["corrupt", "complete"])
+    summary = run(fixing)
+    archive = Archive.open(settings.archive)
+    assert (archive.status == Status.COMPLETE).sum() == SLOTS * 2
+    assert summary.written == SLOTS * 2 - 1
+    assert np.isfinite(archive.read("reflectance", [archive.slot(np.datetime64("2024-03-01T23:00"))])).all()
+
+
+def test_the_sun_comes_with_the_frames(root):
+    settings = config(root, sun_angle=True, times={"start": "2024-03-02T03:00", "end": "2024-03-02T04:00"})
+    run(settings)
+    archive = Archive.open(settings.archive)
+    assert archive.kinds["solar_elevation"] == ("solar_elevation",)
+    slot = archive.slot(np.datetime64("2024-03-02T03:30"))
+    assert archive.status[slot].tolist() == [Status.COMPLETE] * 3
+    assert 30 < np.nanmean(archive.read("solar_elevation", [slot])) < 60  # noon in Korea, March
+    assert run(settings).skipped == 4
+
+
 def test_an_empty_source_is_one_clear_line_and_leaves_nothing(tmp_path):
     (tmp_path / "granules").mkdir()
     with pytest.raises(FewcastError, match=r"holds no granule to ingest: found none of ir105, vi004 from 2024-03-01"):

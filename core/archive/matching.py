@@ -1,0 +1,42 @@
+"""Whether an archive is the one that an ingest means to write."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from core.satellite.granule import Grid
+
+if TYPE_CHECKING:
+    from core.archive.archive import Archive
+
+# How far pixel centres may lie apart, as a share of a pixel.
+TOLERANCE = 0.05
+
+
+def differs(
+    archive: "Archive", grid: Grid, channels: Iterable[str], origin: datetime, cadence_minutes: int
+) -> tuple[str, str] | None:
+    """The first difference as (what it is, what was found), or None; a coarser cadence on the same slots is none."""
+    there = archive.grid
+    if there.shape != grid.shape:
+        return "is of another grid", f"{_size(there)} pixels there, {_size(grid)} asked for"
+    shift = max(np.abs(there.x - grid.x).max(), np.abs(there.y - grid.y).max())
+    if shift > TOLERANCE * max(grid.spacing):
+        return "is of another grid", f"pixels {shift:.0f} m apart"
+    projections = [one.crs.get("grid_mapping_name") for one in (there, grid)]
+    if projections[0] != projections[1]:
+        return "is of another grid", f"{projections[0]} there, {projections[1]} asked for"
+    missing = [name for name in channels if name not in archive.kind_of]
+    if missing:
+        return f"has no channel {', '.join(missing)}", ", ".join(archive.channels)
+    start = np.datetime64(origin.astimezone(UTC).replace(tzinfo=None), "m")
+    phase = int((start - archive.times[0]) / np.timedelta64(1, "m"))
+    if cadence_minutes % archive.cadence_minutes or phase % archive.cadence_minutes:
+        return "is of another time axis", f"every {archive.cadence_minutes} minutes from {archive.times[0]}"
+    return None
+
+
+def _size(grid: Grid) -> str:
+    return f"{grid.shape[0]}x{grid.shape[1]}"
