@@ -297,6 +297,12 @@ class TrainConfig(Stage):
     )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of torch in each worker; 0: as torch chooses.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute; auto: a GPU if there is one.")
+    precision: Literal["float32", "tf32", "bf16"] = Field(
+        "float32", description="Arithmetic of the network; tf32 needs a GPU. Parameters and losses stay in float32."
+    )
+    cuda_graphs: bool = Field(
+        True, description="On a GPU, record a whole meta-gradient as one CUDA graph and replay it."
+    )
     seed: int = Field(0, ge=0, description="Seed of weights, noise and episode order.")
 
 

@@ -34,6 +34,19 @@ def persistence(last: Float[Tensor, "N O H W"]) -> Ensemble:
     return Ensemble(last[None])
 
 
+def climatology(
+    y: Float[Tensor, "M O H W"], mask: Bool[Tensor, "M O H W"], shape: tuple[int, ...], channels: int
+) -> Ensemble:
+    """Every target frame of the support set is a member, at every lead time: (M * L, N, L*C, H, W).
+
+    A pixel missing from some of them takes the mean of those that have it, and 0 (the mean of training) if none has.
+    """
+    frames, seen = (field.unflatten(1, (-1, channels)).flatten(0, 1) for field in (y, mask))  # (M * L, C, H, W)
+    mean = torch.where(seen, frames, 0).sum(0) / seen.sum(0).clamp_min(1)
+    members = torch.where(seen, frames, mean)
+    return Ensemble(members.repeat(1, shape[1] // channels, 1, 1)[:, None].expand(-1, *shape))
+
+
 @dataclass(frozen=True)
 class DressedPersistence:
     """The last frame plus quantiles of persistence's own errors on the training split, per lead time and channel."""

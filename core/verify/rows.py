@@ -1,75 +1,168 @@
 """The rows of a scorecard: who forecasts an episode's query windows, under which name."""
 
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
+from core.config import EvaluateConfig
 from core.episodes.loader import Windows
 from core.episodes.store import StoreSpec
+from core.errors import FewcastError
 from core.meta.checks import Examples
+from core.meta.learner import Learner
 from core.model import Model
-from core.verify.baselines import DressedPersistence, last_frame, persistence
+from core.verify.baselines import DressedPersistence, climatology, last_frame, persistence
 from core.verify.ensemble import Prediction
+from core.verify.mixture import Mixture
 
-PERSISTENCE, DRESSED = "persistence", "dressed persistence"
+PERSISTENCE, DRESSED, CLIMATOLOGY = "persistence", "dressed persistence", "climatology of the support"
 
 
 @dataclass(frozen=True)
 class LearnedRow:
-    """A run at a number of inner steps; the posterior starts from the run's prior, so 0 steps is no adaptation."""
+    """A run, or several whose forecasts are pooled, adapted by `steps` inner steps on some support.
+
+    The posterior starts from the run's prior, so 0 steps, or an empty support, is no adaptation. `windows` of the
+    support are used, the newest ones; -1: all. `rate` above 0 replaces the run's own step sizes (fine-tuning).
+    """
 
     name: str
-    run: str
-    steps: int
+    runs: tuple[str, ...]
+    which: str = "best"
+    steps: int = 0
+    windows: int = -1
+    shuffled: bool = False
+    rate: float = 0.0
+    main: bool = False  # whether it is one of the rows that the scorecard is about, not a control or a curve
 
 
-def learned_rows(model: Model, run: str) -> list[LearnedRow]:
-    """A run without and with adaptation; for a pooled learner adaptation is fine-tuning."""
-    learner, steps = model.config.learner, model.inner_steps
-    if learner == "pooled":
-        steps = steps or model.config.inner.steps
-        return [LearnedRow("pooled", run, 0), LearnedRow(f"pooled, fine-tuned {steps}", run, steps)]
-    return [LearnedRow(f"{learner}, M = {m}", run, m) for m in dict.fromkeys((0, steps))]
+@dataclass(frozen=True)
+class Plan:
+    """All that scoring an episode needs beside the episode: small, and the same in every process."""
+
+    rows: tuple[LearnedRow, ...]
+    dressing: np.ndarray  # (Q, L*C)
+    climatology: bool
+    members: int
+    seed: int
+
+
+def learned_rows(config: EvaluateConfig) -> list[LearnedRow]:
+    """The rows of the config's runs: each run without and with adaptation, then controls, curves and the ensemble."""
+    rows: list[LearnedRow] = []
+    runs = [config.run, *config.more_runs]
+    models = {run: open_model(run) for run in runs}
+    learners = [model.config.learner for model in models.values()]
+    for run, model in models.items():
+        learner, steps = model.config.learner, adaptation_steps(model)
+        name = learner if learners.count(learner) == 1 else f"{learner} ({Path(run).name})"
+        rows += _run_rows(name, run, learner, steps)
+        if run == config.run:
+            first = rows[-1]
+            if config.pretrained and learner != "pooled" and _has_pretrained(run):
+                rows += _run_rows("pooled start", run, "pooled", steps, which="pretrained")
+            if config.shuffled and steps:
+                rows.append(replace(first, name=f"{first.name}, shuffled support", shuffled=True, main=False))
+            for n in dict.fromkeys(config.support_curve):
+                rows.append(replace(first, name=f"{first.name}, N_S = {n}", windows=n, main=False))
+            for m in dict.fromkeys(config.step_curve):
+                rows.append(LearnedRow(f"{name}, M = {m} (curve)", (run,), steps=m))
+    if config.deep_ensemble:
+        rows.append(LearnedRow(f"deep ensemble of {len(config.deep_ensemble)}", tuple(config.deep_ensemble), main=True))
+    return rows
+
+
+def _run_rows(name: str, run: str, learner: str, steps: int, which: str = "best") -> list[LearnedRow]:
+    word = (
+        (lambda m: f"{name}, fine-tuned {m}" if m else name) if learner == "pooled" else (lambda m: f"{name}, M = {m}")
+    )
+    return [LearnedRow(word(m), (run,), which, steps=m, main=True) for m in dict.fromkeys((0, steps))]
+
+
+def adaptation_steps(model: Model) -> int:
+    """Inner steps of the adapted row: as trained, and for a pooled run what its config would have a learner take."""
+    return model.inner_steps or model.config.inner.steps
 
 
 def episode_predictions(
     support: Windows,
     query: Windows,
+    other: Windows | None,
     spec: StoreSpec,
-    dressed_errors: Float[Tensor, "Q O"],
-    rows: list[LearnedRow],
-    members: int,
+    plan: Plan,
     seed: int,
+    baselines: bool = True,
 ) -> Iterator[tuple[str, Prediction]]:
-    """Name and forecast of each row for one episode, whose support and query have axes (N, ...).
+    """Name and forecast of each row for one episode, whose windows have axes (N, ...).
 
-    One forecast at a time, since members are what fills the memory. The draw is a function of `seed` alone, and all
-    learned rows share it.
+    `other` is the support of another context, for the shuffled rows. One forecast at a time, since members are what
+    fills the memory. The draw is a function of `seed` alone, and all learned rows share it.
     """
-    last = last_frame(query.x, len(spec.channels), spec.target_frames, *query.y.shape[-2:])
-    yield PERSISTENCE, persistence(last)
-    yield DRESSED, DressedPersistence(dressed_errors).predict(last)
-    for row in rows:
-        model = open_model(row.run)
-        posterior = model.adapt(Examples(support.x, support.y, support.mask), steps=row.steps, seed=seed)
+    if baselines:
+        last = last_frame(query.x, len(spec.channels), spec.target_frames, *query.y.shape[-2:])
+        yield PERSISTENCE, persistence(last)
+        yield DRESSED, DressedPersistence(torch.from_numpy(plan.dressing)).predict(last)
+    if baselines and plan.climatology and len(support.y):
+        yield CLIMATOLOGY, climatology(support.y, support.mask, query.y.shape, len(spec.channels))
+    for row in plan.rows:
+        used = other if row.shuffled and other is not None else support
+        yield row.name, _forecast(row, used, query.x, plan.members, seed)
+
+
+def _forecast(row: LearnedRow, support: Windows, x: Tensor, members: int, seed: int) -> Mixture:
+    part = slice(None) if row.windows < 0 else slice(max(len(support.x) - row.windows, 0), None)
+    examples = Examples(support.x[part], support.y[part], support.mask[part])
+    steps = row.steps if len(examples.x) else 0
+    share = -(-members // len(row.runs))
+    mixtures = []
+    for run in row.runs:
+        model = open_model(run, row.which, row.rate)
+        posterior = model.adapt(examples, steps=steps, seed=seed)
         with torch.no_grad():
-            yield row.name, model.predict(posterior, query.x, members if posterior.log_std else 1, seed)
+            mixtures.append(model.predict(posterior, x, share if posterior.log_std else 1, seed))
+    return mixtures[0] if len(mixtures) == 1 else pooled_mixture(mixtures)
+
+
+def pooled_mixture(mixtures: Sequence[Mixture]) -> Mixture:
+    """The equal mixture of mixtures with equally many components: a deep ensemble."""
+    if len({len(mixture.means) for mixture in mixtures}) > 1:
+        raise ValueError("an ensemble needs runs with equally many components each: all pooled, or none")
+    stds = [mixture.std.expand(mixture.means.shape) for mixture in mixtures]
+    return Mixture(torch.cat([mixture.means for mixture in mixtures]), torch.cat(stds))
 
 
 _LOCAL = threading.local()
 
 
-def open_model(run: str) -> Model:
+def open_model(run: str, which: str = "best", rate: float = 0.0) -> Model:
     """The run's model, loaded once a thread: a network whose parameters are swapped in cannot serve two threads."""
-    loaded = _LOCAL.__dict__.setdefault("models", {})
-    if run not in loaded:
-        loaded[run] = Model.load(run)
-    return loaded[run]
+    loaded: dict[tuple[str, str, float], Model] = _LOCAL.__dict__.setdefault("models", {})
+    if (run, which, rate) not in loaded:
+        model = Model.load(run, "pretrained" if which == "pretrained" else "best")
+        if rate:
+            config = model.config.model_copy(update={"inner": model.config.inner.model_copy(update={"rate": rate})})
+            learner = Learner(model.learner.network, model.learner.likelihood, config)
+            model = replace(model, learner=learner, config=config)
+        loaded[run, which, rate] = model
+    return loaded[run, which, rate]
+
+
+def forget_models() -> None:
+    """Load anew: a run may have been trained on since."""
+    _LOCAL.__dict__.pop("models", None)
+
+
+def _has_pretrained(run: str) -> bool:
+    try:
+        open_model(run, "pretrained")
+    except FewcastError:
+        return False
+    return True
 
 
 def episode_seed(seed: int, episode: int) -> int:

@@ -1,5 +1,3 @@
-from functools import partial
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,9 +8,12 @@ from core.episodes.store import EpisodeStore
 from core.errors import FewcastError
 from core.meta.checks import Examples
 from core.model import DataSpec, Model, build_learner
-from core.verify.evaluate import evaluate, fit_dressing, score_episodes
-from core.verify.rows import learned_rows
+from core.report import Silent
+from core.verify.domain import StepsSettings
+from core.verify.evaluate import evaluate
+from core.verify.rows import LearnedRow, Plan, learned_rows
 from core.verify.scorecard import KEYS
+from core.verify.scoring import fit_dressing, partner, score_all, score_episodes
 from core.verify.statistics import window_statistics
 
 
@@ -23,21 +24,35 @@ def config(chain, tmp_path) -> EvaluateConfig:
     )
 
 
-def test_evaluate_scores_every_row_on_the_same_windows(config):
-    scorecard = evaluate(config)
+def test_evaluate_scores_every_row_on_the_same_windows(config, chain, monkeypatch):
+    monkeypatch.setattr("core.verify.domain_rows.CANDIDATES", (StepsSettings(), StepsSettings(cascade_levels=4)))
+    monkeypatch.setattr("core.verify.domain_rows._STARTS_TO_CHOOSE_ON", 1)
+    monkeypatch.setattr("core.verify.scoring._TUNING_EPISODES", 2)
+    scorecard = evaluate(config.model_copy(update={
+        "archive": chain.archive, "baselines": ["climatology", "optical_flow", "steps"], "support_curve": [0, 1],
+        "step_curve": [2], "deep_ensemble": [chain.run, chain.run],
+    }))  # fmt: skip
     table = scorecard.table
-    assert list(dict.fromkeys(table["learner"])) == ["persistence", "dressed persistence", "abml, M = 0", "abml, M = 1"]
+    assert set(table["learner"]) == {
+        "persistence", "dressed persistence", "climatology of the support", "optical flow", "STEPS", "abml, M = 0",
+        "abml, M = 1", "pooled start", "pooled start, fine-tuned 1", "abml, M = 1, shuffled support",
+        "abml, M = 1, N_S = 0", "abml, M = 1, N_S = 1", "abml, M = 2 (curve)", "deep ensemble of 2",
+    }  # fmt: skip
     assert set(table["lead_time"]) == {0, 30, 60}
     assert set(table["split"]) == {"test"}
     assert np.isfinite(table["value"]).all()
     windows = pd.read_parquet(config.scorecard + "/windows.parquet")
-    counts = windows.groupby(["learner", "lead_time"])["count"].sum().unstack("learner")
+    counts = windows.groupby(["learner", "holdout", "lead_time"])["count"].sum().unstack("learner")
     assert (counts.nunique(axis=1) == 1).all()
-    assert "dressed persistence" in scorecard.terminal
-    assert "abml, M = 1 against abml, M = 0" in scorecard.markdown
-    assert len(scorecard.figures) == 5
     assert set(KEYS) <= set(windows.columns)
     assert not windows.duplicated(KEYS).any()
+    for words in ("STEPS: 20 members", "step size", "abml, M = 1 against STEPS", "against abml, M = 0"):
+        assert words in scorecard.markdown
+    assert "dressed persistence" in scorecard.terminal
+    assert len(scorecard.figures) == 5
+    crps = windows.groupby("learner")["crps"].sum()
+    assert crps["abml, M = 1, N_S = 0"] == pytest.approx(crps["abml, M = 0"])
+    assert crps["deep ensemble of 2"] < crps["persistence"]
 
 
 def test_a_second_call_skips_and_other_inputs_do_not(config):
@@ -51,11 +66,28 @@ def test_a_second_call_skips_and_other_inputs_do_not(config):
 def test_the_result_does_not_depend_on_how_episodes_are_grouped(config):
     store = EpisodeStore.open(config.episodes)
     ids = store.ids("test").tolist()
-    score = partial(
-        score_episodes, config.episodes, fit_dressing(store, 0), learned_rows(Model.load(config.run), config.run), 4, 0
-    )
-    whole, parts = score(ids), pd.concat([score([i]) for i in ids], ignore_index=True)
-    pd.testing.assert_frame_equal(whole, parts)
+    plan = Plan(tuple(learned_rows(config)), fit_dressing(store, 0), True, 4, 0)
+    whole, failed = score_episodes(config.episodes, plan, ids)
+    parts = [score_episodes(config.episodes, plan, [i])[0] for i in ids]
+    pd.testing.assert_frame_equal(whole, pd.concat(parts, ignore_index=True))
+    assert not failed
+
+
+def test_a_row_that_diverges_is_left_out_and_named(config):
+    store = EpisodeStore.open(config.episodes)
+    wild = LearnedRow("wild", (config.run,), steps=40, rate=1e6, which="pretrained")
+    plan = Plan((wild,), fit_dressing(store, 0), False, 2, 0)
+    windows, failed = score_all(config, store, store.ids("test").tolist()[:2], plan, Silent())
+    assert failed == ["wild"]
+    assert set(windows["learner"]) == {"persistence", "dressed persistence"}
+
+
+def test_the_partner_of_an_episode_is_another_place(config):
+    store = EpisodeStore.open(config.episodes)
+    for episode in store.ids("validation"):
+        mine, other = store.catalog.iloc[episode], store.catalog.iloc[partner(store, int(episode))]
+        assert (mine["split"], mine["holdout"]) == (other["split"], other["holdout"])
+        assert mine["id"] != other["id"]
 
 
 def test_validation_is_another_split(config):

@@ -1,0 +1,125 @@
+"""Baselines that see the whole domain: optical flow and STEPS, by pysteps.
+
+Both work on normalised frames without gaps. The domain is padded by its edge values, so that what flows in from
+outside is the nearest thing known and not a hole; what is still missing at the end is the last frame.
+"""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+_PAD = 24  # pixels; farther than clouds move over the lead times of a nowcast on the grids in use
+
+
+@dataclass(frozen=True)
+class StepsSettings:
+    """The choices of STEPS that matter here, tuned on validation."""
+
+    cascade_levels: int = 6
+    velocity_noise: bool = True
+    matching: str = "cdf"  # or "mean": what of the last frame each member's values are matched to
+
+    def __str__(self) -> str:
+        noise = "perturbed" if self.velocity_noise else "fixed"
+        return f"{self.cascade_levels} cascade levels, {noise} motion, {self.matching} matching"
+
+
+CANDIDATES = (
+    StepsSettings(),
+    StepsSettings(velocity_noise=False),
+    StepsSettings(matching="mean"),
+    StepsSettings(cascade_levels=8),
+    StepsSettings(cascade_levels=4),
+)
+
+
+def filled(frames: Float[np.ndarray, "T Y X"]) -> Float[np.ndarray, "T Y X"]:
+    """Frames with missing pixels taken from the frame before, else from the one after, else 0 (the mean)."""
+    out = np.array(frames, np.float64)
+    for order in (range(1, len(out)), range(len(out) - 2, -1, -1)):
+        for t in order:
+            other = out[t - 1] if order.step > 0 else out[t + 1]
+            out[t] = np.where(np.isfinite(out[t]), out[t], other)
+    return np.nan_to_num(out, nan=0.0)
+
+
+def motion(frames: Float[np.ndarray, "T Y X"]) -> Float[np.ndarray, "2 Y X"]:
+    """Lucas-Kanade motion over the frames, pixels a frame; it needs two frames."""
+    with _quiet():
+        from pysteps.motion.lucaskanade import dense_lucaskanade
+
+        found: np.ndarray = dense_lucaskanade(frames)
+    return np.nan_to_num(found)
+
+
+def optical_flow(frames: Float[np.ndarray, "T Y X"], leads: int) -> Float[np.ndarray, "L Y X"]:
+    """The last frame carried along the motion, backwards semi-Lagrangian: one forecast a lead time."""
+    last, padded = filled(frames)[-1], _padded(filled(frames))
+    flow = motion(padded)
+    with _quiet():
+        from pysteps.extrapolation.semilagrangian import extrapolate
+
+        moved = extrapolate(padded[-1], flow, leads)
+    return _cut(moved, last)
+
+
+def steps(
+    frames: Float[np.ndarray, "T Y X"],
+    leads: int,
+    members: int,
+    settings: StepsSettings,
+    seed: int,
+    *,
+    kilometres_per_pixel: float,
+    minutes_per_frame: float,
+) -> Float[np.ndarray, "S L Y X"]:
+    """A STEPS ensemble: advected cascades with autoregressive noise of the last frame's spectrum.
+
+    No rain mask and no conditional statistics, because brightness has no dry pixels. The order of the autoregression
+    is 2, or what the number of frames allows.
+    """
+    clean = filled(frames)
+    padded = _padded(clean)
+    order = min(2, len(frames) - 1)
+    flow = motion(padded)
+    with _quiet():
+        from pysteps.nowcasts import steps as pysteps_steps
+
+        ensemble = pysteps_steps.forecast(
+            padded[-(order + 1) :],
+            flow,
+            leads,
+            n_ens_members=members,
+            n_cascade_levels=settings.cascade_levels,
+            precip_thr=float(padded.min()) - 1.0,
+            kmperpixel=kilometres_per_pixel,
+            timestep=minutes_per_frame,
+            ar_order=order,
+            vel_pert_method="bps" if settings.velocity_noise else None,
+            probmatching_method=settings.matching,
+            mask_method=None,
+            seed=seed % 2**32,
+        )
+    return _cut(np.asarray(ensemble), clean[-1])
+
+
+def _padded(frames: np.ndarray) -> np.ndarray:
+    return np.pad(frames, ((0, 0), (_PAD, _PAD), (_PAD, _PAD)), mode="edge")
+
+
+def _cut(forecast: np.ndarray, last: np.ndarray) -> np.ndarray:
+    inside = forecast[..., _PAD:-_PAD, _PAD:-_PAD]
+    return np.where(np.isfinite(inside), inside, last).astype(np.float32)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """pysteps prints its progress, and warns of fields that are constant."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield

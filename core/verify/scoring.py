@@ -1,0 +1,159 @@
+"""Episodes to window statistics: every row forecasts the query windows, here or on a Dask cluster."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from core.config import EvaluateConfig
+from core.episodes.fanout import batches, fan_out
+from core.episodes.loader import Loader, Windows
+from core.episodes.store import EpisodeStore
+from core.errors import FewcastError
+from core.report import Report, Silent
+from core.verify.baselines import DressedPersistence, last_frame
+from core.verify.ensemble import Prediction
+from core.verify.frames import as_frame
+from core.verify.rows import LearnedRow, Plan, episode_predictions, episode_seed
+from core.verify.statistics import window_statistics
+
+_DRESSING_EPISODES = 128
+_EPISODES_A_CALL = 4
+_TUNING_EPISODES = 8
+_TUNING_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+
+
+def score_all(
+    config: EvaluateConfig, store: EpisodeStore, ids: list[int], plan: Plan, report: Report, client: Any = None
+) -> tuple[pd.DataFrame, list[str]]:
+    """Window statistics of every row on the same windows, and the names of rows that had to be left out.
+
+    Statistics are per window, so the table does not depend on how the episodes are spread over `client`.
+    """
+    score = partial(score_episodes, config.episodes, plan)
+    calls = [list(part) for part in batches(ids, _EPISODES_A_CALL)]
+    if client is None:
+        parts = []
+        for done, call in enumerate(calls, 1):
+            parts.append(score(call))
+            report.progress(done, len(calls), "forecasts scored")
+    else:
+        parts = fan_out(score, calls, client=client, report=report, note="forecasts scored")
+    failed = {name: error for _, errors in parts for name, error in errors.items()}
+    for row in plan.rows:
+        if row.main and row.name in failed and config.run in row.runs and row.which == "best":
+            raise FewcastError(
+                f"{row.name} cannot be scored",
+                found=failed[row.name],
+                mend="the run has diverged: train it again with a smaller learning_rate or inner.rate",
+            )
+    windows = pd.concat([frame for frame, _ in parts], ignore_index=True)
+    return windows[~windows["learner"].isin(list(failed))].reset_index(drop=True), sorted(failed)
+
+
+def score_episodes(url: str, plan: Plan, ids: Sequence[int]) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Window statistics of some episodes, and what went wrong by row name. Picklable in and out."""
+    store = EpisodeStore.open(url)
+    loader = Loader(store, split="train")
+    batch = loader.load(ids)
+    shuffled = any(row.shuffled for row in plan.rows)
+    frames, failed = [], {}
+    for e, episode in enumerate(ids):
+        entry = store.catalog.iloc[episode]
+        support, query = episode_of(batch.support, e), episode_of(batch.query, e)
+        other = episode_of(loader.load([partner(store, episode)]).support, 0) if shuffled else None
+        seed = episode_seed(plan.seed, episode)
+        for row in (None, *plan.rows):  # the baselines, then each row by itself: one may fail
+            own = replace(plan, rows=(row,) if row else ())
+            try:
+                for name, prediction in episode_predictions(support, query, other, store.spec, own, seed, not row):
+                    stats = window_statistics(prediction, query.y, query.mask)
+                    frames.append(as_frame(stats, name, entry, query.init_time, store))
+            except (FewcastError, ValueError) as error:
+                if row is None:
+                    raise
+                failed[row.name] = f"episode {episode}: {error}"
+    return pd.concat(frames, ignore_index=True), failed
+
+
+def forecasts_of(url: str, plan: Plan, episode: int) -> tuple[Windows, dict[str, Prediction]]:
+    """The query windows of an episode, and the forecasts of the baselines and of the first run's rows."""
+    store = EpisodeStore.open(url)
+    batch = Loader(store, split="train").load([episode])
+    support, query = episode_of(batch.support, 0), episode_of(batch.query, 0)
+    own = replace(plan, rows=tuple(row for row in plan.rows if row.main)[:2], climatology=False)
+    return query, dict(episode_predictions(support, query, None, store.spec, own, episode_seed(plan.seed, episode)))
+
+
+def episode_of(windows: Windows, e: int) -> Windows:
+    """The windows (N, ...) of one episode of a batch."""
+    return Windows(windows.x[e], windows.y[e], windows.mask[e], windows.init_time[e])
+
+
+def partner(store: EpisodeStore, episode: int) -> int:
+    """Another episode of the split whose tile is another: whose support the shuffled rows adapt to."""
+    catalog = store.catalog
+    entry = catalog.iloc[episode]
+    same_split = (catalog["split"] == entry["split"]) & (catalog["holdout"] == entry["holdout"])
+    choices = same_split & ((catalog["row"] != entry["row"]) | (catalog["col"] != entry["col"]))
+    if not choices.any():
+        choices = same_split & (catalog["support_init"].map(str) != str(entry["support_init"]))
+    found = catalog.loc[choices, "id"].to_numpy()
+    return int(found[episode_seed(0, episode) % len(found)]) if len(found) else episode
+
+
+def fit_dressing(store: EpisodeStore, seed: int) -> np.ndarray:
+    """Quantiles (Q, L*C) of persistence's errors on training episodes spread evenly over the split."""
+    ids = store.ids("train")
+    ids = ids[np.linspace(0, len(ids) - 1, min(len(ids), _DRESSING_EPISODES)).astype(int)]
+    loader = Loader(store, split="train")
+
+    def windows() -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        for episode in ids:
+            query = episode_of(loader.load([int(episode)]).query, 0)
+            last = last_frame(query.x, len(store.channels), store.spec.target_frames, *query.y.shape[-2:])
+            yield last, query.y, query.mask
+
+    errors = DressedPersistence.fit(windows(), torch.Generator().manual_seed(seed)).errors
+    return errors.numpy()
+
+
+def choose_fine_tuning(
+    config: EvaluateConfig, store: EpisodeStore, rows: list[LearnedRow], report: Report | None = None
+) -> tuple[list[LearnedRow], list[str]]:
+    """The rows with the step size of plain fine-tuning chosen on validation episodes, and a note that says it.
+
+    A pooled run has learned no step sizes, and a rate that suits one likelihood wrecks another; the comparison with
+    learned adaptation is fair only if this one is tuned.
+    """
+    report = report or Silent()
+    ids = store.ids("validation")
+    chosen, notes = [], []
+    ids = ids[np.linspace(0, len(ids) - 1, min(len(ids), _TUNING_EPISODES)).astype(int)]
+    dressing = fit_dressing(store, config.seed) if any("fine-tuned" in row.name for row in rows) else np.empty(0)
+    for row in rows:
+        if "fine-tuned" not in row.name or not len(ids):
+            chosen.append(row)
+            continue
+        trials = tuple(replace(row, name=str(rate), rate=rate) for rate in _TUNING_RATES)
+        plan = Plan(trials, dressing, False, config.members, config.seed)
+        scores: dict[str, list[float]] = {}
+        dead: set[str] = set()
+        for done, episode in enumerate(ids, 1):
+            frame, failed = score_episodes(config.episodes, plan, [int(episode)])
+            dead |= set(failed)
+            for name, part in frame.groupby("learner"):
+                scores.setdefault(str(name), []).append(part["crps"].sum())
+            report.progress(done, len(ids), f"fine-tuning rates tried for {row.name}")
+        alive = {rate: sum(scores[str(rate)]) for rate in _TUNING_RATES if str(rate) not in dead}
+        if not alive:
+            notes.append(f"{row.name}: every step size diverged on validation.")
+            continue
+        best = min(alive, key=lambda rate: alive[rate])
+        notes.append(f"{row.name}: step size {best:g}, chosen on validation among {_TUNING_RATES}.")
+        chosen.append(replace(row, rate=best))
+    return chosen, notes
