@@ -15,7 +15,7 @@ from prefect.settings import PREFECT_API_URL
 from core.config import PipelineConfig, load
 from core.errors import FewcastError
 from flows.cli import PRESETS
-from flows.ingest import ingest_latest
+from flows.ingest import ingest
 from flows.pipeline import pipeline
 
 # The archive has one writer; a schedule that comes too early leaves the slot to the next one.
@@ -25,11 +25,11 @@ ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLi
 
 def ingest_deployment(config: PipelineConfig) -> RunnerDeployment:
     """The newest slots of a real satellite, every time that one is due."""
-    deployment = ingest_latest.to_deployment(
-        name=config.name,
+    deployment = ingest.to_deployment(
+        name=f"{config.name}-latest",
         description=f"The newest slots of `{config.ingest.source}` into `{config.ingest.archive}`.",
         tags=["ingest", config.name],
-        parameters={"config": config.ingest.model_dump(mode="json"), "hours": 3},
+        parameters={"config": config.ingest.model_copy(update={"mode": "latest"}).model_dump(mode="json")},
         interval=timedelta(minutes=config.ingest.cadence_minutes),
         concurrency_limit=ONE_WRITER,
         entrypoint_type=EntrypointType.MODULE_PATH,

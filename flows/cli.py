@@ -1,35 +1,37 @@
 """`fewcast`: every flow by hand, with its preset, its progress and its result on the terminal."""
 
 import argparse
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
 
 from core.config import PipelineConfig, load
 from core.errors import FewcastError
-from flows import embedded
 
 PRESETS = Path(__file__).parent / "presets"
-STAGES = {
-    "pipeline": "granules to scorecard: all of the below",
+FLOWS = {
+    "pipeline": "granules to scorecard: ingest, episodes, train and evaluate",
     "ingest": "satellite granules to archive",
-    "episodes": "archive to episodes",
+    "episodes": "archive to episodes; or: episodes inspect|validate URL",
     "train": "episodes to prior",
     "evaluate": "prior and held-out episodes to scorecard",
+    "nowcast": "prior and the newest frames to a forecast",
+    "sweep": "train and validate every combination of some settings",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it did all that was asked, 1 with one line on stderr for what the user can mend."""
-    options = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["episodes"] and given[1:2] in (["inspect"], ["validate"]):
+        given[0] = "store"  # the same word for the stage and for what it leaves
+    options = _parser().parse_args(given)
     try:
-        code: int = options.run(options)
+        # Each command imports what it needs: prefect, torch and mlflow take seconds.
+        module, function = options.run.split(":")
+        code: int = getattr(import_module(module), function)(options)
         return code
     except FewcastError as error:
         print(f"fewcast: {error}", file=sys.stderr)
@@ -57,100 +59,48 @@ def read_config(options: argparse.Namespace) -> PipelineConfig:
     return load(path, options.set)
 
 
-def run_stage(options: argparse.Namespace) -> int:
-    """Run a stage's flow in this process, in front of the user."""
-    config = read_config(options)
-    embedded.prepare()
-    warnings.filterwarnings("ignore", module=r"(prefect|mlflow|pydantic|websockets)\b.*")
-    # prefect takes seconds to import: only now, when it is needed.
-    from flows.episodes import episodes
-    from flows.evaluate import evaluate
-    from flows.ingest import ingest
-    from flows.pipeline import pipeline
-    from flows.train import train
-    from tasks.reporting import TERMINAL
-
-    console = Console(stderr=True)
-    TERMINAL.set(console)
-    logging.getLogger("tasks").addHandler(OnConsole(console))
-    calls: dict[str, Any] = {
-        "pipeline": lambda: pipeline(config),
-        "ingest": lambda: ingest(config.ingest),
-        "episodes": lambda: episodes(config.episodes),
-        "train": lambda: train(config.train, config.tracking),
-        "evaluate": lambda: evaluate(config.evaluate, config.tracking),
-    }
-    with embedded.in_process():
-        result = calls[options.command]()
-    print_places(config, options.command)
-    if options.command in ("pipeline", "evaluate"):
-        print(result.terminal)
-    return 0
-
-
-class OnConsole(logging.Handler):
-    """Warnings of ours on the terminal, beside the bar and not through it."""
-
-    def __init__(self, console: Console) -> None:
-        super().__init__(logging.WARNING)
-        self._console = console
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(f"{'warning':<10} {record.getMessage()}", highlight=False, markup=False, soft_wrap=True)
-
-
-def print_places(config: PipelineConfig, command: str) -> None:
-    """Say where everything is."""
-    from tasks.tracking import tracking_uri
-
-    places = {
-        "ingest": ("archive", config.ingest.archive),
-        "episodes": ("episodes", config.episodes.store),
-        "train": ("run", config.train.run),
-        "evaluate": ("scorecard", config.evaluate.scorecard),
-    }
-    for stage, (name, place) in places.items():
-        if command in (stage, "pipeline"):
-            print(f"{name:<10} {place}")
-    if command != "ingest" and command != "episodes":
-        print(f"{'mlflow':<10} {tracking_uri(config.tracking)}, experiment {config.tracking.experiment}")
-    print(f"{'pages':<10} fewcast ui")
-
-
-def run_ui(options: argparse.Namespace) -> int:
-    """Open the Prefect and MLflow pages until Ctrl-C."""
-    embedded.prepare()
-    from flows.pages import serve_pages
-
-    return serve_pages()
-
-
-def run_reference(options: argparse.Namespace) -> int:
-    """List every key that a preset may hold."""
-    from flows.reference import print_reference
-
-    print_reference(options.key)
-    return 0
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fewcast", description="Few-shot probabilistic satellite nowcasting.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, text in STAGES.items():
+    for name, text in FLOWS.items():
         stage = commands.add_parser(name, help=text, description=text)
         which = stage.add_mutually_exclusive_group(required=True)
         which.add_argument("--preset", help="a named run that comes with fewcast")
         which.add_argument("--config", metavar="FILE", help="a TOML file of your own")
-        stage.add_argument(
-            "--set", metavar="KEY=VALUE", action="append", default=[], help="change one key (repeatable)"
-        )
-        stage.set_defaults(run=run_stage)
+        stage.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a key (repeatable)")
+        stage.set_defaults(run="flows.commands:run_flow")
+        if name == "train":
+            stage.add_argument("--probe", action="store_true", help="only suggest a learning rate and a KL weight")
+        if name == "sweep":
+            stage.add_argument("--grid", metavar="KEY=VALUE,...", action="append", required=True,
+                               help="values of a key of training (repeatable)")  # fmt: skip
+    archive = _add_checks(
+        commands, "archive", "look at an archive, check it, or mend it", ("inspect", "validate", "repair")
+    )
+    archive.add_argument("--picture", default="", help="with inspect: write a quick look at the newest frame here")
+    store = _add_checks(commands, "store", "look at an episode store, or check it", ("inspect", "validate"))
+    store.add_argument("--rebuild", action="store_true", help="cut damaged episodes anew from the archive")
+    runs = commands.add_parser("runs", help="compare two training runs").add_subparsers(dest="action", required=True)
+    compare = runs.add_parser("compare", help="what differs between two runs, and by how much")
+    compare.add_argument("first", help="an MLflow run id, or a run's directory")
+    compare.add_argument("second")
+    compare.add_argument("--uri", default="", help="MLflow tracking URI, if it is another than the default")
+    compare.set_defaults(run="flows.commands:run_compare")
     ui = commands.add_parser("ui", help="the Prefect and MLflow pages over what is there; Ctrl-C ends them")
-    ui.set_defaults(run=run_ui)
+    ui.set_defaults(run="flows.commands:run_ui")
     reference = commands.add_parser("config", help="every key of a preset, with type, bounds, default and meaning")
     reference.add_argument("key", nargs="?", default="", help="show only the keys that start with this")
-    reference.set_defaults(run=run_reference)
+    reference.set_defaults(run="flows.commands:run_reference")
     return parser
+
+
+def _add_checks(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str,
+                actions: Sequence[str]) -> argparse.ArgumentParser:  # fmt: skip
+    checks: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    checks.add_argument("action", choices=actions)
+    checks.add_argument("url", metavar="URL")
+    checks.set_defaults(run=f"flows.commands:check_{name}")
+    return checks
 
 
 if __name__ == "__main__":

@@ -6,13 +6,19 @@ from core.config import TrackingConfig, TrainConfig
 from core.train import TrainSummary
 from tasks import train as tasks
 
+# Long enough that opening and closing a task costs nothing beside it, short enough that a retry repeats little.
+SEGMENT_STEPS = 2000
+
 
 @flow(name="train", flow_run_name="train {config.learner}")
-def train(config: TrainConfig, tracking: TrackingConfig) -> TrainSummary:
+def train(config: TrainConfig, tracking: TrackingConfig, segment_steps: int = SEGMENT_STEPS) -> TrainSummary:
     """Meta-train a prior; started again on the same run directory it goes on from the last checkpoint.
 
     Args:
         config: Which episodes, the learner, the network and the budget.
         tracking: Where MLflow remembers the run.
+        segment_steps: Steps of one task; each starts from the last good checkpoint and is retried by itself.
     """
-    return tasks.train(config, tracking)
+    while not (summary := tasks.train(config, tracking, segment_steps)).finished:
+        pass
+    return summary

@@ -8,10 +8,11 @@ from prefect.artifacts import create_markdown_artifact
 from core.config import EvaluateConfig, TrackingConfig
 from core.verify.evaluate import Scorecard
 from core.verify.evaluate import evaluate as evaluate_run
+from tasks.pictures import publish_file
 from tasks.policies import LOCAL, dask_client
+from tasks.records import tracking_folder
 from tasks.reporting import Reporting
 from tasks.tracking import TrackedRun, is_delivered, read_delivered, start_afresh
-from tasks.train import tracking_folder
 
 
 @task(name="evaluate", **LOCAL)
@@ -20,6 +21,8 @@ def evaluate(config: EvaluateConfig, tracking: TrackingConfig) -> Scorecard:
     with Reporting("evaluate") as report, dask_client() as client:
         scorecard = evaluate_run(config, report=report, client=client)
     address = remember(scorecard, config, tracking)
+    for figure in scorecard.figures[:4]:
+        publish_file(f"scorecard-{Path(figure).stem}".replace("_", "-"), Path(figure), Path(figure).stem)
     create_markdown_artifact(
         f"{scorecard.markdown}\n\nScorecard: {scorecard.url}\n\nMLflow: {address}\n", key="scorecard"
     )
@@ -47,7 +50,8 @@ def curves(scorecard: Scorecard) -> dict[int, dict[str, float]]:
     Step 0 has the value over all lead times.
     """
     table = scorecard.table
-    table = table[(table["channel"] == "all") & (table["reference"] == "")].sort_values("lead_time")
+    channel = "all" if (table["channel"] == "all").any() else table["channel"].iloc[0]
+    table = table[(table["channel"] == channel) & (table["reference"] == "")].sort_values("lead_time")
     found: dict[int, dict[str, float]] = {}
     for row in table.to_dict("records"):
         split = f"{row['split']}_{row['holdout']}".removesuffix("_")

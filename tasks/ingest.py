@@ -1,11 +1,14 @@
 """Granules to archive."""
 
 from prefect import task
+from prefect.artifacts import create_markdown_artifact
 
+from core.archive import inspect, quick_look
 from core.config import IngestConfig
 from core.ingest import IngestSummary
 from core.ingest import ingest as ingest_granules
 from core.satellite import simulator
+from tasks.pictures import publish_figure
 from tasks.policies import LOCAL, NETWORK, dask_client
 from tasks.reporting import Reporting
 from tasks.summary import counts, publish
@@ -29,4 +32,7 @@ def ingest(config: IngestConfig) -> IngestSummary:
         states = {name: getattr(summary, name) for name in FRAMES}
         report.message(f"frames: {counts(**states)}; archive {summary.archive}")
     publish("ingest", summary)
+    if summary.written or summary.partial:
+        create_markdown_artifact(inspect(summary.archive).markdown, key="archive")
+        publish_figure("archive-frame", quick_look(summary.archive), "The newest frame of the archive")
     return summary

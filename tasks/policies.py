@@ -14,10 +14,17 @@ from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
+from core.errors import FewcastError
+
 
 def worth_another_try(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
     """True for what a network or a disk does; the same input would fail again on everything else."""
     return isinstance(state.data, OSError)
+
+
+def worth_resuming(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
+    """True unless only the user can mend it."""
+    return not isinstance(state.data, FewcastError)
 
 
 LOCAL: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
@@ -27,6 +34,14 @@ NETWORK: dict[str, Any] = {
     "retry_delay_seconds": [5, 20, 60],
     "retry_jitter_factor": 0.3,
     "retry_condition_fn": worth_another_try,
+}
+
+# A segment of training starts from the last good checkpoint: whatever ended it, unless the user must act, try again.
+SEGMENT: dict[str, Any] = {
+    **LOCAL,
+    "retries": 2,
+    "retry_delay_seconds": 10,
+    "retry_condition_fn": worth_resuming,
 }
 
 

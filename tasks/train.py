@@ -7,30 +7,30 @@ from prefect import task
 from core.config import TrackingConfig, TrainConfig
 from core.train import TrainSummary
 from core.train import train as train_learner
-from tasks.policies import LOCAL
+from tasks.curve import Curve
+from tasks.policies import SEGMENT
+from tasks.records import origin, tell_data, tell_result, tracking_folder
 from tasks.reporting import Reporting
 from tasks.stopping import run_until_stopped
 from tasks.summary import publish
 from tasks.tracking import TrackedRun
 
 
-def tracking_folder(run: str) -> Path:
-    """Where a training run keeps its own record for MLflow, and the id of its MLflow run."""
-    return Path(run) / "tracking"
-
-
-@task(name="train", tags=["gpu"], **LOCAL)
-def train(config: TrainConfig, tracking: TrackingConfig) -> TrainSummary:
-    """Meta-train from the last good checkpoint until the steps or the budget are spent, or a signal comes."""
-    name = f"train {config.learner}"
+@task(name="train", task_run_name="train {config.learner}", tags=["gpu"], **SEGMENT)
+def train(config: TrainConfig, tracking: TrackingConfig, segment_steps: int = 0) -> TrainSummary:
+    """Train one segment from the last good checkpoint on: so many steps, or (0) all that are left."""
+    parent = Path(tracking.parent) if tracking.parent else None
+    name, folder = f"train {config.learner}", tracking_folder(config.run)
     with (
-        TrackedRun(tracking_folder(config.run), tracking, name, config) as tracked,
-        Reporting("train", tracked) as report,
+        TrackedRun(folder, tracking, name, config, parent=parent, tags=origin(config)) as tracked,
+        Reporting("train", tracked, Curve()) as report,
     ):
-        summary = run_until_stopped(lambda stop: train_learner(config, report=report, stop=stop))
+        tell_data(tracked, config)
+        summary = run_until_stopped(lambda stop: train_learner(config, report=report, stop=stop, segment=segment_steps))
+        tell_result(tracked, config, summary)
         report.message(describe(summary))
-        if summary.best_step is not None:
-            tracked.artifact(Path(summary.run) / f"step_{summary.best_step:08d}", "checkpoint")
+        if not summary.finished:
+            tracked.goes_on()
     publish("train", summary, mlflow=tracked.address)
     return summary
 

@@ -37,7 +37,8 @@ def compare(first: str, second: str, tracking: TrackingConfig) -> Iterator[tuple
     tags = [
         {k: v for k, v in run.data.tags.items() if k == _CODE or not k.startswith(_NOT_OF_INTEREST)} for run in runs
     ]
-    data = [{f"data {item.dataset.name}": item.dataset.digest for item in run.inputs.dataset_inputs} for run in runs]
+    seen = [run.inputs.dataset_inputs if run.inputs else [] for run in runs]
+    data = [{f"data {item.dataset.name}": item.dataset.digest for item in items} for items in seen]
     for left, right in ((a.data.params, b.data.params), data, tags):
         for key in sorted({*left, *right}):
             if left.get(key) != right.get(key):

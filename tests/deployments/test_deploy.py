@@ -138,7 +138,7 @@ def test_every_preset_can_be_started_and_live_sources_are_scheduled() -> None:
     configs = [load(path) for path in sorted(PRESETS.glob("*.toml"))]
     made = {(d.flow_name, d.name): d for d in deployments(configs)}
     assert {name for flow, name in made if flow == "pipeline"} == {config.name for config in configs}
-    scheduled = made["ingest-latest", "korea"]
+    scheduled = made["ingest", "korea-latest"]
     assert scheduled.schedules
     assert scheduled.schedules[0].schedule.interval == timedelta(minutes=10)  # type: ignore[union-attr]
     assert all(d.description and d.tags for d in made.values())

@@ -1,0 +1,143 @@
+"""What each command does."""
+
+import logging
+import warnings
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+
+from core.config import PipelineConfig, TrackingConfig
+from flows import embedded
+from flows.cli import read_config
+
+
+def run_flow(options: Namespace) -> int:
+    """Run a flow in this process, in front of the user."""
+    config = read_config(options)
+    if options.command == "train" and options.probe:
+        return probe(config)
+    embedded.prepare()
+    warnings.filterwarnings("ignore", module=r"(prefect|mlflow|pydantic|websockets)\b.*")
+    from tasks.reporting import TERMINAL
+
+    console = Console(stderr=True)
+    TERMINAL.set(console)
+    logging.getLogger("tasks").addHandler(OnConsole(console))
+    call, places = _flow(options, config)
+    with embedded.in_process():
+        result = call()
+    for name, place in places.items():
+        print(f"{name:<10} {place}")
+    print(f"{'pages':<10} fewcast ui")
+    if options.command in ("pipeline", "evaluate"):
+        print(result.terminal)
+    if options.command == "sweep":
+        print(result, end="")
+    return 0
+
+
+def _flow(options: Namespace, config: PipelineConfig) -> tuple[Callable[[], Any], dict[str, str]]:
+    """The flow of a command, and where it leaves what."""
+    from flows.episodes import episodes
+    from flows.evaluate import evaluate
+    from flows.ingest import ingest
+    from flows.nowcast import nowcast
+    from flows.pipeline import pipeline
+    from flows.sweep import sweep
+    from flows.train import train
+    from tasks.tracking import tracking_uri
+
+    archive = {"archive": config.ingest.archive}
+    store = {"episodes": config.episodes.store}
+    run = {"run": config.train.run}
+    scorecard = {"scorecard": config.evaluate.scorecard}
+    mlflow = {"mlflow": f"{tracking_uri(config.tracking)}, experiment {config.tracking.experiment}"}
+    calls: dict[str, tuple[Callable[[], Any], dict[str, str]]] = {
+        "pipeline": (lambda: pipeline(config), archive | store | run | scorecard | mlflow),
+        "ingest": (lambda: ingest(config.ingest), archive),
+        "episodes": (lambda: episodes(config.episodes), store),
+        "train": (lambda: train(config.train, config.tracking), run | mlflow),
+        "evaluate": (lambda: evaluate(config.evaluate, config.tracking), scorecard | mlflow),
+        "nowcast": (lambda: nowcast(config.forecast), {"forecasts": config.forecast.output}),
+        "sweep": (lambda: sweep(config, options.grid), {"runs": f"{config.root}/sweep"} | mlflow),
+    }
+    return calls[options.command]
+
+
+def probe(config: PipelineConfig) -> int:
+    """Print a suggested learning rate and KL weight."""
+    from core.probe import probe as probe_training
+    from tasks.reporting import Terminal
+
+    terminal = Terminal("probe", Console(stderr=True))
+    try:
+        for line in probe_training(config.train, report=terminal).lines():
+            print(line)
+    finally:
+        terminal.close()
+    return 0
+
+
+def check_archive(options: Namespace) -> int:
+    """Inspect, validate or repair an archive; 1 where a problem is left."""
+    from core import archive
+
+    found = getattr(archive, options.action)(options.url)
+    print(found.markdown)
+    if options.action == "inspect" and options.picture:
+        archive.quick_look(options.url).savefig(options.picture, dpi=120, bbox_inches="tight")
+        print(f"picture    {options.picture}")
+    return 1 if getattr(found, "problems", ()) else 0
+
+
+def check_store(options: Namespace) -> int:
+    """Inspect or validate an episode store; 1 where it is not valid."""
+    from core import episodes
+
+    if options.action == "inspect":
+        print(episodes.inspect(options.url))
+        return 0
+    found = episodes.validate(options.url, rebuild_damaged=options.rebuild)
+    print(found)
+    return 0 if found.valid else 1
+
+
+def run_compare(options: Namespace) -> int:
+    """Print what differs between two runs."""
+    from tasks.tracking import compare
+
+    rows = [("", options.first, options.second, "difference")]
+    rows += compare(options.first, options.second, TrackingConfig(uri=options.uri))
+    widths = [min(40, max(len(row[column]) for row in rows)) for column in range(4)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return 0
+
+
+def run_ui(options: Namespace) -> int:
+    """Open the Prefect and MLflow pages until Ctrl-C."""
+    embedded.prepare()
+    from flows.pages import serve_pages
+
+    return serve_pages()
+
+
+def run_reference(options: Namespace) -> int:
+    """List every key that a preset may hold."""
+    from flows.reference import print_reference
+
+    print_reference(options.key)
+    return 0
+
+
+class OnConsole(logging.Handler):
+    """Warnings of ours on the terminal, beside the bar and not through it."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(f"{'warning':<10} {record.getMessage()}", highlight=False, markup=False, soft_wrap=True)

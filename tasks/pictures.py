@@ -1,0 +1,34 @@
+"""Pictures on a run's page: small, and inside the artifact, since the page may be far from the files."""
+
+import base64
+import io
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from PIL import Image
+from prefect.artifacts import create_image_artifact
+
+_WIDTH = 900
+
+
+def publish_figure(key: str, figure: Figure, description: str) -> None:
+    """Put a figure on the run."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=80, bbox_inches="tight")
+    buffer.seek(0)
+    _publish(key, Image.open(buffer), description)
+
+
+def publish_file(key: str, path: Path, description: str) -> None:
+    """Put a picture that lies on disk on the run, scaled down to the page."""
+    with Image.open(path) as picture:
+        _publish(key, picture, description)
+
+
+def _publish(key: str, picture: Image.Image, description: str) -> None:
+    picture = picture.convert("RGB")
+    picture.thumbnail((_WIDTH, 4 * _WIDTH))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=80)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    create_image_artifact(f"data:image/jpeg;base64,{data}", key=key, description=description)

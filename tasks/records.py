@@ -1,0 +1,80 @@
+"""What a training run tells MLflow beyond its metrics: the data it saw, its checkpoint, and the model with its card."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from core.config import TrainConfig
+from core.episodes import EpisodeStore
+from core.model import Model
+from core.train import TrainSummary
+from tasks.tracking import TrackedRun, read_delivered
+
+
+def tracking_folder(run: str) -> Path:
+    """Where a training run keeps its own record for MLflow, and the id of its MLflow run."""
+    return Path(run) / "tracking"
+
+
+def origin(config: TrainConfig) -> dict[str, str]:
+    """Tags of a fork: from which run, here and in MLflow."""
+    if not config.fork:
+        return {}
+    return {"fewcast.forked_from": f"{config.fork} {read_delivered(tracking_folder(config.fork)).run_id}".strip()}
+
+
+def tell_data(tracked: TrackedRun, config: TrainConfig) -> None:
+    """The episode store and the frames of the archive that it was cut from, each with its digest."""
+    store = EpisodeStore.open(config.episodes)
+    catalog = store.catalog
+    frames = hashlib.sha256("".join(map(str, catalog["frames_digest"])).encode()).hexdigest()
+    counts = {str(split): int(count) for split, count in catalog["split"].value_counts().items()}
+    tracked.dataset("episodes", store.digest, config.episodes, json.dumps({"episodes": counts}))
+    tracked.dataset("archive", frames, str(store.attributes["archive"]), json.dumps({"frames": "of these episodes"}))
+
+
+def tell_result(tracked: TrackedRun, config: TrainConfig, summary: TrainSummary) -> None:
+    """The best checkpoint; and, once training is over, the model as the newest candidate."""
+    if summary.best_step is None:
+        return
+    tracked.artifact(Path(summary.run) / f"step_{summary.best_step:08d}", "checkpoint")
+    if not summary.finished:
+        return
+    model = Model.load(summary.run)
+    folder = tracking_folder(summary.run) / f"model-{model.version}"
+    if not folder.exists():
+        # Here and not above: mlflow takes seconds to import.
+        from tasks.tracking.model import save
+
+        save(model, folder, card(model, config, summary))
+    tracked.model(folder, {"checkpoint": model.version, "episodes": model.episodes_digest, "learner": config.learner})
+
+
+def card(model: Model, config: TrainConfig, summary: TrainSummary) -> str:
+    """The model card, from the run itself."""
+    spec = model.spec
+    scores = "\n".join(f"| {name} | {value:.4g} |" for name, value in sorted(summary.best.items()))
+    return f"""# {config.learner} nowcaster, version {model.version}
+
+Forecasts {spec.target_frames} frames ({spec.lead_minutes[0]} to {spec.lead_minutes[-1]} minutes ahead) of {", ".join(spec.channels)} from
+{spec.input_frames} frames, on tiles of {spec.tile_pixels} pixels, after adapting to a few windows of the same place in {model.inner_steps} steps.
+Input and output are standardised: (value - mean) / std with mean {_numbers(spec.mean)} and std {_numbers(spec.std)}.
+
+**Data.** Episodes `{config.episodes}`, digest `{model.episodes_digest}`.
+
+**Training.** {summary.step} steps, ended by {summary.ended}; the checkpoint of step {model.step}, best in CRPS on held-out episodes.
+
+**Validation** (standardised units; `prior_` is without adaptation):
+
+| metric | value |
+|---|---:|
+{scores}
+
+**Use.** For the channels, cadence and resolution that it was trained on. Its spread is calibrated on validation episodes of the
+same archive; on another satellite or region, look at the scorecard there before trusting it. It sees no physics: what has not
+begun to show in the input frames (new convection above all) it can only give as spread.
+"""  # noqa: E501
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.5g}" for value in values)
