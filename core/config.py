@@ -162,7 +162,10 @@ class EpisodesConfig(Stage):
     )
     span_hours: float = Field(24.0, gt=0, le=8784, description="Length of a context where `span` is hours.")
     span_stride_hours: float = Field(
-        0.0, ge=0, le=8784, description="Hours between the starts of contexts where `span` is hours; 0: a quarter of it."
+        0.0,
+        ge=0,
+        le=8784,
+        description="Hours between the starts of contexts where `span` is hours; 0: a quarter of it.",
     )
     support_windows: int = Field(4, ge=0, le=64, description="Support windows N_S of an episode.")
     query_windows: int = Field(4, ge=1, le=64, description="Query windows N_Q of an episode.")
@@ -301,7 +304,7 @@ class TrainConfig(Stage):
         "float32", description="Arithmetic of the network; tf32 needs a GPU. Parameters and losses stay in float32."
     )
     cuda_graphs: bool = Field(
-        True, description="On a GPU, record a whole meta-gradient as one CUDA graph and replay it."
+        False, description="On a GPU, record a whole meta-gradient as one CUDA graph and replay it."
     )
     seed: int = Field(0, ge=0, description="Seed of weights, noise and episode order.")
 

@@ -118,7 +118,7 @@ class GaussianLikelihood:
         return self.score_weight * std * (z * torch.erf(z / math.sqrt(2)) + density - 1 / math.sqrt(math.pi))
 
     def _split(self, prediction: Tensor, parameters: Tree) -> tuple[Tensor, Tensor]:
-        log_std = parameters["log_std"].repeat_interleave(self.channels)[:, None, None]
+        log_std = parameters["log_std"][:, None].expand(-1, self.channels).reshape(-1, 1, 1)
         if not self.heteroscedastic:
             return prediction, log_std
         mean, raw = prediction.chunk(2, dim=-3)

@@ -35,31 +35,39 @@ class OuterTerms:
     hyper_prior: bool = False
 
 
+@dataclass(frozen=True)
 class BayesianEpisode:
     """One episode as the two-level problem of `meta_gradient`: ELBO on the support inside, ELBO on the query outside.
 
     D_m(lambda) = (1/S) sum_s -log p(support | phi_s) / pixels,  phi_s = mean + exp(log_std) eps_{m,s};
     U_m takes one step down D_m + kl_weight KL(q_lambda || p_theta) / pixels. eps_m is a function of (seed, m) alone, so
-    that evaluating a step again gives the same bits. An empty support has no inner steps: the posterior is the prior.
+    that evaluating a step again gives the same bits; or it is given beforehand as `noise`, by the name of the draw. An
+    empty support has no inner steps: the posterior is the prior.
     """
 
-    def __init__(
-        self,
-        support: Examples,
-        query: Examples | None,
-        perturbation: Perturbation,
-        likelihood: Likelihood,
-        inner: InnerConfig,
-        outer: OuterTerms = OuterTerms(),
-        *,
-        seed: int | str,
-    ) -> None:
-        self.support, self.query = support, query
-        self.perturbation, self.likelihood = perturbation, likelihood
-        self.inner, self.outer_terms, self.seed = inner, outer, seed
-        self.steps = inner.steps if len(support.x) else 0
-        self.outer_weights = outer.weights if self.steps and outer.weights else {self.steps: 1.0}
-        self.gradient_is_nonlinear = inner.clip > 0
+    support: Examples
+    query: Examples | None
+    perturbation: Perturbation
+    likelihood: Likelihood
+    inner: InnerConfig
+    outer_terms: OuterTerms = OuterTerms()
+    seed: int | str = 0
+    noise: Mapping[str, Tree] | None = None
+
+    @property
+    def steps(self) -> int:
+        """M."""
+        return self.inner.steps if len(self.support.x) else 0
+
+    @property
+    def outer_weights(self) -> Mapping[int, float]:
+        """m -> c_m."""
+        return self.outer_terms.weights if self.steps and self.outer_terms.weights else {self.steps: 1.0}
+
+    @property
+    def gradient_is_nonlinear(self) -> bool:
+        """Whether clipping makes the update a nonlinear function of the data term's gradient."""
+        return self.inner.clip > 0
 
     def start(self, theta: Tree) -> Tree:
         """lambda_0: views of theta's adapted leaves, so that the two can be differentiated apart."""
@@ -90,9 +98,7 @@ class BayesianEpisode:
 
     def outer(self, adapted: Tree, theta: Tree, m: int) -> tuple[Tensor, Tree]:
         """Q_m: loss per pixel of the query (and of the support, if asked) plus the KL over the same pixels."""
-        assert self.query is not None
-        terms = self.outer_terms
-        sets = [self.query, self.support] if terms.on_support and len(self.support.x) else [self.query]
+        terms, sets = self.outer_terms, self._outer_sets()
         pixels = sum(part.pixels for part in sets)
         losses = [self._per_pixel(p, adapted, theta, f"outer {m} {i}", terms.samples) for i, p in enumerate(sets)]
         data = sum((v * (p.pixels / pixels) for v, p in zip(losses, sets, strict=True)), torch.zeros_like(losses[0]))
@@ -110,14 +116,33 @@ class BayesianEpisode:
         weights = theta | adapted
         mean = branch(weights, "mean") | branch(weights, "point")
         log_std = branch(weights, "log_std")
-        generator = seeded(examples.x.device, self.seed, draw)
-        noise = self.perturbation.draw(mean, log_std, examples.x, generator, samples)
+        noise = self._draw(draw, examples, mean, log_std, samples) if self.noise is None else self.noise[draw]
         parameters = branch(theta, "noise")
         losses = [
             self.likelihood.loss(output, examples.y, examples.mask, parameters)
             for output in self.perturbation.outputs(mean, log_std, noise, examples.x)
         ]
         return torch.stack(losses).mean() / examples.pixels
+
+    def all_noise(self, theta: Tree) -> dict[str, Tree]:
+        """Every draw of this episode by its name: what `noise` takes where nothing may be drawn later."""
+        mean, log_std = branch(theta, "mean") | branch(theta, "point"), branch(theta, "log_std")
+        inner = [(f"inner {m}", self.support, self.inner.samples) for m in range(self.steps)]
+        outer = [
+            (f"outer {m} {i}", examples, self.outer_terms.samples)
+            for m in self.outer_weights
+            for i, examples in enumerate(self._outer_sets())
+        ]
+        return {name: self._draw(name, examples, mean, log_std, n) for name, examples, n in inner + outer}
+
+    def _draw(self, name: str, examples: Examples, mean: Tree, log_std: Tree, samples: int) -> Tree:
+        generator = seeded(examples.x.device, self.seed, name)
+        return self.perturbation.draw(mean, log_std, examples.x, generator, samples)
+
+    def _outer_sets(self) -> list[Examples]:
+        assert self.query is not None
+        on_support = self.outer_terms.on_support and len(self.support.x)
+        return [self.query, self.support] if on_support else [self.query]
 
     def _rate(self, theta: Tree, name: str, m: int) -> Tensor | float:
         log_rate = theta.get(f"log_rate/{name}")

@@ -16,6 +16,7 @@ from core.bayes.likelihood import Likelihood, Predictive
 from core.bayes.perturbation import Perturbation
 from core.config import TrainConfig
 from core.meta.budget import fastest_exact
+from core.meta.capture import Replayer
 from core.meta.checks import (
     DivergedError,
     Examples,
@@ -28,6 +29,7 @@ from core.meta.checks import (
 from core.meta.forward_mode import explain
 from core.meta.inner_loop import BayesianEpisode, OuterTerms, adapt, check_finite, initial_log_rates
 from core.meta.meta_gradient import MODES, MetaGradient
+from core.meta.precision import precision
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's usual ones
 
@@ -106,6 +108,7 @@ class Learner:
             self.inner = self.inner.model_copy(update={"steps": 0, "learn_rates": "no"})
         self.on_support = config.learner == "pooled" or config.outer.objective == "support_and_query"
         self.perturbation = Perturbation(network, config.inner.perturbation, antithetic=config.inner.antithetic)
+        self._replay = Replayer()
         self._fastest: dict[tuple[torch.Size, torch.Size], str] = {}
         self.plain = Perturbation(network)  # members are explicit draws of the weights, however training perturbs them
 
@@ -185,7 +188,8 @@ class Learner:
         check_examples(support, "support")
         inner = self.inner if steps is None else self.inner.model_copy(update={"steps": steps})
         episode = BayesianEpisode(support, None, self.perturbation, self.likelihood, inner, seed=seed)
-        adapted, data = adapt(episode, state.theta)
+        with precision(self.config.precision, support.x.device):
+            adapted, data = adapt(episode, state.theta)
         tree = {name: leaf.detach() for name, leaf in (state.theta | adapted).items()}
         return Posterior(weights_of(tree), branch(tree, "log_std"), branch(tree, "noise"), data)
 
@@ -197,7 +201,8 @@ class Learner:
         """
         samples = n_samples if posterior.log_std else 1
         noise = standard_normal(posterior.log_std, generator, samples)
-        outputs = self.plain.outputs(posterior.mean, posterior.log_std, noise, x)
+        with precision(self.config.precision, x.device):
+            outputs = self.plain.outputs(posterior.mean, posterior.log_std, noise, x)
         mean, std = self.likelihood.predictive(outputs, posterior.noise)
         return Predictive(mean.expand(n_samples, *mean.shape[1:]), std)
 
@@ -212,15 +217,7 @@ class Learner:
             self._outer_weights(state.step),
             self.config.outer.hyper_prior,
         )
-        episode = BayesianEpisode(
-            support,
-            query,
-            self.perturbation,
-            self.likelihood,
-            self.inner,
-            outer,
-            seed=seed,
-        )
+        episode = BayesianEpisode(support, query, self.perturbation, self.likelihood, self.inner, outer, seed)
         mode: str = "first_order" if state.step < self.config.outer.first_order_steps else self.config.gradient
         if mode == "auto":
             shapes = (support.x.shape, query.x.shape)
@@ -228,7 +225,11 @@ class Learner:
                 self._fastest[shapes] = fastest_exact(episode, state.theta)
             mode = self._fastest[shapes]
         try:
-            result = MODES[mode](episode, state.theta)
+            with precision(self.config.precision, support.x.device):
+                if self.config.cuda_graphs and support.x.is_cuda:
+                    result = self._replay(mode, episode, state.theta)
+                else:
+                    result = MODES[mode](episode, state.theta)
         except (NotImplementedError, RuntimeError) as error:
             named = explain(self.network, weights_of(state.theta), support.x) if mode == "mixed" else None
             raise named or error from error

@@ -42,9 +42,14 @@ from core.bayes.gaussian import Tree
 class Episode(Protocol):
     """The two-level problem above."""
 
-    steps: int  # M
-    outer_weights: Mapping[int, float]  # m -> c_m, without the zeros
-    gradient_is_nonlinear: bool  # whether U_m is nonlinear in g (clipping)
+    @property
+    def steps(self) -> int: ...  # M
+
+    @property
+    def outer_weights(self) -> Mapping[int, float]: ...  # m -> c_m, without the zeros
+
+    @property
+    def gradient_is_nonlinear(self) -> bool: ...  # whether U_m is nonlinear in g, as clipping makes it
 
     def start(self, theta: Tree) -> Tree: ...
 
