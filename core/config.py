@@ -220,7 +220,7 @@ class InnerConfig(Stage):
     samples: int = Field(1, ge=1, le=64, description="Weight samples per inner step.")
     perturbation: Literal["weight", "flipout", "local"] = Field(
         "weight",
-        description="How training draws weights: one draw a batch, Flipout, or local reparametrisation of dense layers.",
+        description="How training draws weights: once a batch, by Flipout, or by local reparametrisation (dense layers).",
     )
     antithetic: bool = Field(False, description="Draw weight samples in pairs (+eps, -eps), inside and outside.")
     kl_weight: float = Field(1.0, ge=0, le=1, description="Weight of the inner KL; 1 is the exact ELBO.")
@@ -309,6 +309,15 @@ class TrainConfig(Stage):
     seed: int = Field(0, ge=0, description="Seed of weights, noise and episode order.")
 
 
+class Threshold(Stage):
+    """An event whose probability a forecast states: a channel above, or below, a value."""
+
+    name: str = Field(min_length=1, pattern=r"^[a-z0-9_]+$", description="Name of the event, as cold_tops.")
+    channel: str = Field("", description="Channel, by the archive's name; empty: the first.")
+    value: float = Field(ge=-100, le=65_534, description="Threshold in the channel's units (K, percent or counts).")
+    above: bool = Field(False, description="The event is a value above the threshold; off: below it.")
+
+
 class EvaluateConfig(Stage):
     """Prior and held-out episodes to a scorecard."""
 
@@ -334,18 +343,12 @@ class EvaluateConfig(Stage):
     step_curve: list[Annotated[int, Field(ge=0, le=100)]] = Field(
         [], description="Numbers of inner steps to adapt by, for a curve."
     )
+    thresholds: list[Threshold] = Field(
+        [], description="Events to score; empty: one std to the cloudy side of each channel's mean."
+    )
     bootstrap_samples: int = Field(1000, ge=100, le=100_000, description="Resamples of the block bootstrap.")
     bootstrap_hours: float = Field(6.0, gt=0, description="Length of a bootstrap block in hours.")
     seed: int = Field(0, ge=0, description="Seed of the members and of the bootstrap.")
-
-
-class Threshold(Stage):
-    """An event whose probability a forecast states: a channel above, or below, a value."""
-
-    name: str = Field(min_length=1, pattern=r"^[a-z0-9_]+$", description="Name of the event, as cold_tops.")
-    channel: str = Field("", description="Channel, by the archive's name; empty: the first.")
-    value: float = Field(ge=-100, le=65_534, description="Threshold in the channel's units (K, percent or counts).")
-    above: bool = Field(False, description="The event is a value above the threshold; off: below it.")
 
 
 class ForecastConfig(Stage):

@@ -44,12 +44,14 @@ class Perturbation:
 
     `choice` is one method for all layers, or a function of (layer name, layer). A layer that its method does not know
     (flipout: Linear and Conv2d; local: Linear, and Conv2d only by a function), that has no noise, or that runs more
-    than once in a forward pass is weight-sampled.
+    than once in a forward pass is weight-sampled. `batched` runs all samples in one vmap, a loop otherwise: fewer and
+    larger calls, with convolutions turned into grouped ones, which on a CPU is no faster.
     """
 
-    def __init__(self, network: nn.Module, choice: Choice = "weight", *, antithetic: bool = False) -> None:
-        self.network, self.antithetic = network, antithetic
-        self.batched = False  # one vmap over the samples in place of a loop
+    def __init__(
+        self, network: nn.Module, choice: Choice = "weight", *, antithetic: bool = False, batched: bool = False
+    ) -> None:
+        self.network, self.antithetic, self.batched = network, antithetic, batched
         self._methods = dict(_methods(network, choice))
         self._calls: dict[torch.Size, Mapping[str, Call]] = {}
 

@@ -94,7 +94,11 @@ class Posterior:
 
 
 class Learner:
-    """A way to train a network; it holds no state of its own, so that state can be saved, split and compared."""
+    """A way to train a network; it holds no training state, so that state can be saved, split and compared.
+
+    The trap: a functional call swaps the network's parameters in place while it runs, so a learner and its network belong
+    to one thread at a time.
+    """
 
     def __init__(self, network: nn.Module, likelihood: Likelihood, config: TrainConfig) -> None:
         check_network(network)
@@ -206,10 +210,21 @@ class Learner:
         mean, std = self.likelihood.predictive(outputs, posterior.noise)
         return Predictive(mean.expand(n_samples, *mean.shape[1:]), std)
 
-    def _episode_gradient(self, state: LearnerState, batch: Episodes, row: int, seed: str) -> MetaGradient:
-        support, query = (Examples(w.x[row], w.y[row], w.mask[row]) for w in (batch.support, batch.query))
-        check_examples(support, "support")
-        check_examples(query, "query")
+    def mode(self, state: LearnerState, support: Examples, query: Examples) -> str:
+        """The way the next meta-gradient is taken; what `auto` is for these shapes, by the memory free when first asked.
+
+        All exact modes agree but for rounding, so a run that must repeat its bits keeps the answer and configures it.
+        """
+        if state.step < self.config.outer.first_order_steps:
+            return "first_order"
+        if self.config.gradient != "auto":
+            return self.config.gradient
+        shapes = (support.x.shape, query.x.shape)
+        if shapes not in self._fastest:
+            self._fastest[shapes] = fastest_exact(self._episode(state, support, query, seed=""), state.theta)
+        return self._fastest[shapes]
+
+    def _episode(self, state: LearnerState, support: Examples, query: Examples, seed: str) -> BayesianEpisode:
         outer = OuterTerms(
             self.config.samples if self.stochastic else 1,
             self.kl_weight,
@@ -217,13 +232,13 @@ class Learner:
             self._outer_weights(state.step),
             self.config.outer.hyper_prior,
         )
-        episode = BayesianEpisode(support, query, self.perturbation, self.likelihood, self.inner, outer, seed)
-        mode: str = "first_order" if state.step < self.config.outer.first_order_steps else self.config.gradient
-        if mode == "auto":
-            shapes = (support.x.shape, query.x.shape)
-            if shapes not in self._fastest:
-                self._fastest[shapes] = fastest_exact(episode, state.theta)
-            mode = self._fastest[shapes]
+        return BayesianEpisode(support, query, self.perturbation, self.likelihood, self.inner, outer, seed)
+
+    def _episode_gradient(self, state: LearnerState, batch: Episodes, row: int, seed: str) -> MetaGradient:
+        support, query = (Examples(w.x[row], w.y[row], w.mask[row]) for w in (batch.support, batch.query))
+        check_examples(support, "support")
+        check_examples(query, "query")
+        mode, episode = self.mode(state, support, query), self._episode(state, support, query, seed)
         try:
             with precision(self.config.precision, support.x.device):
                 if self.config.cuda_graphs and support.x.is_cuda:

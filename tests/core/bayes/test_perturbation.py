@@ -24,8 +24,7 @@ def gaussians(network: nn.Module):
 
 def outputs(network: nn.Module, x: torch.Tensor, choice, samples: int = SAMPLES):
     mean, log_std = gaussians(network)
-    perturbation = Perturbation(network, choice)
-    perturbation.batched = True
+    perturbation = Perturbation(network, choice, batched=True)
     noise = perturbation.draw(mean, log_std, x, torch.Generator().manual_seed(1), samples)
     return perturbation.outputs(mean, log_std, noise, x)
 
@@ -121,11 +120,10 @@ def test_one_vmap_over_samples_equals_the_loop(choice):
     module, x = layer("circular")
     network = nn.Sequential(module, nn.GroupNorm(2, 6), nn.SiLU()).double()
     mean, log_std = gaussians(network)
-    perturbation = Perturbation(network, choice, antithetic=True)
+    perturbation, together = (Perturbation(network, choice, antithetic=True, batched=b) for b in (False, True))
     noise = perturbation.draw(mean, log_std, x, torch.Generator().manual_seed(1), 5)
     looped = perturbation.outputs(mean, log_std, noise, x)
-    perturbation.batched = True
-    torch.testing.assert_close(perturbation.outputs(mean, log_std, noise, x), looped)
+    torch.testing.assert_close(together.outputs(mean, log_std, noise, x), looped)
 
 
 @pytest.mark.parametrize("choice", ["flipout", "local"])
