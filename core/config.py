@@ -220,7 +220,7 @@ class InnerConfig(Stage):
     samples: int = Field(1, ge=1, le=64, description="Weight samples per inner step.")
     perturbation: Literal["weight", "flipout", "local"] = Field(
         "weight",
-        description="How training draws weights: once a batch, by Flipout, or by local reparametrisation (dense layers).",
+        description="How training draws weights: once a batch, by Flipout, or locally (dense layers' outputs).",
     )
     antithetic: bool = Field(False, description="Draw weight samples in pairs (+eps, -eps), inside and outside.")
     kl_weight: float = Field(1.0, ge=0, le=1, description="Weight of the inner KL; 1 is the exact ELBO.")

@@ -1,6 +1,6 @@
 """A fully factorised Gaussian over a named tree of parameters."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -88,11 +88,6 @@ def branch(tree: Tree, prefix: str) -> Tree:
 def graft(prefix: str, tree: Tree) -> Tree:
     """The inverse of `branch`: {"a": x} -> {"mean/a": x}."""
     return {f"{prefix}/{name}": leaf for name, leaf in tree.items()}
-
-
-def inner_product(a: Tree, b: Tree, names: Iterable[str]) -> Tensor:
-    """The sum over the named leaves of a * b."""
-    return torch.stack([(a[name] * b[name]).sum() for name in names]).sum()
 
 
 def _same_names(q: DiagonalGaussian, p: DiagonalGaussian) -> None:

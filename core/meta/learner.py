@@ -96,8 +96,8 @@ class Posterior:
 class Learner:
     """A way to train a network; it holds no training state, so that state can be saved, split and compared.
 
-    The trap: a functional call swaps the network's parameters in place while it runs, so a learner and its network belong
-    to one thread at a time.
+    The trap: a functional call swaps the network's parameters in place while it runs, so a learner and its network
+    belong to one thread at a time.
     """
 
     def __init__(self, network: nn.Module, likelihood: Likelihood, config: TrainConfig) -> None:
@@ -211,7 +211,7 @@ class Learner:
         return Predictive(mean.expand(n_samples, *mean.shape[1:]), std)
 
     def mode(self, state: LearnerState, support: Examples, query: Examples) -> str:
-        """The way the next meta-gradient is taken; what `auto` is for these shapes, by the memory free when first asked.
+        """How the next meta-gradient is taken: for `auto`, what the memory free when first asked allows these shapes.
 
         All exact modes agree but for rounding, so a run that must repeat its bits keeps the answer and configures it.
         """
