@@ -1,5 +1,7 @@
 """Training runs: the same bits however often they are stopped, and one clear line for what cannot go on."""
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -234,3 +236,14 @@ def test_no_pooled_checkpoint_without_pooled_steps(config):
     train(variant(config, pretrain_steps=0, steps=2))
     with pytest.raises(FewcastError, match="no pooled steps"):
         Model.load(config.run, "pretrained")
+
+
+def test_a_full_disk_ends_the_run_and_loses_nothing(config, unbroken, monkeypatch):
+    train(config, stop=stop_after(5))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+        with pytest.raises(FewcastError, match=r"No space left on device; free some space and run the same command"):
+            train(config)
+    assert checkpoint.load_latest(Path(config.run)).step == 6
+    train(config)
+    assert bits(config.run) == bits(unbroken)
