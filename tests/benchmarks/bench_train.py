@@ -3,7 +3,7 @@
     python tests/benchmarks/bench_train.py [--steps 20]
 
 Windows of 64 x 64 pixels, 4 + 4 frames and 4 + 4 windows an episode, like goes-irma, of smooth random fields. Every
-row is a process (or two) of its own. Steps per second are those of the last ten steps, so that the start does not count.
+row is a process (or two) of its own. Steps per second are those of the last ten steps, without the start.
 """
 
 import argparse
