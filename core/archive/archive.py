@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from typing import Any, Literal
@@ -20,6 +21,8 @@ from core.archive.objects import Objects, open_objects
 from core.archive.packing import PACKINGS, Packing, pack, unpack
 from core.errors import FewcastError
 from core.satellite.granule import Frame, Grid, Kind, Reason
+
+READERS = 4
 
 
 class Archive:
@@ -220,10 +223,17 @@ class Archive:
         slots = list(slots)
         height, width = len(range(self.shape[0])[y]), len(range(self.shape[1])[x])
         codes = np.full((len(slots), len(self.kinds[kind]), height, width), shard.MISSING, np.uint16)
-        for position, slot in enumerate(slots):
-            window = self._read_shard(kind, slot, y, x)
+
+        def fill(position: int) -> None:
+            window = self._read_shard(kind, slots[position], y, x)
             if window is not None:
                 codes[position] = window
+
+        if len(slots) == 1:
+            fill(0)
+        else:
+            with ThreadPoolExecutor(READERS) as pool:
+                list(pool.map(fill, range(len(slots))))
         return codes
 
     def read(
@@ -253,13 +263,8 @@ class Archive:
     ) -> shard.Codes | None:
         key = self._key(kind, slot)
         try:
-            return shard.decode(
-                lambda start, end: self.objects.get(key, start, end),
-                (len(self.kinds[kind]), *self.shape),
-                channels,
-                y,
-                x,
-            )
+            with self.objects.reader(key) as read:
+                return shard.decode(read, (len(self.kinds[kind]), *self.shape), channels, y, x)
         except shard.TornShardError as error:
             raise FewcastError(
                 f"{key} of the archive {self.url} is damaged",

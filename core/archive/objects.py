@@ -7,6 +7,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -29,6 +30,9 @@ class Objects(Protocol):
 
     def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes | None:
         """The object's bytes, or those of a range (a negative start counts from the end); None if there is none."""
+
+    def reader(self, key: str) -> AbstractContextManager[Callable[[int, int | None], bytes | None]]:
+        """Opens the object once and gives `read(start, end)`, which is `get` of a range."""
 
     def put(self, key: str, data: bytes) -> None:
         """Create or replace the object: a reader sees all the old bytes or all the new ones."""
@@ -71,6 +75,24 @@ class LocalObjects:
                 return file.read() if end is None else file.read(end - start)
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    @contextmanager
+    def reader(self, key: str) -> Iterator[Callable[[int, int | None], bytes | None]]:
+        try:
+            descriptor = os.open(f"{self.url}/{key}", os.O_RDONLY)
+        except (FileNotFoundError, NotADirectoryError):
+            yield lambda start, end: None
+            return
+        try:
+            size = os.fstat(descriptor).st_size
+
+            def read(start: int, end: int | None) -> bytes:
+                begin = start if start >= 0 else max(0, size + start)
+                return os.pread(descriptor, (size if end is None else end) - begin, begin)
+
+            yield read
+        finally:
+            os.close(descriptor)
 
     def put(self, key: str, data: bytes) -> None:
         path = self.root / key
@@ -149,6 +171,10 @@ class RemoteObjects:
             return content
 
         return self._persist(attempt)
+
+    @contextmanager
+    def reader(self, key: str) -> Iterator[Callable[[int, int | None], bytes | None]]:
+        yield lambda start, end: self.get(key, start, end)
 
     def put(self, key: str, data: bytes) -> None:
         self._persist(lambda: self.fs.pipe_file(f"{self.prefix}/{key}", data))

@@ -15,6 +15,7 @@ CHUNK = 128
 MISSING = 65535
 COMPRESSOR, LEVEL = "zstd", 3
 EMPTY = np.uint64(2**64 - 1)
+HEADER_BYTES = 16
 
 Codes = np.ndarray[tuple[int, ...], np.dtype[np.uint16]]
 
@@ -104,6 +105,7 @@ def decode(
     if out.size == 0:
         return out
     first, last = x0 // CHUNK, (x1 - 1) // CHUNK
+    tile = np.empty((CHUNK, CHUNK), "<u2")
     for c in range(c0, c1):
         for row in range(y0 // CHUNK, (y1 - 1) // CHUNK + 1):
             entries = index[c, row, first : last + 1]
@@ -115,11 +117,12 @@ def decode(
             data = read(begin, end)
             if data is None or len(data) != end - begin:
                 raise TornShardError("the shard ends before its chunks do")
+            pieces = memoryview(data)
             for column in range(first, last + 1):
                 start, length = (int(v) for v in index[c, row, column])
                 if start == int(EMPTY):
                     continue
-                tile = _decompress(data[start - begin : start - begin + length])
+                _decompress(pieces[start - begin : start - begin + length], tile)
                 top, left = row * CHUNK, column * CHUNK
                 ys = slice(max(y0, top), min(y1, top + CHUNK))
                 xs = slice(max(x0, left), min(x1, left + CHUNK))
@@ -129,11 +132,11 @@ def decode(
     return out
 
 
-def _decompress(piece: bytes) -> Codes:
+def _decompress(piece: memoryview, tile: Codes) -> None:
+    """Fill a tile from a compressed chunk, whose header is looked at first: it is what bounds the memory written."""
+    if len(piece) < HEADER_BYTES or int.from_bytes(piece[4:8], "little") != tile.nbytes:
+        raise TornShardError("a chunk is not of the size it should be")
     try:
-        data = blosc.decompress(piece)
-    except RuntimeError as error:
+        blosc.decompress(piece, tile)
+    except (RuntimeError, ValueError) as error:
         raise TornShardError("a chunk does not decompress") from error
-    if len(data) != CHUNK * CHUNK * 2:
-        raise TornShardError(f"a chunk holds {len(data)} bytes")
-    return np.frombuffer(data, "<u2").reshape(CHUNK, CHUNK)
