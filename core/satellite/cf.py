@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -84,7 +83,7 @@ def kind(channel: str, config: IngestConfig) -> Kind:
     return config.kind
 
 
-def open(granule: Granule, files: Sequence[h5py.File], config: IngestConfig) -> Image:
+def open(granule: Granule, files: Sequence[hdf5.File], config: IngestConfig) -> Image:
     """Check one file against its key and make its variable readable by windows."""
     (file,) = files
     pixels = hdf5.variable(file, granule.channel, 2)
@@ -146,18 +145,17 @@ def _time(granule: Granule, file: Any) -> np.datetime64:
     return observed
 
 
-def _grid(file: h5py.File, pixels: h5py.Dataset) -> tuple[Grid, bool]:
+def _grid(file: hdf5.File, pixels: hdf5.Variable) -> tuple[Grid, bool]:
     """Coordinates in metres, north first; the flag says that the file has south first."""
     axes = []
     for name in ("x", "y"):
         dataset = hdf5.variable(file, name, 1)
-        with hdf5.guarded(f"coordinate {name}"):
-            axes.append((dataset[:], _text(dataset.attrs, "units")))
+        axes.append((dataset.values(), _text(dataset.attrs, "units")))
     mapping = hdf5.text(pixels.attrs, "grid_mapping")
-    with hdf5.guarded("grid mapping"):
-        if mapping not in file:
-            raise CorruptGranule(Reason.MISSING_VARIABLE, f"grid mapping {mapping[:40]!r}")
-        attributes = {name: hdf5.attribute(file[mapping].attrs, name) for name in file[mapping].attrs if is_crs(name)}
+    if mapping not in file:
+        raise CorruptGranule(Reason.MISSING_VARIABLE, f"grid mapping {mapping[:40]!r}")
+    found = file[mapping].attrs
+    attributes = {name: hdf5.attribute(found, name) for name in found if is_crs(name)}
     return oriented(axes[0], axes[1], attributes, pixels.shape)
 
 

@@ -1,47 +1,75 @@
-"""Compressed chunks taken raw from HDF5 and inflated here, since the library inflates under one global lock.
+"""Pixels from where they lie in the file: contiguous, or in deflated chunks.
 
-zlib lets other threads run meanwhile, so a thread pool that ingests many granules uses all cores.
+zlib lets other threads run while it inflates, so a thread pool that ingests many granules uses all cores.
 """
 
 import zlib
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-DEFLATE, SHUFFLE = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE
+from core.satellite.keeper import Content, Memory
+
+DEFLATE, SHUFFLE = 1, 2
 # A deflated chunk is at most this much longer than what it holds.
 OVERHEAD_BYTES = 4096
 
 
-def filters(dataset: h5py.Dataset) -> list[int]:
-    """The dataset's filters in the order in which they were applied."""
-    created = dataset.id.get_create_plist()
-    return [created.get_filter(i)[0] for i in range(created.get_nfilters())]
+def read(
+    layout: dict[str, Any] | None,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    window: tuple[int, int, int, int],
+    content: Content,
+) -> NDArray[Any] | None:
+    """The window (top, bottom, left, right); None where the layout is left to the HDF5 library.
 
-
-def read(dataset: h5py.Dataset, rows: slice, columns: slice) -> NDArray[Any] | None:
-    """A window of a 2-D dataset; None where its layout is not plain deflated chunks, all of them written.
-
-    Raises `ValueError` or `zlib.error` for chunks that do not inflate to their size.
+    Raises `ValueError` or `zlib.error` for bytes that are not there or chunks that do not inflate to their size.
     """
-    applied = filters(dataset)
-    if dataset.chunks is None or applied not in ([DEFLATE], [SHUFFLE, DEFLATE]):
+    if layout is None:
         return None
-    height, width = dataset.chunks
-    expected = height * width * dataset.dtype.itemsize
-    (top, bottom, _), (left, right, _) = rows.indices(dataset.shape[0]), columns.indices(dataset.shape[1])
-    values = np.empty((bottom - top, right - left), dataset.dtype)
+    if "offset" in layout:
+        return _contiguous(layout["offset"], shape, dtype, window, content)
+    if layout["filters"] not in ([DEFLATE], [SHUFFLE, DEFLATE]):
+        return None
+    return _chunked(layout, dtype, window, content)
+
+
+def _contiguous(
+    offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], window: tuple[int, int, int, int], content: Content
+) -> NDArray[Any]:
+    top, bottom, left, right = window
+    width = shape[1] * dtype.itemsize
+    start, count = offset + top * width, (bottom - top) * width
+    if offset < 0 or start + count > content.size:
+        raise ValueError("the file is truncated: its pixels lie beyond its end")
+    if isinstance(content, Memory):
+        rows = np.frombuffer(content.content, dtype, (bottom - top) * shape[1], start)
+    else:
+        rows = np.frombuffer(content.piece(start, count), dtype)
+    return rows.reshape(bottom - top, shape[1])[:, left:right]
+
+
+def _chunked(
+    layout: dict[str, Any], dtype: np.dtype[Any], window: tuple[int, int, int, int], content: Content
+) -> NDArray[Any] | None:
+    top, bottom, left, right = window
+    height, width = layout["chunks"]
+    expected = height * width * dtype.itemsize
+    places = {(row, column): rest for row, column, *rest in layout["places"]}
+    values = np.empty((bottom - top, right - left), dtype)
     for row in range(top // height * height, bottom, height):
         for column in range(left // width * width, right, width):
-            place = dataset.id.get_chunk_info_by_coord((row, column))
-            if place.byte_offset is None or place.filter_mask:
+            offset, size, mask = places.get((row, column), (None, 0, 0))
+            if offset is None or mask:
                 return None
-            if place.size > expected + OVERHEAD_BYTES:
-                raise ValueError(f"a chunk of {place.size} bytes where at most {expected} were packed")
-            packed = dataset.id.read_direct_chunk((row, column))[1]
-            chunk = _inflated(packed, expected, SHUFFLE in applied, dataset.dtype).reshape(height, width)
+            if not 0 < size <= expected + OVERHEAD_BYTES or offset < 0:
+                raise ValueError(f"a chunk of {size} bytes at {offset}, where at most {expected} were packed")
+            if offset + size > content.size:
+                raise ValueError("the file is truncated: a chunk lies beyond its end")
+            chunk = _inflated(content.piece(offset, size), expected, layout["filters"][0] == SHUFFLE, dtype)
+            chunk = chunk.reshape(height, width)
             y0, y1 = max(row, top), min(row + height, bottom)
             x0, x1 = max(column, left), min(column + width, right)
             values[y0 - top : y1 - top, x0 - left : x1 - left] = chunk[y0 - row : y1 - row, x0 - column : x1 - column]

@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import NamedTuple
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -67,7 +66,7 @@ def _solar(channel: str) -> bool:
     return channel[:2] in ("vi", "nr")
 
 
-def open(granule: Granule, files: Sequence[h5py.File], config: IngestConfig) -> Image:
+def open(granule: Granule, files: Sequence[hdf5.File], config: IngestConfig) -> Image:
     """Check one file against its key and make it readable by windows."""
     (file,) = files
     attributes = file.attrs

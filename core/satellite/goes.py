@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -64,7 +63,7 @@ def kind(channel: str, config: IngestConfig) -> Kind:
     return "reflectance" if BANDS[channel] <= LAST_SOLAR_BAND else "brightness_temperature"
 
 
-def open(granule: Granule, files: Sequence[h5py.File], config: IngestConfig) -> Image:
+def open(granule: Granule, files: Sequence[hdf5.File], config: IngestConfig) -> Image:
     """Check one file against its key and make it readable by windows."""
     (file,) = files
     radiance, quality = hdf5.variable(file, "Rad", 2), hdf5.variable(file, "DQF", 2)
@@ -93,7 +92,7 @@ def open(granule: Granule, files: Sequence[h5py.File], config: IngestConfig) -> 
     return Image(granule.channel, kind(granule.channel, config), granule.time, observed, grid, read)
 
 
-def _table(file: h5py.File, radiance: h5py.Dataset, quantity: Kind) -> tuple[NDArray[np.float32], int]:
+def _table(file: hdf5.File, radiance: hdf5.Variable, quantity: Kind) -> tuple[NDArray[np.float32], int]:
     """Physical value of each of the 65536 raw values (NaN where it is no datum), and the raw value of no data.
 
     L = scale raw + offset. Infrared (mW m-2 sr-1 (cm-1)-1): T = (fk2 / ln(fk1 / L + 1) - bc1) / bc2 (K).
@@ -115,7 +114,7 @@ def _table(file: h5py.File, radiance: h5py.Dataset, quantity: Kind) -> tuple[NDA
     return values.astype(np.float32), fill
 
 
-def levels(packed: h5py.Dataset) -> NDArray[np.float64]:
+def levels(packed: hdf5.Variable) -> NDArray[np.float64]:
     """The number each raw 16-bit pattern stands for: unsigned where the type or `_Unsigned` says so."""
     patterns = np.arange(1 << 16, dtype=np.uint16)
     unsigned = packed.dtype.kind == "u"
@@ -135,13 +134,9 @@ def _time(granule: Granule, text: str, slot_minutes: int) -> np.datetime64:
     return observed
 
 
-def _grid(file: h5py.File, shape: tuple[int, ...]) -> Grid:
+def _grid(file: hdf5.File, shape: tuple[int, ...]) -> Grid:
     """The fixed grid: x and y are scan angles in radians, times the height of the perspective point."""
-    with hdf5.guarded("goes_imager_projection"):
-        if "goes_imager_projection" not in file:
-            raise CorruptGranule(Reason.MISSING_VARIABLE, "goes_imager_projection")
-        attributes = file["goes_imager_projection"].attrs
-    crs = geostationary(attributes)
+    crs = geostationary(file, "goes_imager_projection")
     x, y = (unpacked(file, name, crs["perspective_point_height"]) for name in ("x", "y"))
     if shape != (len(y), len(x)):
         raise CorruptGranule(Reason.WRONG_SHAPE, f"{shape} pixels on coordinates of {(len(y), len(x))}")
@@ -150,8 +145,11 @@ def _grid(file: h5py.File, shape: tuple[int, ...]) -> Grid:
     return Grid(x, y, crs)
 
 
-def geostationary(attributes: Any) -> dict[str, Any]:
+def geostationary(file: hdf5.File, name: str) -> dict[str, Any]:
     """The CF attributes of a geostationary projection that matter, checked."""
+    if name not in file:
+        raise CorruptGranule(Reason.MISSING_VARIABLE, name)
+    attributes = file[name].attrs
     sweep = hdf5.text(attributes, "sweep_angle_axis")
     if sweep not in ("x", "y"):
         raise CorruptGranule(Reason.BAD_ATTRIBUTE, f"sweep_angle_axis is {sweep[:20]!r}")
@@ -166,11 +164,10 @@ def geostationary(attributes: Any) -> dict[str, Any]:
     }
 
 
-def unpacked(file: h5py.File, name: str, metres: float) -> NDArray[np.float64]:
+def unpacked(file: hdf5.File, name: str, metres: float) -> NDArray[np.float64]:
     """A packed coordinate in metres, where one of its units is `metres`."""
     packed = hdf5.variable(file, name, 1)
-    with hdf5.guarded(f"coordinate {name}"):
-        raw = packed[:].astype(np.float64)
+    raw = packed.values().astype(np.float64)
     scale, offset = (_meant(packed.attrs, key) for key in ("scale_factor", "add_offset"))
     values = (raw * scale + offset) * metres
     steps = np.diff(values)

@@ -6,12 +6,12 @@ from enum import IntEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from core.config import IngestConfig, TimeRange
+    from core.satellite import hdf5
 
 Kind = Literal["brightness_temperature", "reflectance", "display_count", "solar_elevation"]
 
@@ -180,5 +180,5 @@ class System(Protocol):
     def kind(self, channel: str, config: "IngestConfig") -> Kind:
         """The physical quantity of a channel."""
 
-    def open(self, granule: Granule, files: Sequence[h5py.File], config: "IngestConfig") -> Image:
+    def open(self, granule: Granule, files: "Sequence[hdf5.File]", config: "IngestConfig") -> Image:
         """Check the file (or tiles, each opened when it is first taken) against the key; raises `CorruptGranule`."""

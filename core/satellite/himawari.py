@@ -12,7 +12,6 @@ from datetime import datetime, timedelta
 from threading import Lock
 from typing import NamedTuple
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -109,7 +108,7 @@ class Tile:
     """One opened and checked tile."""
 
     place: Place
-    pixels: h5py.Dataset
+    pixels: hdf5.Variable
     table: NDArray[np.float32]
     fill: int
     shape: tuple[int, int]
@@ -123,7 +122,7 @@ _PLACES: dict[tuple[tuple[int, int], int], Place] = {}
 _LOCK = Lock()
 
 
-def open(granule: Granule, files: Sequence[h5py.File], config: IngestConfig) -> Image:
+def open(granule: Granule, files: Sequence[hdf5.File], config: IngestConfig) -> Image:
     """Check one tile against the key; the others are opened, and checked, when a window touches them.
 
     A corrupt tile is a gap in the image, not the end of it.
@@ -178,7 +177,7 @@ def open(granule: Granule, files: Sequence[h5py.File], config: IngestConfig) -> 
     return Image(granule.channel, kind(granule.channel, config), granule.time, first.observed, first.grid, read)
 
 
-def _tile(granule: Granule, tile_number: int, file: h5py.File, config: IngestConfig) -> Tile:
+def _tile(granule: Granule, tile_number: int, file: hdf5.File, config: IngestConfig) -> Tile:
     pixels, attributes = hdf5.variable(file, "Sectorized_CMI", 2), file.attrs
     if pixels.dtype.itemsize != 2 or pixels.dtype.kind not in "iu":
         raise CorruptGranule(Reason.WRONG_SHAPE, f"Sectorized_CMI has type {pixels.dtype}")
@@ -204,7 +203,7 @@ def _tile(granule: Granule, tile_number: int, file: h5py.File, config: IngestCon
     return Tile(place, pixels, table, fill, (shape[0], shape[1]), published, grid, observed)
 
 
-def _table(pixels: h5py.Dataset, quantity: Kind) -> tuple[NDArray[np.float32], int]:
+def _table(pixels: hdf5.Variable, quantity: Kind) -> tuple[NDArray[np.float32], int]:
     """Value of each raw pattern: kelvin as packed, reflectance factors times 100; and the raw value of no data."""
     fill = int(hdf5.number(pixels.attrs, "_FillValue", -(1 << 15), (1 << 16) - 1)) & 0xFFFF
     units = hdf5.text(pixels.attrs, "units").lower()
@@ -229,13 +228,9 @@ def _time(granule: Granule, text: str) -> np.datetime64:
     return observed
 
 
-def _grid(file: h5py.File, place: Place, shape: tuple[int, int]) -> Grid:
+def _grid(file: hdf5.File, place: Place, shape: tuple[int, int]) -> Grid:
     """The full image's grid, continued from the tile's own coordinates."""
-    with hdf5.guarded("fixedgrid_projection"):
-        if "fixedgrid_projection" not in file:
-            raise CorruptGranule(Reason.MISSING_VARIABLE, "fixedgrid_projection")
-        attributes = file["fixedgrid_projection"].attrs
-    crs = goes.geostationary(attributes)
+    crs = goes.geostationary(file, "fixedgrid_projection")
     scale = MICRO * crs["perspective_point_height"]
     x, y = goes.unpacked(file, "x", scale), goes.unpacked(file, "y", scale)
     if (len(y), len(x)) != (place.rows, place.columns):

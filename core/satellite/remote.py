@@ -1,7 +1,6 @@
 """Bytes from a URL: whole or by blocks, retried with jitter, verified, bounded in memory."""
 
 import hashlib
-import io
 import random
 import re
 import time
@@ -14,7 +13,7 @@ from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCreden
 
 from core.config import IngestConfig
 from core.errors import FewcastError
-from core.satellite.granule import CorruptGranule, Granule, Reason, UnavailableGranule
+from core.satellite.granule import Granule, Reason, UnavailableGranule
 
 T = TypeVar("T")
 BLOCK_BYTES = 4 << 20
@@ -110,53 +109,33 @@ def fetch(granule: Granule, config: IngestConfig) -> bytes:
     return retried(attempt, config, granule.url)
 
 
-class Blocks(io.RawIOBase):
-    """A seekable remote file that fetches the blocks it is asked for and keeps the last few.
-
-    The HDF5 library hides what its callbacks raise, so a failed fetch is also kept in `failure`.
-    """
+class Blocks:
+    """A remote file's bytes, fetched by the blocks that are asked for; the last few are kept."""
 
     def __init__(self, granule: Granule, config: IngestConfig) -> None:
         self._granule, self._config = granule, config
         self._files, _ = filesystem(config)
         self._path = self._files._strip_protocol(granule.url)
-        self._position = 0
         self._kept: OrderedDict[int, bytes] = OrderedDict()
-        self.failure: CorruptGranule | None = None
+        self.size = granule.size
         self.fetched_bytes = 0
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._granule.size}[whence]
-        self._position = max(0, start + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill the whole buffer, short only at the end of the file: HDF5 takes a short read for all there is."""
-        view = memoryview(buffer).cast("B")
-        filled = 0
-        while filled < len(view) and self._position < self._granule.size:
-            block, offset = divmod(self._position, BLOCK_BYTES)
-            piece = self._block(block)[offset : offset + len(view) - filled]
-            view[filled : filled + len(piece)] = piece
-            filled += len(piece)
-            self._position += len(piece)
-        return filled
+    def piece(self, start: int, count: int) -> bytes:
+        """These bytes, short only at the end of the file; raises `UnavailableGranule`."""
+        parts = []
+        stop = min(start + count, self.size)
+        while start < stop:
+            block, offset = divmod(start, BLOCK_BYTES)
+            parts.append(self._block(block)[offset : offset + stop - start])
+            start += len(parts[-1])
+        return b"".join(parts)
 
     def _block(self, number: int) -> bytes:
         if number in self._kept:
             self._kept.move_to_end(number)
             return self._kept[number]
         start = number * BLOCK_BYTES
-        stop = min(start + BLOCK_BYTES, self._granule.size)
+        stop = min(start + BLOCK_BYTES, self.size)
 
         def attempt() -> bytes:
             content: bytes = self._files.cat_file(self._path, start=start, end=stop)
@@ -164,11 +143,7 @@ class Blocks(io.RawIOBase):
                 raise _DiffersError(f"{len(content)} of {stop - start} bytes came")
             return content
 
-        try:
-            content = retried(attempt, self._config, f"{self._granule.url} at byte {start}")
-        except CorruptGranule as error:
-            self.failure = error
-            raise OSError(str(error)) from error
+        content = retried(attempt, self._config, f"{self._granule.url} at byte {start}")
         self.fetched_bytes += len(content)
         self._kept[number] = content
         while len(self._kept) > BLOCKS_KEPT:

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from typing import Any, BinaryIO
+from contextlib import contextmanager
+from typing import Any
 
-import h5py
 import numpy as np
 from botocore.exceptions import BotoCoreError, NoCredentialsError
 
@@ -106,39 +105,30 @@ def opened(granule: Granule, config: IngestConfig) -> Iterator[Image]:
     if cf_zarr.is_store(config):
         yield cf_zarr.open_image(granule, config)
         return
-    parts = granule.parts or (granule,)
-    with ExitStack() as stack:
-        ranged: list[remote.Blocks] = []
+    ranged: list[remote.Blocks] = []
 
-        def content(part: Granule) -> bytes | BinaryIO:
-            if _is_small(part, config):
-                return fetch(part, config)
-            ranged.append(stack.enter_context(remote.Blocks(part, config)))
-            return ranged[-1]  # type: ignore[return-value]
+    def open_one(part: Granule) -> hdf5.File:
+        if _is_small(part, config):
+            return hdf5.opened(fetch(part, config))
+        ranged.append(remote.Blocks(part, config))
+        return hdf5.opened(ranged[-1])
 
-        files = _Files(parts, lambda part: stack.enter_context(hdf5.opened(content(part))))
-        try:
-            yield checked(granule, files, config)
-        except CorruptGranule as error:
-            failure = next((blocks.failure for blocks in ranged if blocks.failure), None)
-            if failure is not None:
-                raise failure from error
-            raise
-        if not all(remote.retried(blocks.unchanged, config, granule.url) for blocks in ranged):
-            raise UnavailableGranule(Reason.VANISHED, f"{granule.url} was replaced while it was read")
+    yield checked(granule, _Files(granule.parts or (granule,), open_one), config)
+    if not all(remote.retried(blocks.unchanged, config, granule.url) for blocks in ranged):
+        raise UnavailableGranule(Reason.VANISHED, f"{granule.url} was replaced while it was read")
 
 
-def checked(granule: Granule, files: Sequence[h5py.File], config: IngestConfig) -> Image:
+def checked(granule: Granule, files: Sequence[hdf5.File], config: IngestConfig) -> Image:
     """The system's reader on opened files; whatever else a damaged header makes it raise is `CorruptGranule` too."""
     with hdf5.guarded("header"):
         return system(config).open(granule, files, config)
 
 
-class _Files(Sequence[h5py.File]):
+class _Files(Sequence[hdf5.File]):
     """The files of a granule, each fetched and opened when it is first taken."""
 
-    def __init__(self, parts: Sequence[Granule], open_one: Callable[[Granule], h5py.File]) -> None:
-        self._parts, self._open, self._opened = parts, open_one, dict[int, h5py.File]()
+    def __init__(self, parts: Sequence[Granule], open_one: Callable[[Granule], hdf5.File]) -> None:
+        self._parts, self._open, self._opened = parts, open_one, dict[int, hdf5.File]()
 
     def __len__(self) -> int:
         return len(self._parts)

@@ -28,9 +28,9 @@ def config(**changes):
 
 
 def read(content, *, time=TIME, rows=slice(None), columns=slice(None), **changes):
-    with hdf5.opened(content) as file:
-        image = cf.open(Granule("memory", "infrared", np.datetime64(time, "s"), 0), [file], config(**changes))
-        return image, image.read(rows, columns)
+    file = hdf5.opened(content)
+    image = cf.open(Granule("memory", "infrared", np.datetime64(time, "s"), 0), [file], config(**changes))
+    return image, image.read(rows, columns)
 
 
 def counts(shape=(6, 9)):

@@ -95,9 +95,9 @@ def read_damaged(first: int, last: int) -> None:
 
         def read(content, granule=granule, config=config, name=name):
             himawari._PLACES.clear()
-            with hdf5.opened(content) as file:
-                image = source.checked(granule, [file], config)
-                return grid.align(image, whole.get(name) or image.grid)
+            file = hdf5.opened(content)
+            image = source.checked(granule, [file], config)
+            return grid.align(image, whole.get(name) or image.grid)
 
         if name not in whole:
             good = read(content)

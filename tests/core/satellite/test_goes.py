@@ -30,9 +30,9 @@ def raw(channel="C13", shape=(6, 9)):
 
 def read(content, channel="C13", **changes):
     settings = config(channels=[channel], **changes)
-    with hdf5.opened(content) as file:
-        image = goes.open(Granule("memory", channel, SLOT, len(content)), [file], settings)
-        return image, image.read(*ALL)
+    file = hdf5.opened(content)
+    image = goes.open(Granule("memory", channel, SLOT, len(content)), [file], settings)
+    return image, image.read(*ALL)
 
 
 @pytest.mark.parametrize("channel", list(imagers.ABI))

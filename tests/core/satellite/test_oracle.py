@@ -71,9 +71,9 @@ def test_ami_agrees(tmp_path, sector):
     time = np.datetime64("2023-09-05T12:30", "s")
     for channel, content in contents.items():
         theirs = load(loaded, channel.upper(), channel[:2] not in ("vi", "nr"))
-        with hdf5.opened(content) as file:
-            image = gk2a.open(Granule("m", channel, time, 0), [file], settings)
-            agree(image, image.read(*ALL).values, theirs)
+        file = hdf5.opened(content)
+        image = gk2a.open(Granule("m", channel, time, 0), [file], settings)
+        agree(image, image.read(*ALL).values, theirs)
         # satpy takes `lfac` with the wrong sign, which a full disk does not show: its local areas lie mirrored at
         # the equator. The published corner latitudes (test_gk2a) settle whose are right.
         assert in_pixels(image, theirs.attrs["area"], mirrored=sector == "la") < PIXELS
@@ -91,10 +91,10 @@ def test_abi_agrees(tmp_path):
     for channel, content in contents.items():
         infrared = int(channel[1:]) > 6
         theirs = load(loaded, channel, infrared)
-        with hdf5.opened(content) as file:
-            image = goes.open(Granule("m", channel, test_goes.SLOT, 0), [file], test_goes.config(conditional=True))
-            # satpy does not read the quality flags of level 1b.
-            agree(image, image.read(*ALL).values, theirs, usable=quality <= 1)
+        file = hdf5.opened(content)
+        image = goes.open(Granule("m", channel, test_goes.SLOT, 0), [file], test_goes.config(conditional=True))
+        # satpy does not read the quality flags of level 1b.
+        agree(image, image.read(*ALL).values, theirs, usable=quality <= 1)
         assert in_pixels(image, theirs.attrs["area"]) < PIXELS
 
 
@@ -115,10 +115,10 @@ def test_ahi_agrees(tmp_path, channel):
     granule = Granule(
         "m", channel, np.datetime64("2023-09-05T18:00", "s"), 0, parts=(Granule(str(key), channel, 0, 0),)
     )
-    with hdf5.opened(content) as file:
-        image = himawari.open(granule, [file], test_himawari.config("unused", channels=[channel]))
-        rows, columns = slice(700 * finer, 700 * finer + 40), slice(900 * finer, 900 * finer + 50)
-        ours = image.read(rows, columns).values
+    file = hdf5.opened(content)
+    image = himawari.open(granule, [file], test_himawari.config("unused", channels=[channel]))
+    rows, columns = slice(700 * finer, 700 * finer + 40), slice(900 * finer, 900 * finer + 50)
+    ours = image.read(rows, columns).values
     from dataclasses import replace
 
     part = replace(image, grid=image.grid.window(rows, columns))

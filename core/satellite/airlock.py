@@ -1,0 +1,188 @@
+"""The process that lets the HDF5 library at a foreign file, so that a crash, a hang or a flood of memory is its own.
+
+Run as a program: it reads requests from standard input and answers on standard output until the input ends. Frames
+are a letter, a length (8 bytes, little-endian) and a payload. In: `Q` what is asked (JSON), then `F` the file's bytes,
+or `R` (JSON) the size of a file whose bytes are asked for with `N` and come as `B`. Out: `A` a description (JSON), `W`
+raw values, `X` why it cannot be read.
+"""
+
+import base64
+import io
+import json
+import struct
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+HEADER = struct.Struct("<cQ")
+# Coordinates and scalars come along with the description; larger arrays are read by windows.
+SMALL_BYTES = 1 << 20
+MOST_VARIABLES, MOST_ATTRIBUTE_VALUES = 200, 16
+MEMORY_BYTES = 6 << 30
+
+
+def send(stream: BinaryIO, kind: bytes, payload: bytes) -> None:
+    stream.write(HEADER.pack(kind, len(payload)))
+    stream.write(payload)
+    stream.flush()
+
+
+def receive(read: Callable[[int], bytes]) -> tuple[bytes, bytes]:
+    """One frame; `EOFError` where the other side has gone."""
+    kind, length = HEADER.unpack(exactly(read, HEADER.size))
+    return kind, exactly(read, length)
+
+
+def exactly(read: Callable[[int], bytes], count: int) -> bytes:
+    parts, missing = [], count
+    while missing:
+        part = read(min(missing, 1 << 24))
+        if not part:
+            raise EOFError
+        parts.append(part)
+        missing -= len(part)
+    return b"".join(parts)
+
+
+class Asked(io.RawIOBase):
+    """A seekable file whose bytes are asked for on the way."""
+
+    def __init__(self, size: int, ask: Callable[[int, int], bytes]) -> None:
+        self.size, self.ask, self.position = size, ask, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.position = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence])
+        return self.position
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        piece = self.ask(self.position, min(len(view), max(0, self.size - self.position)))
+        view[: len(piece)] = piece
+        self.position += len(piece)
+        return len(piece)
+
+
+def opened(content: bytes | Asked) -> Any:
+    import h5py
+
+    if isinstance(content, Asked):
+        return h5py.File(content, "r")
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fapl_core(backing_store=False)
+    access.set_file_image(content)
+    return h5py.File(h5py.h5f.open(b"granule", h5py.h5f.ACC_RDONLY, fapl=access))
+
+
+def described(file: Any) -> dict[str, Any]:
+    """Attributes and root variables; links to elsewhere are not followed."""
+    import h5py
+
+    variables = {}
+    for name in list(file)[:MOST_VARIABLES]:
+        if isinstance(file.get(name, getlink=True), h5py.HardLink):
+            try:
+                found = file[name]
+                if isinstance(found, h5py.Dataset):
+                    variables[name] = variable(found)
+            except Exception as error:
+                variables[name] = {"bad": text(error)}
+    return {"attributes": attributes(file), "variables": variables}
+
+
+def variable(found: Any) -> dict[str, Any]:
+    result = {"shape": found.shape, "dtype": found.dtype.str, "attributes": attributes(found), "layout": None}
+    if found.dtype.kind in "iuf" and found.shape is not None:
+        if found.ndim < 2 and found.size * found.dtype.itemsize <= SMALL_BYTES:
+            result["values"] = base64.b64encode(found[()].tobytes()).decode()
+        else:
+            result["layout"] = layout(found)
+    return result
+
+
+def layout(found: Any) -> dict[str, Any] | None:
+    """Where the raw values lie in the file; None where only the library can tell."""
+    created = found.id.get_create_plist()
+    filters = [created.get_filter(i)[0] for i in range(created.get_nfilters())]
+    if found.chunks is None:
+        offset = found.id.get_offset()
+        return None if offset is None or filters else {"offset": offset}
+    places: list[tuple[int, ...]] = []
+    found.id.chunk_iter(lambda c: places.append((*c.chunk_offset, c.byte_offset, c.size, c.filter_mask)))
+    return {"chunks": found.chunks, "filters": filters, "places": places}
+
+
+def attributes(owner: Any) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name in list(owner.attrs):
+        try:
+            result[name] = plain(owner.attrs[name])
+        except Exception as error:
+            result[name] = {"bad": text(error)}
+    return result
+
+
+def plain(value: Any) -> Any:
+    """An attribute as JSON has it: one number or one text; more values tell only how many they are."""
+    import numpy as np
+
+    if isinstance(value, np.ndarray):
+        if value.size != 1:
+            return {"bad": f"{value.size} values"}
+        value = value.reshape(-1)[0]
+    if isinstance(value, bytes):
+        return value.decode("ascii")
+    if isinstance(value, str):
+        return value
+    if isinstance(value, np.generic) and value.dtype.kind in "iufb":
+        return value.item()
+    return {"bad": f"a {type(value).__name__}"}
+
+
+def text(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def answer(asked: dict[str, Any], content: bytes | Asked) -> tuple[bytes, bytes]:
+    try:
+        with opened(content) as file:
+            if "window" not in asked:
+                return b"A", json.dumps(described(file)).encode()
+            top, bottom, left, right = asked["window"]
+            return b"W", file[asked["name"]][top:bottom, left:right].tobytes()
+    except Exception as error:
+        return b"X", text(error).encode()
+
+
+def main() -> None:
+    import os
+    import resource
+    import sys
+
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints must not come between the frames
+
+    def ask(start: int, count: int) -> bytes:
+        send(sink, b"N", json.dumps([start, count]).encode())
+        return receive(source.read)[1]
+
+    while True:
+        try:
+            asked = json.loads(receive(source.read)[1])
+            kind, payload = receive(source.read)
+        except EOFError:
+            return
+        send(sink, *answer(asked, payload if kind == b"F" else Asked(json.loads(payload), ask)))
+
+
+if __name__ == "__main__":
+    main()
