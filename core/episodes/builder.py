@@ -13,6 +13,7 @@ import pandas as pd
 from core.archive.objects import open_objects
 from core.config import EpisodesConfig
 from core.episodes import shard
+from core.episodes.bulk import put_soon, settle
 from core.episodes.cut import cut
 from core.episodes.fanout import batches, fan_out
 from core.episodes.frames import Frames
@@ -87,6 +88,7 @@ def build(config: EpisodesConfig, *, report: Report | None = None, client: Any =
     if found:
         raise AssertionError(f"the sampler leaks, which is a fault of fewcast: {found[0]}")
     listed = planned.contexts if known_contexts is None else pd.concat([known_contexts, planned.contexts])
+    settle(objects)
     digest = commit(objects, spec, attributes, everything, listed.reset_index(drop=True))
     _forget_parts(config.store)
     return _summary(config, digest, len(attributes["versions"]) + 1, everything, planned, len(full) - skipped)
@@ -128,7 +130,7 @@ def _write_task(
     blocks = cut(frames, [one for _, one in items], timing, spec.tile_pixels, spec.margin_pixels)
     for (number, _), block in zip(items, blocks, strict=True):
         data = shard.encode(block, spec.compression)
-        objects.put(f"frames/{shard.key(number)}", data)
+        put_soon(objects, f"frames/{shard.key(number)}", data)
         digests.append(shard_digest(data))
     objects.put(record, json.dumps(digests).encode())
     return digests, 0

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from core.archive.shard import CHUNK
 from core.episodes.frames import Frames
 from core.episodes.sampler import EpisodeSpec
 from core.episodes.spans import Timing
@@ -22,33 +23,29 @@ def cut(
 ) -> Iterator[NDArray[np.uint16]]:
     """Each episode's codes (window, frame, channel, y, x), margins included, in the order given.
 
-    Order the episodes by time and place: consecutive ones share a slab, as long as it stays small.
+    Order the episodes by time: they share a slab where that is small and costs less to read than each of them apart,
+    and are halved until it does.
     """
     side = tile + 2 * margin
     slots = [slots_of(spec, timing) for spec in specs]
-    first = 0
-    while first < len(specs):
-        wanted = set(slots[first].ravel().tolist())
-        box = _box(specs[first], side, margin)
-        last = first + 1
-        while last < len(specs):
-            more = wanted | set(slots[last].ravel().tolist())
-            wider = _union(box, _box(specs[last], side, margin))
-            if 2 * len(more) * len(frames.channels) * (wider[1] - wider[0]) * (wider[3] - wider[2]) > SLAB_BYTES:
-                break
-            wanted, box, last = more, wider, last + 1
-        order = np.array(sorted(wanted))
-        slab = frames.codes(order.tolist(), slice(box[0], box[1]), slice(box[2], box[3]))
-        for spec, its in zip(specs[first:last], slots[first:last], strict=True):
-            y, x = spec.y0 - margin - box[0], spec.x0 - margin - box[2]
-            yield slab[np.searchsorted(order, its), :, y : y + side, x : x + side]
-        first = last
+    wanted = sorted({int(slot) for one in slots for slot in one.ravel()})
+    boxes = np.array([(spec.y0 - margin, spec.y0 - margin + side, spec.x0 - margin, spec.x0 - margin + side)
+                      for spec in specs])  # fmt: skip
+    box = (*(boxes[:, 0].min(), boxes[:, 1].max()), *(boxes[:, 2].min(), boxes[:, 3].max()))
+    together = len(wanted) * _area(box)
+    apart = sum(len(np.unique(one)) * _area(own) for one, own in zip(slots, boxes, strict=True))
+    if len(specs) > 1 and (together > apart or 2 * together * len(frames.channels) > SLAB_BYTES):
+        middle = len(specs) // 2
+        yield from cut(frames, specs[:middle], timing, tile, margin)
+        yield from cut(frames, specs[middle:], timing, tile, margin)
+        return
+    slab = frames.codes(wanted, slice(box[0], box[1]), slice(box[2], box[3]))
+    for own, its in zip(boxes, slots, strict=True):
+        y, x = own[0] - box[0], own[2] - box[2]
+        yield slab[np.searchsorted(wanted, its), :, y : y + side, x : x + side]
 
 
-def _box(spec: EpisodeSpec, side: int, margin: int) -> tuple[int, int, int, int]:
-    y, x = spec.y0 - margin, spec.x0 - margin
-    return y, y + side, x, x + side
-
-
-def _union(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-    return min(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), max(a[3], b[3])
+def _area(box: Sequence[int]) -> int:
+    """Pixels that reading a box (y, y, x, x) decodes: those of all the chunks that it touches."""
+    rows, columns = (-(-stop // CHUNK) - start // CHUNK for start, stop in (box[:2], box[2:]))
+    return int(rows * columns) * CHUNK * CHUNK

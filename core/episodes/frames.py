@@ -51,14 +51,12 @@ class Frames:
 
     def codes(self, slots: Sequence[int], y: slice = slice(None), x: slice = slice(None)) -> NDArray[np.uint16]:
         """Stored codes (T, C, Y, X) of a window of the given slots."""
-        parts = {
-            kind: self.archive.read_packed(kind, slots, y, x)
-            for kind in dict.fromkeys(self.archive.kind_of[name] for name in self.channels)
-        }
-        if len(parts) == 1 and self.channels == self.archive.kinds[next(iter(parts))]:
-            return next(iter(parts.values()))
-        picked = []
-        for name in self.channels:
-            kind = self.archive.kind_of[name]
-            picked.append(parts[kind][:, self.archive.kinds[kind].index(name)])
-        return np.stack(picked, axis=1)
+        height, width = (len(range(n)[part]) for n, part in zip(self.archive.shape, (y, x), strict=True))
+        codes = np.empty((len(slots), len(self.channels), height, width), np.uint16)
+        for kind in dict.fromkeys(self.archive.kind_of[name] for name in self.channels):
+            stored = self.archive.kinds[kind]
+            mine = [name for name in self.channels if name in stored]
+            to, taken = [self.channels.index(name) for name in mine], [stored.index(name) for name in mine]
+            for position, slot in enumerate(slots):  # one at a time: the caller has threads of its own
+                codes[position, to] = self.archive.read_packed(kind, [slot], y, x)[0, taken]
+        return codes

@@ -79,7 +79,8 @@ def plan(
         name: spans(config.span, getattr(config.split, name), seen, config.span_hours, config.span_stride_hours)
         for name in claimed
     }
-    statistics = {"coverage": covered, "change": change, "cloud": _spread(found.cloud, slots - first, dense, np.nan)}
+    statistics = {"coverage": covered, "change": change}
+    statistics |= {name: _spread(getattr(found, name), slots - first, dense, np.nan) for name in ("cloud", "motion")}
     listed = contexts(tiles, all_spans, windows, inside, statistics, windows_in_slots)
     counts = window_counts(windows, tiles)
     old = set() if known is None else set(known[CONTEXT_KEY].itertuples(index=False, name=None))
@@ -101,7 +102,7 @@ def _draw(
     config: EpisodesConfig, sampler: Sampler, listed: pd.DataFrame, tiles: pd.DataFrame,
     catalog: pd.DataFrame | None, known: int,
 ) -> list[EpisodeSpec]:  # fmt: skip
-    """Episodes of the listed contexts, ordered by split, time and place; a store that grows gets its share of each."""
+    """Episodes of the listed contexts by split, time and place; a store that grows gets its share of each split."""
     specs: list[EpisodeSpec] = []
     share = len(listed) / known if known else 1.0
     numbers = {"train": config.train_episodes, "validation": config.validation_episodes, "test": config.test_episodes}
@@ -114,7 +115,7 @@ def _draw(
         else:
             taken = set() if catalog is None else _taken(catalog, split, holdout, places)
             drawn = sampler.evaluation(of_split, count, taken)
-        specs += sorted(drawn, key=lambda s: (s.span_start, s.y0 // 128, s.x0 // 128, s.query))
+        specs += sorted(drawn, key=lambda s: (s.query, s.support, s.y0, s.x0))
     return specs
 
 

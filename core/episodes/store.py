@@ -202,4 +202,4 @@ def store_digest(spec: StoreSpec, normalisation: dict[str, Any], catalog: pd.Dat
 
 def shard_digest(data: bytes | None) -> str:
     """Digest of a stored shard's bytes; empty for one that is missing."""
-    return "" if data is None else hashlib.blake2b(data, digest_size=16).hexdigest()
+    return "" if data is None else hashlib.sha256(data).hexdigest()[:32]

@@ -13,8 +13,9 @@ from core.episodes.fanout import fan_out
 from core.episodes.frames import MISSING, Frames
 from core.report import Report
 
-BYTES_PER_TASK = 64 * 2**20
-FIELDS = ("count", "total", "squares", "change", "cloud")
+BYTES_PER_TASK = 32 * 2**20
+FIELDS = ("count", "total", "squares", "change", "cloud", "motion")
+MOTION_EVERY = 4  # slots, since it costs as much as all the rest
 
 # What a person would call cloud, per kind, for maps and tables only: colder than, or brighter than.
 CLOUD = {"brightness_temperature": (-1, 273.15), "reflectance": (1, 35.0), "display_count": (1, 110.0)}
@@ -26,16 +27,18 @@ class Survey:
 
     count: observed pixels; total, squares: their sum and sum of squares in physical units; change: mean absolute
     difference from the frame one step before (NaN where there is none); cloud: fraction of observed pixels that are
-    cloud; digest: (S,) of each slot's stored codes, all tiles and more.
+    cloud; motion: speed in pixels per step, of some slots only; digest: (S,) of each slot's stored codes, all tiles
+    and more.
     """
 
     slots: NDArray[np.int64]
     pixels: int
-    count: NDArray[np.int64]
+    count: NDArray[np.float64]
     total: NDArray[np.float64]
     squares: NDArray[np.float64]
     change: NDArray[np.float64]
     cloud: NDArray[np.float64]
+    motion: NDArray[np.float64]
     digest: NDArray[Any]
 
     @property
@@ -64,44 +67,67 @@ def survey(
 def _survey_piece(
     frames: Frames, places: NDArray[np.int64], side: int, step: int, known: frozenset[int], slots: NDArray[np.int64]
 ) -> dict[str, NDArray[Any]]:
-    shape = (len(slots), len(places), len(frames.channels))
-    out: dict[str, NDArray[Any]] = {
-        "count": np.zeros(shape, np.int64),
-        "total": np.zeros(shape),
-        "squares": np.zeros(shape),
-        "change": np.full(shape[:2], np.nan),
-        "cloud": np.full(shape[:2], np.nan),
-        "digest": np.empty(len(slots), dtype="S32"),
-    }
-    scale, offset = frames.scale[:, None, None], frames.offset[:, None, None]
+    """The statistics of some slots, tile by tile for all of them at once.
+
+    Sums are taken of the integer codes, so they are exact and do not depend on how slots are cut into pieces.
+    """
+    own = slots.tolist()
+    earlier = [slot - step for slot in own if slot - step in known and slot - step not in set(own)]
+    order = sorted([*own, *earlier])
+    codes = frames.codes(order)
+    at = np.searchsorted(order, own)
+    paired = np.flatnonzero([slot - step in known for slot in own])
+    here, before = at[paired], np.searchsorted(order, slots[paired] - step)
+    shape = (len(own), len(places), len(frames.channels))
+    out: dict[str, NDArray[Any]] = {name: np.zeros(shape) for name in ("count", "total", "squares")}
+    out |= {name: np.full(shape[:2], np.nan) for name in ("change", "cloud", "motion")}
+    digests = [hashlib.sha256(codes[i].tobytes()).hexdigest()[:32].encode() for i in at]
+    out["digest"] = np.array(digests, dtype="S32")
     sign, threshold = CLOUD.get(frames.archive.kind_of[frames.channels[0]], (1, np.inf))
-    recent: dict[int, NDArray[np.uint16]] = {}
-    for i, slot in enumerate(int(s) for s in slots):
-        codes = frames.codes([slot])[0]
-        before = recent.get(slot - step)
-        if before is None and slot - step in known:
-            before = frames.codes([slot - step])[0]
-        recent = {key: value for key, value in recent.items() if key > slot - step} | {slot: codes}
-        out["digest"][i] = hashlib.blake2b(codes.tobytes(), digest_size=16).hexdigest().encode()
-        values = np.where(codes == MISSING, np.nan, codes * scale + offset)
-        first_change = None
-        if before is not None:
-            both = (codes[0] != MISSING) & (before[0] != MISSING)
-            gap = np.abs(codes[0].astype(np.int32) - before[0]) * scale[0]
-            first_change = np.where(both, gap, np.nan)
-        for p, (y0, x0) in enumerate(places):
-            box = (slice(y0, y0 + side), slice(x0, x0 + side))
-            tile = values[(slice(None), *box)]
-            seen = ~np.isnan(tile)
-            out["count"][i, p] = seen.sum(axis=(1, 2))
-            filled = np.where(seen, tile, 0)
-            out["total"][i, p] = filled.sum(axis=(1, 2))
-            out["squares"][i, p] = (filled * filled).sum(axis=(1, 2))
-            if seen[0].any():
-                out["cloud"][i, p] = (sign * tile[0][seen[0]] > sign * threshold).mean()
-            if first_change is not None and np.isfinite(first_change[box]).any():
-                out["change"][i, p] = np.nanmean(first_change[box])
+    cloudy = (threshold - frames.offset[0]) / frames.scale[0]
+    holes = bool((codes == MISSING).any())
+    for p, (y0, x0) in enumerate(places):
+        tile = codes[:, :, y0 : y0 + side, x0 : x0 + side]
+        whole = not holes or not (tile == MISSING).any()
+        values = tile.astype(np.float64)
+        if not whole:
+            values[tile == MISSING] = np.nan
+        add = np.sum if whole else np.nansum
+        seen = np.full(values.shape[:2], side * side) if whole else np.isfinite(values).sum((2, 3))
+        out["count"][:, p] = seen[at]
+        out["total"][:, p] = add(values, axis=(2, 3))[at]
+        filled = values if whole else np.nan_to_num(values)
+        out["squares"][:, p] = np.einsum("tcyx,tcyx->tc", filled, filled)[at]
+        first = values[:, 0]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            out["cloud"][:, p] = ((sign * first > sign * cloudy).sum((1, 2)) / seen[:, 0])[at]
+            difference = np.abs(first[here] - first[before])
+            both = side * side if whole else np.isfinite(difference).sum((1, 2))
+            out["change"][paired, p] = add(difference, axis=(1, 2)) / both * frames.scale[0]
+        some = slice(None, None, MOTION_EVERY)
+        out["motion"][paired[some], p] = _motion(first[before[some]], first[here[some]])
+    count, total, squares = out["count"], out["total"], out["squares"]
+    out["squares"] = frames.scale**2 * squares + 2 * frames.scale * frames.offset * total + frames.offset**2 * count
+    out["total"] = frames.scale * total + frames.offset * count
     return out
+
+
+def _motion(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Speed (T,) in pixels per step of the one shift that best explains (T, y, x) before -> after.
+
+    Least squares on the brightness-constancy equation, once over the tile (Lucas and Kanade, 1981). It tells calm
+    from moving tiles; jumps of more than a feature's width are underestimated.
+    """
+    middle = (before + after) / 2
+    gy, gx = np.gradient(middle, axis=(1, 2))
+    gt = after - before
+    pairs = ((gx, gx), (gx, gy), (gy, gy), (gx, gt), (gy, gt))
+    xx, xy, yy, xt, yt = (np.nansum(a * b, axis=(1, 2)) for a, b in pairs)
+    determinant = xx * yy - xy * xy
+    with np.errstate(invalid="ignore", divide="ignore"):
+        u, v = (xy * yt - yy * xt) / determinant, (xy * xt - xx * yt) / determinant
+        flat = determinant <= 1e-9 * (xx + yy) ** 2
+        return np.where(flat, np.nan, np.hypot(u, v))
 
 
 def normalisation(found: Survey, slots: NDArray[np.bool_], tiles: NDArray[np.bool_]) -> tuple[list[float], list[float]]:

@@ -80,16 +80,16 @@ def test_the_same_bytes_from_threads_from_a_cluster_and_after_a_kill(
     ):
         assert build(second, client=client).built > 0
     assert shards(first.store) == shards(second.store)
-    put, count = builder.open_objects(third.store).__class__.put, [0]
+    put, count = builder.put_soon, [0]
 
-    def failing(self: Any, key: str, data: bytes) -> None:
+    def failing(objects: Any, key: str, data: bytes) -> None:
         count[0] += 1
         if count[0] == 60:
             raise OSError("no space left on device")
-        put(self, key, data)
+        put(objects, key, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(builder.open_objects(third.store).__class__, "put", failing)
+        patch.setattr(builder, "put_soon", failing)
         with pytest.raises(OSError, match="no space"):
             build(third)
     with pytest.raises(FewcastError, match="no finished store"):
