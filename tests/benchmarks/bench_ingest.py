@@ -1,0 +1,115 @@
+"""Ingest of GK-2A local-area granules from a loopback S3 server, beside its two halves done alone.
+
+    python tests/benchmarks/bench_ingest.py [--granules 300] [--pixels 500]
+
+`download` fetches and verifies all granules with the ingest's own concurrency; `decode + encode` calibrates them from
+memory and writes the archive, on the same number of threads. An ingest that overlaps the two well takes as long as
+the slower of them. Prints the peak resident memory of an ingest of half the range and of all of it.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import boto3
+
+from core.archive import Archive
+from core.config import IngestConfig, TimeRange
+from core.ingest import ingest
+from core.satellite import simulator, source
+from tests.core import loopback
+
+BUCKET = "noaa-gk2a-pds"
+
+
+def config(archive: str, granules: int, pixels: int) -> IngestConfig:
+    start = "2024-03-01T00:00"
+    base = {
+        "source": f"s3://{BUCKET}", "anonymous": False, "archive": archive, "channels": ["ir105"],
+        "times": {"start": start, "end": "2025-01-01"}, "origin": start, "cadence_minutes": 2, "years": 1,
+        "simulator": {"enabled": True, "pixels": pixels},
+    }  # fmt: skip
+    whole = IngestConfig.model_validate(base)
+    end = whole.times.start + timedelta(minutes=2 * granules)
+    return whole.model_copy(update={"times": TimeRange(start=whole.times.start, end=end)})
+
+
+def seconds(work: Callable[[], object]) -> tuple[float, float]:
+    begin, cpu = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - begin, time.process_time() - cpu
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--granules", type=int, default=300)
+    parser.add_argument("--pixels", type=int, default=500)
+    parser.add_argument("--alone", default="", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.alone:
+        ingest(IngestConfig.model_validate_json(options.alone))
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    folder = Path(tempfile.mkdtemp(prefix="fewcast-bench-"))
+    with loopback.seaweed() as endpoint:
+        os.environ.update(loopback.CREDENTIALS, AWS_ENDPOINT_URL=endpoint)
+        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        try:
+            measure(options.granules, options.pixels, folder)
+        finally:
+            shutil.rmtree(folder)
+
+
+def measure(count: int, pixels: int, folder: Path) -> None:
+    settings = config(str(folder / "whole.zarr"), count, pixels)
+    simulator.simulate(settings)
+    granules = source.list_granules(settings)
+    assert len(granules) == count
+    held: dict[str, bytes] = {}
+
+    def download() -> None:
+        with ThreadPoolExecutor(settings.connections) as pool:
+            for granule, content in zip(
+                granules, pool.map(lambda one: source.fetch(one, settings), granules), strict=True
+            ):
+                held[granule.url] = content
+
+    def decode_and_encode() -> None:
+        with mock.patch.object(source, "fetch", lambda granule, _: held[granule.url]):
+            ingest(settings.model_copy(update={"archive": str(folder / "memory.zarr")}))
+
+    rows = {
+        "download alone": seconds(download),
+        "decode + encode alone": seconds(decode_and_encode),
+        "ingest": seconds(lambda: ingest(settings)),
+    }
+    assert (Archive.open(settings.archive).status == 1).sum() == count
+    megabytes = sum(granule.size for granule in granules) / 1e6
+    print(f"{count} granules of {pixels} x {pixels}, {megabytes:.0f} MB, {settings.connections} connections")
+    print(f"{'':24}{'seconds':>9}{'CPU':>8}{'granules/s':>12}")
+    for name, (wall, cpu) in rows.items():
+        print(f"{name:24}{wall:9.2f}{cpu:8.2f}{count / wall:12.1f}")
+    slower = max(rows["download alone"][0], rows["decode + encode alone"][0])
+    print(f"ingest / slower half {rows['ingest'][0] / slower:.2f}")
+    for share in (2, 1):
+        part = config(str(folder / f"part{share}.zarr"), count // share, pixels)
+        command = [sys.executable, __file__, "--alone", part.model_dump_json()]
+        peak = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ).stdout
+        print(f"peak memory of {count // share} granules: {json.loads(peak):.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
