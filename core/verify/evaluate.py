@@ -17,6 +17,7 @@ from core.model import Model
 from core.report import Report, Silent
 from core.verify import tables
 from core.verify.domain_rows import NAMES, Method, domain_windows
+from core.verify.events import events_of
 from core.verify.pictures import draw_pictures
 from core.verify.rows import DRESSED, LearnedRow, Plan, forget_models, learned_rows, open_model
 from core.verify.scorecard import Settings, scorecard_table
@@ -72,12 +73,14 @@ def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: An
     (folder / "inputs.json").unlink(missing_ok=True)
     rows = learned_rows(config)
     rates, notes = choose_fine_tuning(config, store, rows, report)
-    plan = Plan(tuple(rates), fit_dressing(store, config.seed), "climatology" in config.baselines, config.members,
-                config.seed)  # fmt: skip
+    spec, scaling = store.spec, store.normalisation
+    events = events_of(config.thresholds, spec.channels, spec.kinds, scaling.mean, scaling.std)
+    dressing = fit_dressing(store, config.seed)
+    plan = Plan(tuple(rates), dressing, "climatology" in config.baselines, config.members, config.seed, events)
     windows, failed = score_all(config, store, [int(i) for i in ids], plan, report, client)
     if config.split == "test":
         methods: list[Method] = [m for m in ("optical_flow", "steps") if m in config.baselines]
-        domain, more = domain_windows(config, store, methods, folder / "baselines", report, client)
+        domain, more = domain_windows(config, store, methods, events, folder / "baselines", report, client)
         windows, notes = pd.concat([*domain, windows], ignore_index=True), notes + more
     if failed:
         notes.append(f"Left out, since adaptation diverged on some episode: {', '.join(failed)}.")

@@ -81,6 +81,10 @@ class Mixture:
         noise = noise_field(self.means.shape, generator, correlation_pixels).to(self.means)
         return self.means + self.std * noise
 
+    def first(self, count: int) -> "Mixture":
+        """The mixture of its first components."""
+        return Mixture(self.means[:count], self.std[:count] if self.std.ndim == self.means.ndim else self.std)
+
     @property
     def _own_std(self) -> bool:
         return self.std.ndim == self.means.ndim and self.std.shape[0] > 1

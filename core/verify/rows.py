@@ -18,6 +18,7 @@ from core.meta.learner import Learner
 from core.model import Model
 from core.verify.baselines import DressedPersistence, climatology, last_frame, persistence
 from core.verify.ensemble import Prediction
+from core.verify.events import Event
 from core.verify.mixture import Mixture
 
 PERSISTENCE, DRESSED, CLIMATOLOGY = "persistence", "dressed persistence", "climatology of the support"
@@ -50,6 +51,7 @@ class Plan:
     climatology: bool
     members: int
     seed: int
+    events: tuple[Event, ...] = ()
 
 
 def learned_rows(config: EvaluateConfig) -> list[LearnedRow]:

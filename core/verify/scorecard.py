@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 
 from core.verify.bootstrap import blocks, interval, resampling_weights
-from core.verify.statistics import PIT_COLUMNS, metrics
+from core.verify.state import all_metrics
+from core.verify.statistics import PIT_COLUMNS
 
 KEYS = ["learner", "split", "holdout", "episode", "window", "tile", "init_time", "lead_time", "channel"]
 WINDOW = ["split", "holdout", "episode", "window", "lead_time", "channel"]
-UNITS = {"coverage_50": "1", "coverage_90": "1", "coverage_95": "1", "spread_skill": "1", "nll": "nats/pixel"}
+_SCALED = ("crps", "mae", "rmse", "bias", "crps_difference")
 LEVEL = 0.95
 
 
@@ -46,14 +47,14 @@ def scorecard_table(
     needs two blocks, and with one it is missing.
     """
     rows: list[dict[str, object]] = []
-    stats = [c for c in windows.columns if c not in KEYS and c not in PIT_COLUMNS]
+    stats = [c for c in windows.columns if c not in KEYS and c not in PIT_COLUMNS and not c.startswith("rel_")]
     frame = windows.assign(block=blocks(windows["tile"], windows["init_time"], settings.hours))
     for cut, group in _cuts(frame):
         learners = {str(name): part for name, part in group.groupby("learner", sort=False, observed=True)}
         for name, part in learners.items():
             sums, draws = _resample(part, stats, settings)
             size = {"windows": len(part[WINDOW[:4]].drop_duplicates()), "blocks": len(part["block"].unique())}
-            total, resampled = metrics(sums), metrics(draws)
+            total, resampled = all_metrics(sums), all_metrics(draws)
             for metric, value in total.items():
                 rows.append(_row(metric, name, "", cut, float(value), resampled[metric], size))
         for name, reference in pairs:
@@ -61,10 +62,15 @@ def scorecard_table(
                 rows += _pair(learners[name], learners[reference], name, reference, cut, stats, settings)
     table = pd.DataFrame(rows)
     table = table[np.isfinite(table["value"])].reset_index(drop=True)
-    table["units"] = [UNITS.get(metric, "1" if metric == "crps_skill" else "std") for metric in table["metric"]]
+    table["units"] = [units_of(metric) for metric in table["metric"]]
     scale = table["channel"].map(dict(scales or {})).astype(float)
     table["physical"] = (table["value"] * scale).where(table["units"] == "std")
     return table
+
+
+def units_of(metric: str) -> str:
+    """`std` for what scales with the channel, 1 for shares and ratios."""
+    return "nats/pixel" if metric == "nll" else "std" if metric in _SCALED else "1"
 
 
 def defined_metric(table: pd.DataFrame, metric: str, reference: str = "") -> pd.DataFrame:

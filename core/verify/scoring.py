@@ -17,9 +17,8 @@ from core.errors import FewcastError
 from core.report import Report, Silent
 from core.verify.baselines import DressedPersistence, last_frame
 from core.verify.ensemble import Prediction
-from core.verify.frames import as_frame
 from core.verify.rows import LearnedRow, Plan, episode_predictions, episode_seed
-from core.verify.statistics import window_statistics
+from core.verify.state import all_statistics, as_frame
 
 _DRESSING_EPISODES = 128
 _EPISODES_A_CALL = 4
@@ -71,7 +70,7 @@ def score_episodes(url: str, plan: Plan, ids: Sequence[int]) -> tuple[pd.DataFra
             own = replace(plan, rows=(row,) if row else ())
             try:
                 for name, prediction in episode_predictions(support, query, other, store.spec, own, seed, not row):
-                    stats = window_statistics(prediction, query.y, query.mask)
+                    stats = all_statistics(prediction, query.y, query.mask, plan.events, len(store.channels), seed)
                     frames.append(as_frame(stats, name, entry, query.init_time, store))
             except (FewcastError, ValueError) as error:
                 if row is None:

@@ -40,6 +40,7 @@ def window_statistics(
         "error": error,
         "absolute_error": error.abs(),
         "squared_error": error.square(),
+        "observed": y,
         "crps": prediction.crps(y),
     }
     if isinstance(prediction, Mixture):

@@ -1,11 +1,33 @@
-"""Window statistics with their keys, as rows of the state table."""
+"""The state table: all statistics of windows with their keys, and all metrics of their sums."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from core.episodes.store import EpisodeStore
+from core.verify.ensemble import Prediction
+from core.verify.events import Event, event_metrics, event_statistics
+from core.verify.spectra import spectral_metrics, spectral_statistics
+from core.verify.statistics import metrics, window_statistics
+
+
+def all_statistics(
+    prediction: Prediction, y: torch.Tensor, mask: torch.Tensor, events: Sequence[Event], channels: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Every statistic (N, L*C) of a forecast; see statistics.py, events.py and spectra.py."""
+    return (
+        window_statistics(prediction, y, mask)
+        | event_statistics(prediction, y, mask, events, channels)
+        | spectral_statistics(prediction, y, mask, seed)
+    )
+
+
+def all_metrics(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Every metric that the sums of statistics allow."""
+    return metrics(state) | event_metrics(state) | spectral_metrics(state)
 
 
 def as_frame(

@@ -1,0 +1,139 @@
+"""Probabilities of events: Brier score, reliability, CSI and FSS, as window statistics that add up.
+
+An event is a channel above (or below) a threshold. Columns are `<statistic>@<event>`, and outputs of other channels
+hold zeros in them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from core.config import Threshold
+from core.errors import FewcastError
+from core.verify.ensemble import Prediction
+
+RELIABILITY_BINS = 10
+FSS_SIDES = (3, 9, 17)  # pixels
+
+
+@dataclass(frozen=True)
+class Event:
+    """A channel beyond a threshold, in normalised units."""
+
+    name: str
+    channel: int
+    threshold: float
+    above: bool
+
+
+def events_of(
+    thresholds: Sequence[Threshold], channels: Sequence[str], kinds: Sequence[str], mean: np.ndarray, std: np.ndarray
+) -> tuple[Event, ...]:
+    """The configured events, or one for each channel: one std to the cloudy side of the training mean.
+
+    Cold is cloudy for brightness temperature, bright elsewhere.
+    """
+    if not thresholds:
+        cold = [kind == "brightness_temperature" for kind in kinds]
+        return tuple(
+            Event(f"cloudy_{name}", c, -1.0 if cold[c] else 1.0, not cold[c]) for c, name in enumerate(channels)
+        )
+    found = []
+    for threshold in thresholds:
+        name = threshold.channel or channels[0]
+        if name not in channels:
+            raise FewcastError(
+                f"the event {threshold.name} is of a channel that the episodes have not",
+                found=name,
+                mend=f"choose one of {', '.join(channels)}",
+            )
+        c = list(channels).index(name)
+        found.append(Event(threshold.name, c, (threshold.value - float(mean[c])) / float(std[c]), threshold.above))
+    return tuple(found)
+
+
+def event_statistics(
+    prediction: Prediction,
+    y: Float[Tensor, "N O H W"],
+    mask: Bool[Tensor, "N O H W"],
+    events: Sequence[Event],
+    channels: int,
+) -> dict[str, np.ndarray]:
+    """Sums (N, O) for every event over its channel's outputs.
+
+    FSS compares the mean probability with the observed share in squares of each side, over observed pixels; for a
+    point forecast it is the usual score, for a distribution its expectation over pixels.
+    """
+    sums: dict[str, np.ndarray] = {}
+    for event in events:
+        above = prediction.exceedance(event.threshold)
+        p = above if event.above else 1 - above
+        seen = mask & (torch.arange(y.shape[1], device=y.device) % channels == event.channel)[:, None, None]
+        o = ((y > event.threshold) if event.above else (y <= event.threshold)).to(y.dtype)
+        yes = (p > 0.5).to(y.dtype)
+        fields = {
+            "event_count": torch.ones_like(y),
+            "event_observed": o,
+            "brier": (p - o).square(),
+            "hits": yes * o,
+            "false_alarms": yes * (1 - o),
+            "misses": (1 - yes) * o,
+        }
+        bins = (p * RELIABILITY_BINS).long().clamp(0, RELIABILITY_BINS - 1)
+        for b in range(RELIABILITY_BINS):
+            inside = (bins == b).to(y.dtype)
+            fields |= {f"rel_count_{b}": inside, f"rel_forecast_{b}": inside * p, f"rel_observed_{b}": inside * o}
+        for side in FSS_SIDES:
+            forecast, observed = _share(p, seen, side), _share(o, seen, side)
+            fields[f"fss_error_{side}"] = (forecast - observed).square()
+            fields[f"fss_worst_{side}"] = forecast.square() + observed.square()
+        for name, values in fields.items():
+            total = torch.where(seen, values, 0).sum((-2, -1), dtype=torch.float64)
+            sums[f"{name}@{event.name}"] = total.cpu().numpy()
+    return sums
+
+
+def event_metrics(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Brier score, CSI at probability one half, FSS by side; NaN where undefined (an event that never was, nor was
+    forecast, has no CSI and no FSS)."""
+    names = [column.partition("@")[2] for column in state if column.startswith("event_count@")]
+    values: dict[str, Any] = {}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for name in names:
+            count = np.where(state[f"event_count@{name}"] > 0, state[f"event_count@{name}"], np.nan)
+            asked = state[f"hits@{name}"] + state[f"misses@{name}"] + state[f"false_alarms@{name}"]
+            values[f"brier@{name}"] = state[f"brier@{name}"] / count
+            values[f"frequency@{name}"] = state[f"event_observed@{name}"] / count
+            values[f"csi@{name}"] = state[f"hits@{name}"] / np.where(asked > 0, asked, np.nan)
+            for side in FSS_SIDES:
+                worst = state[f"fss_worst_{side}@{name}"]
+                values[f"fss_{side}@{name}"] = 1 - state[f"fss_error_{side}@{name}"] / np.where(
+                    worst > 0, worst, np.nan
+                )
+    return values
+
+
+def reliability(state: Mapping[str, Any], event: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(mean forecast probability, observed frequency, count) of each bin; NaN where a bin is empty."""
+    count, forecast, observed = (
+        np.array([float(state[f"rel_{what}_{b}@{event}"]) for b in range(RELIABILITY_BINS)])
+        for what in ("count", "forecast", "observed")
+    )
+    full = np.where(count > 0, count, np.nan)
+    return forecast / full, observed / full, count
+
+
+def _share(values: Tensor, seen: Tensor, side: int) -> Tensor:
+    """Mean over the observed pixels of the square around each pixel."""
+    n, o, h, w = values.shape
+
+    def mean(field: Tensor) -> Tensor:
+        return F.avg_pool2d(field.reshape(n * o, 1, h, w), side, 1, side // 2).reshape(n, o, h, w)
+
+    return mean(values * seen) / mean(seen.to(values.dtype)).clamp_min(1e-9)
