@@ -1,6 +1,8 @@
 """What each command does."""
 
 import logging
+import os
+import signal
 import warnings
 from argparse import Namespace
 from collections.abc import Callable
@@ -18,6 +20,8 @@ def run_flow(options: Namespace) -> int:
     config = read_config(options)
     if options.command == "train" and options.probe:
         return probe(config)
+    if options.command == "train" and int(os.environ.get("RANK", "0")):
+        return follow(config)
     embedded.prepare()
     warnings.filterwarnings("ignore", module=r"(prefect|mlflow|pydantic|websockets)\b.*")
     from tasks.reporting import TERMINAL
@@ -46,9 +50,11 @@ def _flow(options: Namespace, config: PipelineConfig) -> tuple[Callable[[], Any]
     from flows.nowcast import nowcast
     from flows.pipeline import pipeline
     from flows.sweep import sweep
-    from flows.train import train
+    from flows.train import SEGMENT_STEPS, train
     from tasks.tracking import tracking_uri
 
+    # The other ranks of a torchrun know no segments.
+    segment_steps = 0 if int(os.environ.get("WORLD_SIZE", "1")) > 1 else SEGMENT_STEPS
     archive = {"archive": config.ingest.archive}
     store = {"episodes": config.episodes.store}
     run = {"run": config.train.run}
@@ -58,12 +64,22 @@ def _flow(options: Namespace, config: PipelineConfig) -> tuple[Callable[[], Any]
         "pipeline": (lambda: pipeline(config), archive | store | run | scorecard | mlflow),
         "ingest": (lambda: ingest(config.ingest), archive),
         "episodes": (lambda: episodes(config.episodes), store),
-        "train": (lambda: train(config.train, config.tracking), run | mlflow),
+        "train": (lambda: train(config.train, config.tracking, segment_steps), run | mlflow),
         "evaluate": (lambda: evaluate(config.evaluate, config.tracking), scorecard | mlflow),
         "nowcast": (lambda: nowcast(config.forecast), {"forecasts": config.forecast.output}),
         "sweep": (lambda: sweep(config, options.grid), {"runs": f"{config.root}/sweep"} | mlflow),
     }
     return calls[options.command]
+
+
+def follow(config: PipelineConfig) -> int:
+    """Train as a rank of torchrun that does not lead: the leader alone reports, to the terminal, Prefect and MLflow."""
+    from core.train import train
+    from tasks.stopping import run_until_stopped
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    run_until_stopped(lambda stop: train(config.train, stop=stop))
+    return 0
 
 
 def probe(config: PipelineConfig) -> int:

@@ -8,11 +8,19 @@ import sys
 import time
 from pathlib import Path
 
+import mlflow
+import numpy as np
 import pytest
 import xarray
 
 from core.archive import Archive
-from tasks.tracking import read_delivered
+from core.config import TrackingConfig
+from core.episodes import EpisodeStore
+from core.episodes.loader import Loader
+from core.errors import FewcastError
+from core.meta.checks import Examples
+from core.model import Model
+from tasks.tracking import compare, read_delivered
 from tasks.tracking.server import open_client
 
 TINY = Path(__file__).with_name("tiny.toml")
@@ -76,9 +84,41 @@ def test_mlflow_has_the_training_with_its_evaluation_inside(
         assert run.info.status == "FINISHED"
         assert len(run.data.tags["prefect.flow_run_id"]) == 36
         assert run.data.metrics
+    assert any(name.startswith("crps/test_both/abml") for name in evaluate.data.metrics)
+    assert {item.dataset.name for item in train.inputs.dataset_inputs} == {"episodes", "archive"}
     assert train.data.params["inner.steps"] == "1"
     assert [file.path for file in client.list_artifacts(train.info.run_id, "checkpoint")]
     assert [file.path for file in client.list_artifacts(evaluate.info.run_id, "scorecard")]
+
+
+def test_the_candidate_in_the_registry_adapts_and_forecasts(
+    folder: Path, first: "subprocess.CompletedProcess[str]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    mlflow.set_tracking_uri("sqlite:///data/mlflow.db")
+    model = mlflow.pyfunc.load_model("models:/tiny@candidate")
+    version = open_client("sqlite:///data/mlflow.db").get_model_version_by_alias("tiny", "candidate")
+    assert "| crps |" in version.description
+    store = EpisodeStore.open("data/tiny/episodes.zarr")
+    episode = Loader(store, split="train").load([0])
+    support, query = episode.support, episode.query
+    arrays = {"support_x": support.x, "support_y": support.y, "support_mask": support.mask, "x": query.x}
+    forecast = model.predict({name: tensor[0].numpy() for name, tensor in arrays.items()})
+    mixture = Model.load("data/tiny/run")
+    expected = mixture.predict(mixture.adapt(Examples(support.x[0], support.y[0], support.mask[0])), query.x[0], 20)
+    np.testing.assert_allclose(forecast["mean"], expected.mean().numpy(), rtol=1e-5, atol=1e-6)
+    assert (forecast["std"] > 0).all()
+
+
+def test_runs_are_compared_and_stores_inspected(folder: Path, first: "subprocess.CompletedProcess[str]") -> None:
+    run = str(folder / "data/tiny/run")
+    scorecard = read_delivered(folder / "data/tiny/scorecard/tracking").run_id
+    uri = f"sqlite:///{folder / 'data/mlflow.db'}"
+    rows = list(compare(run, scorecard, TrackingConfig(uri=uri)))
+    assert ("learner", "abml", "-", "") in rows
+    assert not [row for row in compare(run, run, TrackingConfig(uri=uri))]
+    with pytest.raises(FewcastError, match="has no run"):
+        list(compare(run, 32 * "0", TrackingConfig(uri=uri)))
 
 
 def test_a_second_run_skips_what_is_done(folder: Path, first: "subprocess.CompletedProcess[str]") -> None:
@@ -100,13 +140,15 @@ def test_a_second_run_skips_what_is_done(folder: Path, first: "subprocess.Comple
     )
 
 
-def test_a_source_without_granules_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "granules").mkdir()
-    done = pipeline(tmp_path, "ingest.simulator.enabled=false", "ingest.source=granules")
+def test_a_source_without_granules_is_one_line_and_leaves_nothing(
+    folder: Path, first: "subprocess.CompletedProcess[str]"
+) -> None:
+    (folder / "granules").mkdir()
+    done = pipeline(folder, "name=empty", "ingest.simulator.enabled=false", "ingest.source=granules")
     assert done.returncode == 1
-    assert [line for line in done.stderr.splitlines() if line.startswith("fewcast: ")] == done.stderr.splitlines()[-1:]
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "data/tiny/archive.zarr").exists()
+    [line] = done.stderr.splitlines()
+    assert line.startswith("fewcast: ")
+    assert not (folder / "data/empty/archive.zarr").exists()
 
 
 @pytest.mark.parametrize(
@@ -119,28 +161,33 @@ def test_a_source_without_granules_is_one_line_and_leaves_nothing(tmp_path: Path
         pytest.param("evaluate", marks=pytest.mark.soak),
     ],
 )
-def test_killed_in_a_stage_and_run_again_it_completes(tmp_path: Path, stage: str) -> None:
+def test_killed_in_a_stage_and_run_again_it_completes(
+    folder: Path, first: "subprocess.CompletedProcess[str]", stage: str
+) -> None:
     """kill -9 soon after the stage begins, told by what lies there then; the whole process group, as a lost machine."""
+    data = folder / "data" / f"killed-{stage}"
     begins = {
-        "simulate": "data/tiny/granules",
-        "ingest": "data/tiny/archive.zarr",
-        "episodes": "data/tiny/episodes.zarr",
-        "train": "data/tiny/run",
-        "evaluate": "data/tiny/run/tracking/delivered.json",
+        "simulate": data / "granules",
+        "ingest": data / "archive.zarr",
+        "episodes": data / "episodes.zarr",
+        "train": data / "run",
+        "evaluate": data / "run/tracking/delivered.json",
     }[stage]
+    changes = [f"name={data.name}", f"ingest.source={data}/granules"]
     command = [sys.executable, "-m", "flows.cli", "pipeline", "--config", str(TINY)]
-    with (tmp_path / "log").open("wb") as log:
+    command += [word for change in changes for word in ("--set", change)]
+    with (folder / f"{stage}.log").open("wb") as log:
         process = subprocess.Popen(
-            command, cwd=tmp_path, env=environment(), stdout=log, stderr=log, start_new_session=True
+            command, cwd=folder, env=environment(), stdout=log, stderr=log, start_new_session=True
         )
     try:
-        deadline = time.monotonic() + 100
-        while not (tmp_path / begins).exists() and process.poll() is None and time.monotonic() < deadline:
+        deadline = time.monotonic() + 150
+        while not begins.exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    assert (tmp_path / begins).exists(), (tmp_path / "log").read_text()
-    again = pipeline(tmp_path)
+    assert begins.exists(), (folder / f"{stage}.log").read_text()
+    again = pipeline(folder, *changes)
     assert again.returncode == 0, again.stderr
     assert "crps" in again.stdout.lower()
