@@ -27,6 +27,7 @@ class Progress:
     best: dict[str, float] = field(default_factory=dict)
     stale: int = 0  # validations since the best one
     forked_from: str = ""
+    gradient: str = ""  # the exact mode that `auto` took; another after a resume would give other bits
 
 
 class Run:

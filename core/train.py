@@ -20,6 +20,7 @@ from core.episodes.loader import EpisodeBatch, Loader
 from core.errors import FewcastError
 from core.guards import GradientGuard, check_loss, check_prior, gradient_norm, prior_log_std
 from core.meta import checkpoint
+from core.meta.checks import Examples
 from core.meta.parallel import RankLostError, Ranks, Workers, join, share
 from core.pooling import pooled
 from core.report import Report, Silent
@@ -84,6 +85,8 @@ class _Loop:
             phase: Workers([learner, *(deepcopy(learner) for _ in range(config.workers - 1))])
             for phase, learner in self.run.learners.items()
         }
+        if self.run.progress.gradient and config.gradient == "auto":
+            self.workers["meta"].configure(gradient=self.run.progress.gradient)
         self.guard = GradientGuard()
         self.pace = _Pace(clock)
 
@@ -124,6 +127,8 @@ class _Loop:
             batch = pooled(batch, config.pretrain_windows, seed=config.seed, step=step, groups=config.workers)
         size = len(batch.ids) * self.ranks.size
         workers = self.workers[run.progress.phase]
+        if config.gradient == "auto" and run.progress.phase == "meta" and not run.progress.gradient:
+            self._pin_gradient(batch)
         gradient, metrics = workers.gradient(run.state, batch.to(self.device), seed=config.seed)
         mine = graft("gradient", gradient) | graft("metric", {n: v.double() for n, v in metrics.items()})
         mine["flags"] = torch.tensor([stop, over_budget], dtype=torch.float64, device=self.device)
@@ -145,6 +150,15 @@ class _Loop:
             self._report_training(self.pace.read())
         stopped, over = summed["flags"].tolist()
         return stopped > 0, over > 0
+
+    def _pin_gradient(self, batch: EpisodeBatch) -> None:
+        """Keep to the mode that `auto` takes first, in this process and in those that go on from its checkpoints."""
+        run = self.run
+        support, query = (Examples(w.x[0], w.y[0], w.mask[0]) for w in (batch.support, batch.query))
+        mode = run.learner.mode(run.state, support, query)
+        if mode != "first_order":  # else exact gradients are yet to come
+            run.progress.gradient = mode
+            self.workers["meta"].configure(gradient=mode)
 
     def _validates_at(self, step: int) -> bool:
         return step % self.config.validate_every == 0 or step in (self.config.pretrain_steps, self.total)
@@ -270,4 +284,6 @@ def choose_device(config: TrainConfig) -> torch.device:
     if config.device == "cpu" or not available:
         return torch.device("cpu")
     torch.backends.cudnn.deterministic = True  # or a resumed run would not be bit-identical
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)  # where collectives and graphs look
+    return device

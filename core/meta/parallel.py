@@ -112,6 +112,11 @@ class Workers:
             metrics = {name: value + more_metrics[name] for name, value in metrics.items()}
         return gradient, metrics
 
+    def configure(self, **changes: object) -> None:
+        """Change settings of all the learners alike."""
+        for learner in self._learners:
+            learner.config = learner.config.model_copy(update=changes)
+
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
