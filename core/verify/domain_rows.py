@@ -24,7 +24,7 @@ from core.verify.state import all_statistics, as_frame
 
 Method = Literal["optical_flow", "steps"]
 NAMES: dict[Method, str] = {"optical_flow": "optical flow", "steps": "STEPS"}
-_STARTS_TO_CHOOSE_ON = 6
+_STARTS_TO_CHOOSE_ON = 4
 _STEPS_MEMBERS = 20
 _FORMAT = 2  # raise it when the same job gives other statistics
 
