@@ -16,8 +16,10 @@ from typing import Any, BinaryIO
 HEADER = struct.Struct("<cQ")
 # Coordinates and scalars come along with the description; larger arrays are read by windows.
 SMALL_BYTES = 1 << 20
-MOST_VARIABLES, MOST_ATTRIBUTE_VALUES = 200, 16
+MOST_VARIABLES = 200
 MEMORY_BYTES = 6 << 30
+# How NetCDF ties arrays to their coordinates: references, of which nothing here makes use.
+DIMENSION_ATTRIBUTES = {"CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST", "_Netcdf4Coordinates", "_Netcdf4Dimid"}
 
 
 def send(stream: BinaryIO, kind: bytes, payload: bytes) -> None:
@@ -120,30 +122,39 @@ def layout(found: Any) -> dict[str, Any] | None:
 
 
 def attributes(owner: Any) -> dict[str, Any]:
+    """All attributes by the low-level interface, which takes a third of the time of the other."""
+    import h5py
+
     result: dict[str, Any] = {}
-    for name in list(owner.attrs):
+    for i in range(h5py.h5a.get_num_attrs(owner.id)):
+        name = f"{i}"
         try:
-            result[name] = plain(owner.attrs[name])
+            found = h5py.h5a.open(owner.id, index=i)
+            name = found.name.decode()
+            if name not in DIMENSION_ATTRIBUTES:
+                result[name] = value(found)
         except Exception as error:
             result[name] = {"bad": text(error)}
     return result
 
 
-def plain(value: Any) -> Any:
+def value(found: Any) -> Any:
     """An attribute as JSON has it: one number or one text; more values tell only how many they are."""
     import numpy as np
 
-    if isinstance(value, np.ndarray):
-        if value.size != 1:
-            return {"bad": f"{value.size} values"}
-        value = value.reshape(-1)[0]
-    if isinstance(value, bytes):
-        return value.decode("ascii")
-    if isinstance(value, str):
-        return value
-    if isinstance(value, np.generic) and value.dtype.kind in "iufb":
-        return value.item()
-    return {"bad": f"a {type(value).__name__}"}
+    count = 1 if found.shape == () else int(np.prod(found.shape or (0,)))
+    if count != 1:
+        return {"bad": f"{count} values"}
+    read = np.empty(found.shape, found.dtype)
+    found.read(read)
+    only = read.reshape(-1)[0]
+    if isinstance(only, bytes):
+        return only.decode("ascii")
+    if isinstance(only, str):
+        return only
+    if isinstance(only, np.generic) and only.dtype.kind in "iufb":
+        return only.item()
+    return {"bad": f"a {type(only).__name__}"}
 
 
 def text(error: BaseException) -> str:

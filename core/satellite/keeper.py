@@ -17,6 +17,7 @@ MOST_CHILDREN = 4
 SILENCE_SECONDS = 20.0
 # Larger files are handed over by the pieces that are asked for, instead of being copied whole.
 WHOLE_BYTES = 8 << 20
+PIPE_BYTES = 1 << 20
 
 
 class Content(Protocol):
@@ -51,9 +52,9 @@ class _Child:
         # -P: the folder of the program must not become an import path.
         command = [sys.executable, "-P", str(Path(airlock.__file__))]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
-        )
+        pipe: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        # A small granule fits the pipe at once, instead of in turns of 64 kB.
+        self.process = subprocess.Popen(command, **pipe, pipesize=PIPE_BYTES, env=environment)
         self.waits = selectors.DefaultSelector()
         assert self.process.stdout is not None
         self.waits.register(self.process.stdout, selectors.EVENT_READ)
