@@ -47,6 +47,9 @@ class SimulatorConfig(Stage):
     enabled: bool = Field(False, description="Write simulated GK-2A granules into the source first.")
     seed: int = Field(0, ge=0, description="Seed of the simulated truth.")
     pixels: int = Field(500, ge=32, le=500, description="Side of the simulated local area in 2 km pixels.")
+    faults: float = Field(
+        0.0, ge=0, le=1, description="Share of granules that are truncated, flipped, late, mislabelled, blank, ..."
+    )
 
 
 class IngestConfig(Stage):
@@ -180,7 +183,7 @@ class EpisodesConfig(Stage):
         0, ge=0, le=525_600, description="Least time between support and query, beyond the cadence."
     )
     activity: float = Field(
-        1.0, ge=0, le=4, description="Training draws windows in proportion to their change to this power; 0: evenly."
+        0.5, ge=0, le=4, description="Training draws windows in proportion to their change to this power; 0: evenly."
     )
     allow_partial: bool = Field(False, description="Use frames of status 2 (partial) too, with their holes masked.")
     minimum_coverage: float = Field(0.5, ge=0, le=1, description="Least observed fraction of a tile in every frame.")

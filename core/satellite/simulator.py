@@ -1,8 +1,8 @@
 """Writes a known sky as GK-2A granules in the public layout, to be read back like the real ones."""
 
 import io
-from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,87 +13,69 @@ from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
 from core.config import IngestConfig
+from core.errors import FewcastError
 from core.report import Report, Silent
-from core.satellite.truth import Sky, Truth
+from core.satellite.bands import BANDS, BOLTZMANN, LIGHT, PLANCK, Band, noise_of, observe, to_counts
+from core.satellite.faults import Fault, fault_of, spoil
+from core.satellite.truth import SIDE, Sky, Truth
 
 EPOCH = np.datetime64("2000-01-01T12:00:00", "s")
-LIGHT, BOLTZMANN, PLANCK = 2.9979245800e08, 1.3806488000e-23, 6.6260695700e-34
 # Navigation of the published local area at 2 km; the pixel edges of the finer bands nest in it.
 FACTOR, COLUMN_OFFSET, LINE_OFFSET = 20425338.903339352, 314.30357081070537, 2089.571379176208
+DISK_SIDE = 5500
+SATELLITE_RADIUS, EQUATOR_RADIUS, POLE_RADIUS = 42164000.0, 6378137.0, 6356752.3
+OUT_OF_SCAN = np.uint16(2 << 14)
 SCAN_START_SECONDS = 31
+FINER_CODE = {1: "020", 2: "010", 4: "005"}
 
 
-@dataclass(frozen=True)
-class Band:
-    """One band's calibration, and how it sees the sky.
-
-    Infrared: Tbb = c0 + c1 Teff + c2 Teff^2; `clear` is the share of surface radiation that reaches space and `air` (K)
-    the temperature of the rest. Visible: `clear` is the surface's reflectance factor and `air` that of thick cloud.
-    """
-
-    wavelength: float
-    bits: int
-    gain: float
-    offset: float
-    clear: float
-    air: float
-    albedo: float = 0.0
-    c: tuple[float, float, float] = (0.0, 1.0, 0.0)
-    finer: int = 1
-
-    @property
-    def infrared(self) -> bool:
-        return self.albedo == 0
-
-
-BANDS = {
-    "vi004": Band(0.47, 11, 0.363545805, -7.270904541, 0.10, 0.80, albedo=0.0015582450, finer=2),
-    "vi005": Band(0.509, 11, 0.343625486, -6.872497559, 0.09, 0.80, albedo=0.0016595767, finer=2),
-    "vi006": Band(0.639, 12, 0.154856294, -6.194244385, 0.08, 0.82, albedo=0.0019244840, finer=4),
-    "vi008": Band(0.863, 13, 0.045724172, -3.657928467, 0.18, 0.80, albedo=0.0032723873, finer=2),
-    "nr013": Band(1.37, 12, 0.034687810, -1.387512207, 0.01, 0.45, albedo=0.0087081313),
-    "nr016": Band(1.61, 11, 0.049800798, -0.996017456, 0.16, 0.50, albedo=0.0129512876),
-    "sw038": Band(3.83, 14, -0.00108296517, 17.6999874, 0.95, 285, c=(-0.447843940, 1.000655681, -6.3382409e-08)),
-    "wv063": Band(6.21, 12, -0.0108914673, 44.1777038, 0.00, 237, c=(-1.762794940, 1.004149106, -9.8331091e-07)),
-    "wv069": Band(6.94, 13, -0.00818779878, 66.7480774, 0.02, 247, c=(-0.334311414, 1.000973599, -4.9460307e-07)),
-    "wv073": Band(7.33, 13, -0.00969827175, 79.0608521, 0.10, 257, c=(-0.061312486, 1.000190087, -1.0586366e-07)),
-    "ir087": Band(8.59, 13, -0.0144806551, 118.0509033, 0.90, 280, c=(-0.141418528, 1.000522329, -3.6287276e-07)),
-    "ir096": Band(9.62, 13, -0.0178435463, 145.4648743, 0.55, 250, c=(-0.114017728, 1.000473806, -3.7493151e-07)),
-    "ir105": Band(10.35, 13, -0.0198196955, 161.5801392, 0.96, 282, c=(-0.142866448, 1.000640696, -5.5044329e-07)),
-    "ir112": Band(11.23, 13, -0.0216744859, 176.7134399, 0.94, 281, c=(-0.249111718, 1.001211669, -1.1316796e-06)),
-    "ir123": Band(12.36, 13, -0.0233789725, 190.6496277, 0.90, 279, c=(-0.458113886, 1.002455210, -2.5306431e-06)),
-    "ir133": Band(13.29, 13, -0.0243037567, 198.2243652, 0.50, 258, c=(-0.093852157, 1.000539821, -5.9491372e-07)),
-}
-HIGH_TOP, LOW_TOP = 218.0, 268.0
-
-
-def key(channel: str, time: np.datetime64) -> str:
-    """The public key of a local-area granule."""
+def key(channel: str, time: np.datetime64, sector: str = "la") -> str:
+    """The public key of a granule."""
     moment: datetime = time.astype("datetime64[s]").item()
-    code = {1: "020", 2: "010", 4: "005"}[BANDS[channel].finer]
-    return f"AMI/L1B/LA/{moment:%Y%m/%d/%H}/gk2a_ami_le1b_{channel}_la{code}ge_{moment:%Y%m%d%H%M}.nc"
+    code = FINER_CODE[BANDS[channel].finer]
+    name = f"gk2a_ami_le1b_{channel}_{sector}{code}ge_{moment:%Y%m%d%H%M}.nc"
+    return f"AMI/L1B/{sector.upper()}/{moment:%Y%m/%d/%H}/{name}"
 
 
 def simulate(config: IngestConfig, *, report: Report | None = None) -> list[str]:
     """Write the granules of every slot and channel that the source does not hold yet; returns the keys written.
 
     A granule is a function of (seed, channel, time) alone, so a source can grow in any order and in many runs.
+    With `simulator.faults` a share of them is spoilt, as `core.satellite.faults` says.
     """
     report = report or Silent()
+    settings = config.simulator
+    sector = _sector(config)
     filesystem, root = _place(config)
-    folder = f"{root}/AMI/L1B/LA"
+    folder = f"{root}/AMI/L1B/{sector.upper()}"
     present = {path.rsplit("/", 1)[-1] for path in filesystem.find(folder)} if filesystem.exists(folder) else set()
-    truth = Truth(config.simulator.seed, config.simulator.pixels)
+    newest = max((name[-15:-3] for name in present), default="")
+    truth = Truth(settings.seed, SIDE if sector == "fd" else settings.pixels)
+    sky_at = lru_cache(maxsize=2)(truth.at)
+    cadence = np.timedelta64(config.cadence_minutes, "m")
     times = slot_times(config)
     written = []
     for done, time in enumerate(times, 1):
-        keys = {name: key(name, time) for name in config.channels}
-        missing = {name: path for name, path in keys.items() if path.rsplit("/", 1)[-1] not in present}
-        if missing:
-            sky = truth.at(time)
-            for name, path in missing.items():
-                _put(filesystem, f"{root}/{path}", granule_bytes(name, time, sky, config.simulator.seed))
-                written.append(path)
+        for name in config.channels:
+            path = key(name, time, sector)
+            if path.rsplit("/", 1)[-1] in present:
+                continue
+            fault = fault_of(settings.seed, name, time, settings.faults)
+            if fault == Fault.LATE and newest <= path[-15:-3]:
+                continue
+            seen, when = name, time
+            if fault == Fault.DUPLICATED:
+                when = time - cadence
+            elif fault == Fault.MISLABELLED:
+                seen = next(other for other in BANDS if other != name and BANDS[other].finer == BANDS[name].finer)
+            changes: dict[str, Any] = {}
+            if fault == Fault.WRONG_GRID:
+                changes = {"cfac": 1.5 * FACTOR, "lfac": -1.5 * FACTOR}
+            content = granule_bytes(
+                seen, when, sky_at(when), settings.seed, sector, blank=fault == Fault.ALL_ZERO, **changes
+            )
+            _put(filesystem, f"{root}/{path}", spoil(fault, content, noise_of(settings.seed, name, time)))
+            written.append(path)
         report.progress(done, len(times), "simulated slots")
     return written
 
@@ -126,79 +108,86 @@ def _put(filesystem: Any, path: str, data: bytes) -> None:
         filesystem.pipe_file(path, data)
 
 
-def granule_bytes(channel: str, time: np.datetime64, sky: Sky, seed: int = 0) -> bytes:
-    """One granule file of a channel under this sky."""
+def _sector(config: IngestConfig) -> str:
+    wrong = [name for name in config.channels if name not in BANDS]
+    if config.system != "gk2a" or config.sector not in ("la", "fd") or wrong:
+        raise FewcastError(
+            "only GK-2A granules are simulated",
+            found=f"system {config.system}, sector {config.sector or '(none)'}, channels {', '.join(config.channels)}",
+            mend="set ingest.simulator.enabled=false, or system gk2a, sector la or fd, and AMI channels",
+        )
+    return config.sector
+
+
+def granule_bytes(
+    channel: str,
+    time: np.datetime64,
+    sky: Sky,
+    seed: int = 0,
+    sector: str = "la",
+    *,
+    blank: bool = False,
+    **changes: Any,
+) -> bytes:
+    """One granule file of a channel under this sky; `changes` are file attributes that lie."""
     band = BANDS[channel]
-    observed = observe(band, sky, noise_of(seed, channel, time))
-    counts = to_counts(band, observed).repeat(band.finer, 0).repeat(band.finer, 1)
-    return _netcdf(channel, time, counts, _area(band, counts.shape))
+    counts = to_counts(band, observe(band, sky, noise_of(seed, channel, time)))
+    if sector == "fd":
+        # The sky is mirrored over the disk, so that it has no seams.
+        times_over = -(-DISK_SIDE // len(counts))
+        counts = np.pad(counts, (0, (times_over - 1) * len(counts)), mode="symmetric")[:DISK_SIDE, :DISK_SIDE]
+        counts = np.where(_on_disk(), counts, OUT_OF_SCAN)
+    counts = counts.repeat(band.finer, 0).repeat(band.finer, 1)
+    if blank:
+        counts = np.zeros_like(counts)
+    return _netcdf(channel, time, counts, _area(band, counts.shape, sector) | changes, sector)
 
 
-def noise_of(seed: int, channel: str, time: np.datetime64) -> np.random.Generator:
-    """The generator of one granule's noise."""
-    return np.random.default_rng([seed, 2, *channel.encode(), int(time.astype("datetime64[m]").astype(np.int64))])
-
-
-def observe(band: Band, sky: Sky, generator: np.random.Generator) -> NDArray[np.float32]:
-    """What a noiseless sky looks like in a band, plus noise: kelvin, or percent of reflectance (Y, X)."""
-    noise = generator.standard_normal(sky.low.shape, dtype=np.float32) * sky.noise
-    if band.infrared:
-        below = (1 - sky.low) * sky.surface + sky.low * LOW_TOP
-        air = band.air + 4 * sky.moisture * (1 - band.clear)
-        clear = band.clear * below + (1 - band.clear) * air
-        top = min(HIGH_TOP, band.air)
-        return np.asarray((1 - sky.high) * clear + sky.high * top + noise, np.float32)
-    cloud = np.maximum(0.8 * sky.low, sky.high)
+@lru_cache(maxsize=1)
+def _on_disk() -> NDArray[np.bool_]:
+    """Whether the line of sight of each 2 km pixel meets the Earth (the CGMS quadratic has a root)."""
+    angle = np.deg2rad((np.arange(DISK_SIDE) - (DISK_SIDE - 1) / 2) * 2**16 / FACTOR)
+    cos_x, cos_y, sin_y = np.cos(angle)[None], np.cos(angle)[:, None], np.sin(angle)[:, None]
+    flattening = (EQUATOR_RADIUS / POLE_RADIUS) ** 2
+    reach = (SATELLITE_RADIUS * cos_x * cos_y) ** 2
     return np.asarray(
-        100 * max(sky.sun, 0.0) * (band.clear + (band.air - band.clear) * cloud) + 0.3 * noise, np.float32
+        reach > (cos_y**2 + flattening * sin_y**2) * (SATELLITE_RADIUS**2 - EQUATOR_RADIUS**2), dtype=np.bool_
     )
 
 
-def to_counts(band: Band, values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """The raw counts whose calibration by the file's constants gives these values: the inverse of the reader."""
-    exact = values.astype(np.float64)
-    if band.infrared:
-        c0, c1, c2 = band.c
-        effective = (np.sqrt(c1**2 - 4 * c2 * (c0 - exact)) - c1) / (2 * c2)
-        nu = 1e6 / band.wavelength
-        ratio = np.expm1(PLANCK * LIGHT * nu / BOLTZMANN / effective)
-        radiance = 2 * PLANCK * LIGHT**2 * nu**3 / ratio * 1e5
-    else:
-        radiance = exact / 100 / band.albedo
-    return np.clip(np.rint((radiance - band.offset) / band.gain), 1, 2**band.bits - 1).astype(np.uint16)
-
-
-def _area(band: Band, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Navigation of the local area at the band's resolution."""
+def _area(band: Band, shape: tuple[int, ...], sector: str) -> dict[str, Any]:
+    """Navigation at the band's resolution."""
     lines, columns = shape
+    middle = (DISK_SIDE + 1) / 2
+    column, line = (middle, middle) if sector == "fd" else (COLUMN_OFFSET, LINE_OFFSET)
     return {
         "number_of_lines": np.int32(lines),
         "number_of_columns": np.int32(columns),
         "cfac": FACTOR * band.finer,
         "lfac": -FACTOR * band.finer,
-        "coff": (COLUMN_OFFSET - 0.5) * band.finer + 0.5,
-        "loff": (LINE_OFFSET - 0.5) * band.finer + 0.5,
+        "coff": (column - 0.5) * band.finer + 0.5,
+        "loff": (line - 0.5) * band.finer + 0.5,
         "channel_spatial_resolution": f"{2 / band.finer:.1f}",
     }
 
 
-def _netcdf(channel: str, time: np.datetime64, counts: NDArray[np.uint16], area: dict[str, Any]) -> bytes:
+def _netcdf(channel: str, time: np.datetime64, counts: NDArray[np.uint16], area: dict[str, Any], sector: str) -> bytes:
     band = BANDS[channel]
     start = float((time.astype("datetime64[s]") - EPOCH) / np.timedelta64(1, "s")) + SCAN_START_SECONDS
     file_attributes = {
         "satellite_name": "GK-2A",
         "instrument_name": "AMI",
         "data_processing_center": "simulated",
-        "observation_mode": "LA",
+        "observation_mode": sector.upper(),
         "observation_start_time": start,
         "observation_end_time": start + 40.0,
-        "file_name": key(channel, time).rsplit("/", 1)[-1],
+        "file_name": key(channel, time, sector).rsplit("/", 1)[-1],
         "file_generation_time": start + 120.0,
         "projection_type": "GEOS",
         "sub_longitude": 2.2375121010567303,
-        "nominal_satellite_height": 42164000.0,
-        "earth_equatorial_radius": 6378137.0,
-        "earth_polar_radius": 6356752.3,
+        "nominal_satellite_height": SATELLITE_RADIUS,
+        "earth_equatorial_radius": EQUATOR_RADIUS,
+        "earth_polar_radius": POLE_RADIUS,
         "channel_center_wavelength": band.wavelength,
         "DN_to_Radiance_Gain": band.gain,
         "DN_to_Radiance_Offset": band.offset,
@@ -227,7 +216,11 @@ def _netcdf(channel: str, time: np.datetime64, counts: NDArray[np.uint16], area:
     with h5netcdf.File(buffer, "w") as file:
         file.dimensions = {"dim_image_y": counts.shape[0], "dim_image_x": counts.shape[1]}
         file.attrs.update(file_attributes)
-        pixels = file.create_variable("image_pixel_values", ("dim_image_y", "dim_image_x"), np.uint16, data=counts)
+        # As published: a local area is stored plain, a full disk in compressed chunks.
+        storage = {"chunks": (550, 550), "compression": "gzip", "compression_opts": 1} if sector == "fd" else {}
+        pixels = file.create_variable(
+            "image_pixel_values", ("dim_image_y", "dim_image_x"), np.uint16, data=counts, **storage
+        )
         pixels.attrs.update(pixel_attributes)
         position = file.create_variable("sc_position", (), np.int8)
         position.attrs["sc_position_center_pixel"] = np.array([-26113466.1974016, 33100139.1630508, 3943.75470244799])

@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from core.archive import Archive
 from core.archive.shard import encode
+from core.satellite.bands import BANDS, noise_of, observe
 from core.satellite.granule import Grid
-from core.satellite.simulator import BANDS, noise_of, observe
 from core.satellite.truth import Truth
 
 KIND = "brightness_temperature"

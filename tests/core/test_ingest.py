@@ -18,7 +18,8 @@ from core.archive.objects import LocalObjects
 from core.config import IngestConfig
 from core.errors import FewcastError
 from core.ingest import ingest
-from core.satellite import simulator
+from core.satellite import bands, simulator
+from core.satellite.faults import Fault, fault_of
 from core.satellite.granule import Reason
 from core.satellite.truth import Truth
 
@@ -76,8 +77,8 @@ def test_what_was_simulated_is_what_is_archived(root):
     moment = np.datetime64("2024-03-02T00:30", "s")
     slot = archive.slot(moment)
     sky = Truth(5, 48).at(moment)
-    band = simulator.BANDS["ir105"]
-    seen = simulator.observe(band, sky, simulator.noise_of(5, "ir105", moment))
+    band = bands.BANDS["ir105"]
+    seen = bands.observe(band, sky, bands.noise_of(5, "ir105", moment))
     expected = seen.reshape(24, 2, 24, 2).mean((1, 3))
     got = archive.read("brightness_temperature", [slot])[0, 0]
     assert np.abs(got - expected).max() < 0.04
@@ -263,6 +264,47 @@ def test_workers_of_a_cluster_write_the_same_archive(root):
     ):
         run(settings, client=client)
     assert contents(settings.archive) == alone
+
+
+EXPECTED = {
+    None: (Status.COMPLETE, Reason.NONE),
+    Fault.DUPLICATED: (Status.CORRUPT, Reason.WRONG_TIME),
+    Fault.LATE: (Status.ABSENT, Reason.NONE),
+    Fault.MISLABELLED: (Status.CORRUPT, Reason.WRONG_CHANNEL),
+    Fault.WRONG_GRID: (Status.CORRUPT, Reason.WRONG_GRID),
+    Fault.HTML: (Status.CORRUPT, Reason.NOT_HDF5),
+    Fault.ALL_ZERO: (Status.CORRUPT, Reason.ALL_ZERO),
+}
+
+
+def test_every_fault_of_the_simulator_ends_as_its_status_and_reason(tmp_path):
+    settings = config(
+        tmp_path,
+        channels=["ir105", "ir112"],
+        times={"start": "2024-03-01T00:00", "end": "2024-03-02T06:00"},
+        simulator={"enabled": True, "seed": 5, "pixels": 48, "faults": 0.5},
+    )
+    simulator.simulate(settings)
+    run(settings)
+    archive = Archive.open(settings.archive)
+    status, reason = archive.status, archive.reason
+    seen = set()
+    for slot in range(60):
+        for column, name in enumerate(archive.channels):
+            fault = fault_of(5, name, archive.times[slot], 0.5)
+            seen.add(fault)
+            got = Status(status[slot, column]), Reason(reason[slot, column])
+            if fault == Fault.TRUNCATED:
+                assert got[0] == Status.CORRUPT
+            elif fault != Fault.FLIPPED:
+                assert got == EXPECTED[fault], (fault, archive.times[slot], name)
+            elif got[0] in (Status.COMPLETE, Status.PARTIAL):  # nothing shows it, but it must look like data
+                values = archive.read("brightness_temperature", [slot])[0, column]
+                assert 130 <= np.nanmin(values) <= np.nanmax(values) <= 430
+    assert seen == {None, *Fault}
+    late = (status[:60] == Status.ABSENT).sum()
+    assert len(simulator.simulate(settings)) == late  # they arrive after all
+    assert run(settings).written == late
 
 
 CHILD = """

@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 
 from core.config import IngestConfig
-from core.satellite import simulator, source
+from core.satellite import bands, simulator, source
 from core.satellite.truth import SIDE, Truth
 
 NOON = np.datetime64("2024-03-01T04:00", "s")
@@ -24,20 +24,20 @@ def config(root, **changes):
 
 
 def test_every_band_reads_back_as_the_truth_to_half_a_count(tmp_path):
-    settings = config(tmp_path, channels=list(simulator.BANDS))
+    settings = config(tmp_path, channels=list(bands.BANDS))
     written = simulator.simulate(settings)
-    assert len(written) == 3 * len(simulator.BANDS)
+    assert len(written) == 3 * len(bands.BANDS)
     granules = source.list_granules(settings)
     sky = Truth(3, 64).at(NOON)
-    for granule in granules[len(simulator.BANDS) : 2 * len(simulator.BANDS)]:
+    for granule in granules[len(bands.BANDS) : 2 * len(bands.BANDS)]:
         assert granule.time == NOON
-        band = simulator.BANDS[granule.channel]
+        band = bands.BANDS[granule.channel]
         grid = source.archive_grid([granule], settings)
         frame = source.read_frame(granule, settings, grid)
         assert frame.values.shape == (64 * band.finer, 64 * band.finer)
-        counts = simulator.to_counts(band, simulator.observe(band, sky, simulator.noise_of(3, granule.channel, NOON)))
+        counts = bands.to_counts(band, bands.observe(band, sky, bands.noise_of(3, granule.channel, NOON)))
         # One count more or less, by the reader's own calibration, brackets what was observed.
-        expected = simulator.observe(band, sky, simulator.noise_of(3, granule.channel, NOON))
+        expected = bands.observe(band, sky, bands.noise_of(3, granule.channel, NOON))
         step = np.abs(simulator_step(band, counts))
         error = np.abs(frame.values[:: band.finer, :: band.finer] - expected)
         assert np.all(error <= 0.51 * step + 1e-3), granule.channel
@@ -95,11 +95,9 @@ def test_finer_bands_nest_in_the_coarse_grid(tmp_path):
 def test_visible_is_dark_at_night_and_never_all_zero():
     truth = Truth(0, 64)
     night = truth.at(np.datetime64("2024-03-01T15:00", "s"))
-    counts = simulator.to_counts(
-        simulator.BANDS["vi006"], simulator.observe(simulator.BANDS["vi006"], night, np.random.default_rng(0))
-    )
+    counts = bands.to_counts(bands.BANDS["vi006"], bands.observe(bands.BANDS["vi006"], night, np.random.default_rng(0)))
     assert counts.min() > 0
-    bright = simulator.observe(simulator.BANDS["vi006"], truth.at(NOON), np.random.default_rng(0))
+    bright = bands.observe(bands.BANDS["vi006"], truth.at(NOON), np.random.default_rng(0))
     assert bright.max() > 30
 
 
@@ -152,3 +150,29 @@ def test_clouds_of_a_lone_cell_swell_and_fade(layer):
     assert there[2, 0] == pytest.approx(one.depth[0] * np.sin(np.pi * share) ** 2 * pulse, rel=1e-3)
     assert depth.shape == (SIDE, SIDE)
     assert truth.optical_depth(layer, one.born[0] + 1.001 * one.lifetime[0]).max() == 0
+
+
+def test_a_full_disk_is_mirrored_sky_on_the_earth_and_nothing_in_space(tmp_path):
+    """An area across the limb and one around the subsatellite point, through the reader."""
+    times = {"start": str(NOON), "end": "2024-03-01T04:01"}
+    whole = config(tmp_path, sector="fd", times=times)
+    (name,) = simulator.simulate(whole)
+    assert name == "AMI/L1B/FD/202403/01/04/gk2a_ami_le1b_ir105_fd020ge_202403010400.nc"
+    settings = whole.model_copy(update={"area": "120,-4,132,6", "whole_megabytes": 1})
+    (granule,) = source.list_granules(settings)
+    grid = source.archive_grid([granule], settings)
+    frame = source.read_frame(granule, settings, grid)
+    assert np.isfinite(frame.values).all()
+    band = bands.BANDS["ir105"]
+    seen = bands.observe(band, Truth(3).at(NOON), bands.noise_of(3, "ir105", NOON))
+    row, column = round(2749.5 - grid.y[0] / grid.spacing[0]), round(2749.5 + grid.x[0] / grid.spacing[1])
+    rows, columns = (mirrored(first + np.arange(n)) for first, n in zip((row, column), grid.shape, strict=True))
+    assert np.abs(frame.values - seen[np.ix_(rows, columns)]).max() < 0.1
+    assert not simulator._on_disk()[0].any()
+    assert simulator._on_disk()[2750].sum() == pytest.approx(2 * 5425 / 2.004, abs=12)  # the limb at 8.7 degrees
+
+
+def mirrored(index):
+    """Index into a sky of SIDE pixels that is reflected at its edges."""
+    folded = index % (2 * SIDE)
+    return np.where(folded < SIDE, folded, 2 * SIDE - 1 - folded)
