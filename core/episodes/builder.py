@@ -18,6 +18,7 @@ from core.episodes.cut import cut
 from core.episodes.fanout import batches, fan_out
 from core.episodes.frames import Frames
 from core.episodes.leaks import leaks
+from core.episodes.pictures import context_map, sheet
 from core.episodes.plan import Plan, frames_digest, name_of, plan, spec_of
 from core.episodes.sampler import EpisodeSpec
 from core.episodes.spans import Timing
@@ -63,6 +64,7 @@ def build(config: EpisodesConfig, *, report: Report | None = None, client: Any =
         catalog, known_contexts = None, None
         attributes: dict[str, Any] = {
             "archive": config.archive,
+            "shape": list(frames.archive.shape),
             "settings": settings,
             "timing": asdict(planned.timing),
             "normalisation": {"mean": planned.mean, "std": planned.std},
@@ -91,6 +93,9 @@ def build(config: EpisodesConfig, *, report: Report | None = None, client: Any =
     settle(objects)
     digest = commit(objects, spec, attributes, everything, listed.reset_index(drop=True))
     _forget_parts(config.store)
+    store = EpisodeStore(config.store)
+    report.figure("contexts", context_map(store), store.version)
+    report.figure("episodes", sheet(store), store.version)
     return _summary(config, digest, len(attributes["versions"]) + 1, everything, planned, len(full) - skipped)
 
 

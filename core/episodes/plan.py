@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 from core.config import EpisodesConfig
 from core.episodes.context import HOLDOUTS, contexts, valid_windows, window_counts
 from core.episodes.cut import slots_of
+from core.episodes.daylight import lowest_sun
 from core.episodes.frames import Frames
 from core.episodes.lattice import clear_positions, lattice
 from core.episodes.sampler import EpisodeSpec, Sampler
-from core.episodes.spans import Timing, spans, split_slots, timing
+from core.episodes.spans import Span, Timing, spans, split_slots, timing, within
 from core.episodes.survey import normalisation, survey
 from core.episodes.tables import rows
 from core.errors import FewcastError
 from core.report import Report, Silent
 
+EMPTY_SPANS_TOLD = 8
 CONTEXT_KEY = ["split", "holdout", "y0", "x0", "span_start", "span_stop"]
 
 
@@ -72,6 +74,10 @@ def plan(
     inside = {name: mask[first : first + dense] for name, mask in claimed.items()}
     change = _spread(found.change, slots - first, dense, np.nan)
     good = np.nan_to_num(covered, nan=-1.0) >= config.minimum_coverage
+    if config.minimum_sun_degrees > -90:
+        times = archive.times[first : first + dense]
+        sun = lowest_sun(archive.grid, times, tiles, config.tile_pixels, config.jitter_pixels)
+        good &= sun >= config.minimum_sun_degrees
     windows = valid_windows(good, inside, change, first, windows_in_slots)
     # A context ends where the archive does for now: once that has grown, the longer one is a new context.
     seen = archive.times[: first + dense]
@@ -83,6 +89,11 @@ def plan(
     statistics |= {name: _spread(getattr(found, name), slots - first, dense, np.nan) for name in ("cloud", "motion")}
     listed = contexts(tiles, all_spans, windows, inside, statistics, windows_in_slots)
     counts = window_counts(windows, tiles)
+    for name in claimed:
+        for part in getattr(config.split, name):
+            if not (usable & within([part], archive.times)).any():
+                report.message(f"{name}: no usable frame from {part.start:%Y-%m-%d %H:%M} to {part.end:%Y-%m-%d %H:%M}")
+    _tell_empty_spans(all_spans, listed, archive.times, usable, report)
     old = set() if known is None else set(known[CONTEXT_KEY].itertuples(index=False, name=None))
     fresh = [row not in old for row in listed[CONTEXT_KEY].itertuples(index=False, name=None)] if len(listed) else []
     clear = clear_positions(tiles, config, archive.shape)
@@ -132,6 +143,21 @@ def _spread(values: NDArray[np.float64], at: NDArray[np.int64], length: int, fil
     dense = np.full((length, values.shape[1]), fill)
     dense[at] = values
     return dense
+
+
+def _tell_empty_spans(
+    all_spans: dict[str, list[Span]], listed: pd.DataFrame, times: NDArray[np.datetime64], usable: NDArray[np.bool_],
+    report: Report,
+) -> None:  # fmt: skip
+    """Say which seasons, months or spans have no context, and how many frames they have: at most a few lines."""
+    have = set(zip(listed["span_start"], listed["span_stop"], strict=True)) if len(listed) else set()
+    empty = [(name, span) for name, some in all_spans.items() for span in some if (span.start, span.stop) not in have]
+    for name, span in empty[:EMPTY_SPANS_TOLD]:
+        first, last = (np.datetime_as_string(times[i], "m") for i in (span.start, span.stop - 1))
+        frames = f"{usable[span.start : span.stop].sum()} usable frames in {span.stop - span.start} slots"
+        report.message(f"{name}: no valid window in {span.season} {span.year}, {first} to {last} ({frames})")
+    if len(empty) > EMPTY_SPANS_TOLD:
+        report.message(f"... and {len(empty) - EMPTY_SPANS_TOLD} more spans without a valid window")
 
 
 def _require_all(

@@ -73,7 +73,7 @@ def split_slots(split: SplitConfig, times: np.ndarray) -> dict[str, np.ndarray]:
     Test keeps its times; validation gives way to test, and training to both, by the buffer. Raises `FewcastError`
     for times that two splits both claim.
     """
-    claimed = {name: _within(getattr(split, name), times) for name in SPLITS}
+    claimed = {name: within(getattr(split, name), times) for name in SPLITS}
     for i, first in enumerate(SPLITS):
         for second in SPLITS[i + 1 :]:
             both = claimed[first] & claimed[second]
@@ -140,7 +140,8 @@ def _instant(time: datetime) -> np.datetime64:
     return np.datetime64(time.replace(tzinfo=None), "ns")
 
 
-def _within(ranges: list[TimeRange], times: np.ndarray) -> np.ndarray:
+def within(ranges: list[TimeRange], times: np.ndarray) -> np.ndarray:
+    """Which times lie in any of the ranges: bool (time,)."""
     return np.any([(times >= _instant(r.start)) & (times < _instant(r.end)) for r in ranges], axis=0)
 
 

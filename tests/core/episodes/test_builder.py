@@ -159,3 +159,18 @@ def test_what_cannot_be_built_is_explained_with_counts(configure: Configure) -> 
     with pytest.raises(FewcastError, match="no archive at"):
         build(configure(archive="nowhere.zarr"))
     assert not Path(configure().store, "zarr.json").exists()
+
+
+def test_a_span_without_data_is_told_with_its_counts(configure: Configure) -> None:
+    told = Told()
+    train = [
+        {"start": "2021-11-29 00:00", "end": "2021-11-30 00:00"},
+        {"start": "2021-12-02 00:00", "end": "2021-12-04"},
+    ]
+    later = {
+        "validation": [{"start": "2021-11-30", "end": "2021-12-01"}],
+        "test": [{"start": "2021-12-01", "end": "2021-12-02"}],
+    }
+    build(configure({"train": train, **later}, span_stride_hours=20, input_frames=4, target_frames=6), report=told)
+    assert any("no valid window in" in line and "usable frames in" in line for line in told.lines)
+    assert "train: no usable frame from 2021-12-02 00:00 to 2021-12-04 00:00" in told.lines

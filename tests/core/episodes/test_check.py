@@ -4,11 +4,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from core.config import EpisodesConfig
 from core.episodes import EpisodeStore, build, inspect, validate
 from core.errors import FewcastError
+from core.report import Silent
 
 Configure = Callable[..., EpisodesConfig]
 
@@ -64,3 +67,26 @@ def test_a_store_is_described(configure: Configure) -> None:
         EpisodeStore.open(config.store, version=7)
     with pytest.raises(FewcastError, match="is not an episode store"):
         EpisodeStore.open(config.archive)
+
+
+@pytest.mark.parametrize("changes", [{}, {"margin_pixels": 2, "tile_pixels": 12, "support_windows": 0}])
+def test_pictures_are_drawn_for_the_report(configure: Configure, changes: dict[str, int]) -> None:
+    class Keep(Silent):
+        def __init__(self) -> None:
+            self.figures: dict[str, Figure] = {}
+
+        def figure(self, name: str, figure: Figure, step: int) -> None:
+            self.figures[name] = figure
+
+    kept = Keep()
+    config = configure(**changes)
+    build(config, report=kept)
+    store = EpisodeStore.open(config.store)
+    assert set(kept.figures) == {"contexts", "episodes"}
+    kept.figures["contexts"].draw_without_rendering()
+    panels = kept.figures["episodes"].axes
+    assert len(panels) == 7 * 5 * (1 if changes else 2)
+    shown = [np.ma.filled(image.get_array(), 65535) for axes in panels[:5] for image in axes.get_images()]
+    row = store.catalog[store.catalog.split == "train"].pipe(lambda t: t.iloc[len(t) // 2])
+    window = max(store.spec.support_windows - 1, 0)
+    assert np.array_equal(np.stack(shown), store.read([row.id])[0, window, :, 0])
