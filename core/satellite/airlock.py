@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 HEADER = struct.Struct("<cQ")
 # Coordinates and scalars come along with the description; larger arrays are read by windows.
 SMALL_BYTES = 1 << 20
+PIECE_BYTES, MOST_PIECES = 1 << 16, 256
 MOST_VARIABLES = 200
 MEMORY_BYTES = 6 << 30
 # How NetCDF ties arrays to their coordinates: references, of which nothing here makes use.
@@ -46,10 +47,11 @@ def exactly(read: Callable[[int], bytes], count: int) -> bytes:
 
 
 class Asked(io.RawIOBase):
-    """A seekable file whose bytes are asked for on the way."""
+    """A seekable file whose bytes are asked for on the way, in pieces that the library's many small reads share."""
 
     def __init__(self, size: int, ask: Callable[[int, int], bytes]) -> None:
         self.size, self.ask, self.position = size, ask, 0
+        self.kept: dict[int, bytes] = {}
 
     def readable(self) -> bool:
         return True
@@ -65,11 +67,20 @@ class Asked(io.RawIOBase):
         return self.position
 
     def readinto(self, buffer: Any) -> int:
+        """Fill the buffer, short only at the end of the file: the library takes a short read for all there is."""
         view = memoryview(buffer).cast("B")
-        piece = self.ask(self.position, min(len(view), max(0, self.size - self.position)))
-        view[: len(piece)] = piece
-        self.position += len(piece)
-        return len(piece)
+        filled = 0
+        while filled < len(view) and self.position < self.size:
+            number, offset = divmod(self.position, PIECE_BYTES)
+            if number not in self.kept:
+                if len(self.kept) >= MOST_PIECES:
+                    self.kept.clear()
+                self.kept[number] = self.ask(number * PIECE_BYTES, PIECE_BYTES)
+            piece = self.kept[number][offset : offset + len(view) - filled]
+            view[filled : filled + len(piece)] = piece
+            filled += len(piece)
+            self.position += len(piece)
+        return filled
 
 
 def opened(content: bytes | Asked) -> Any:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from core.config import IngestConfig, TimeRange
 from core.errors import FewcastError
-from core.satellite import hdf5
+from core.satellite import area, hdf5
 from core.satellite.granule import PHYSICAL_RANGE, CorruptGranule, Granule, Grid, Image, Kind, Pixels, Reason, latest
 
 combine = latest
@@ -178,7 +178,12 @@ def oriented(
         raise CorruptGranule(Reason.MISSING_ATTRIBUTE, "grid_mapping_name")
     crs = {name: value if isinstance(value, str) else float(value) for name, value in mapping.items()}
     flip = bool(ys[0] < ys[-1])
-    return Grid(xs, ys[::-1] if flip else ys, crs), flip
+    grid = Grid(xs, ys[::-1] if flip else ys, crs)
+    try:
+        area.crs(grid)
+    except Exception as error:  # PROJ has many ways to say that this is no projection
+        raise CorruptGranule(Reason.BAD_ATTRIBUTE, f"grid mapping: {' '.join(str(error).split())[:120]}") from error
+    return grid, flip
 
 
 def _metres(name: str, raw: NDArray[Any], unit: str) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from core.satellite.granule import CorruptGranule, Reason
 MOST_CHILDREN = 4
 SILENCE_SECONDS = 20.0
 # Larger files are handed over by the pieces that are asked for, instead of being copied whole.
-WHOLE_BYTES = 8 << 20
+WHOLE_BYTES = 1 << 20
 PIPE_BYTES = 1 << 20
 
 

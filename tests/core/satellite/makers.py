@@ -120,6 +120,7 @@ def cf(
     units: str = "1",
     attributes: Mapping[str, Any] | None = None,
     south_first: bool = False,
+    mapping: str = "mercator",
     drop: tuple[str, ...] = (),
 ) -> bytes:
     """One CF frame on a Mercator grid like the sample's; `time` in ISO form."""
@@ -134,7 +135,7 @@ def cf(
         file["time"].attrs["units"] = "seconds since 1970-01-01"
         file["mercator"] = np.int32(0)
         crs = {
-            "grid_mapping_name": "mercator",
+            "grid_mapping_name": mapping,
             "longitude_of_projection_origin": np.array([-90.0]),
             "standard_parallel": np.array([0.0]),
             "earth_radius": np.array([6371228.0]),

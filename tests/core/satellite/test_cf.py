@@ -109,6 +109,7 @@ def test_a_pattern_that_cannot_tell_the_time_is_refused():
         ({"drop": ("mercator",)}, Reason.MISSING_VARIABLE),
         ({"drop": ("grid_mapping",)}, Reason.MISSING_ATTRIBUTE),
         ({"time": "2017-09-05T04:15:00"}, Reason.WRONG_TIME),
+        ({"mapping": "merCator"}, Reason.BAD_ATTRIBUTE),
         ({"step": 0.0}, Reason.WRONG_GRID),
         ({"x0": np.nan}, Reason.WRONG_GRID),
     ],

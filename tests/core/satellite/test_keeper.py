@@ -82,7 +82,7 @@ def test_a_source_that_fails_in_the_middle_is_no_damage(wards):
 
         def piece(self, start, count):
             self.asked += 1
-            if self.asked > 3:
+            if self.asked > 1:
                 raise UnavailableGranule(Reason.UNREACHABLE, "gone")
             return super().piece(start, count)
 
