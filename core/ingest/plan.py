@@ -21,27 +21,46 @@ class Plan(NamedTuple):
 
 
 def plan(config: IngestConfig, archive: Archive | None, now: datetime) -> Plan:
-    """What `config.mode` means at this moment.
+    """What `config.mode` means at this moment; `FewcastError` if that is in the future or off the archive's time axis.
 
     backfill: the configured times, and in them what was never found.
     latest: from the last complete slot, but not longer than `catch_up_hours` ago, up to now; at least the last
     `lookback_hours`, whose holes and corrupt granules get another look.
     repair: the configured times, and in them the statuses of `repair`.
     """
+    again = {Status.UNSEEN, Status.ABSENT}
+    times = config.times
     if config.mode == "latest":
-        again = {Status.UNSEEN, Status.ABSENT, Status.CORRUPT}
+        times = _latest(config, archive, now)
+        again.add(Status.CORRUPT)
         if config.system == "himawari":  # its slots arrive in tiles, and may have been seen half arrived
             again.add(Status.PARTIAL)
-        return Plan(_latest(config, archive, now), frozenset(again))
-    if config.times.start > now:
+    elif config.mode == "repair":
+        again = {Status[name.upper()] for name in config.repair}
+    if times.start > now:
         raise FewcastError(
             "ingest.times begins in the future",
-            found=f"{config.times.start:%Y-%m-%d %H:%M} when the clock says {now:%Y-%m-%d %H:%M} UTC",
+            found=f"{times.start:%Y-%m-%d %H:%M} when the clock says {now:%Y-%m-%d %H:%M} UTC",
             mend="correct ingest.times, or this machine's clock",
         )
-    if config.mode == "repair":
-        return Plan(config.times, frozenset(Status[name.upper()] for name in config.repair))
-    return Plan(config.times, frozenset({Status.UNSEEN, Status.ABSENT}))
+    _check_axis(times, config, archive)
+    return Plan(times, frozenset(again))
+
+
+def _check_axis(times: TimeRange, config: IngestConfig, archive: Archive | None) -> None:
+    cadence = timedelta(minutes=config.cadence_minutes)
+    if archive is None:
+        first, end = config.origin, config.origin + timedelta(days=365.25 * config.years)
+    else:
+        first, last = (moment.astype("datetime64[s]").item().replace(tzinfo=UTC) for moment in archive.times[[0, -1]])
+        end = last + cadence
+    if times.start <= first - cadence or times.end > end:
+        raise FewcastError(
+            "the times lie outside the archive's time axis",
+            found=f"{times.start:%Y-%m-%d %H:%M} to {times.end:%Y-%m-%d %H:%M}, where the axis goes from "
+            f"{first:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}",
+            mend="correct ingest.times or this machine's clock, or make an archive with another origin or more years",
+        )
 
 
 def _latest(config: IngestConfig, archive: Archive | None, now: datetime) -> TimeRange:
@@ -51,7 +70,9 @@ def _latest(config: IngestConfig, archive: Archive | None, now: datetime) -> Tim
         if last is not None:
             start = min(start, last)
         start = max(start, now - timedelta(hours=max(config.catch_up_hours, config.lookback_hours)))
-    start = max(start, config.origin)
+        start = max(start, archive.times[0].astype("datetime64[s]").item().replace(tzinfo=UTC))
+    else:
+        start = max(start, config.origin)
     if start >= now:
         raise FewcastError(
             "the archive's time axis begins in the future",
@@ -88,7 +109,7 @@ def days(times: TimeRange) -> Iterator[TimeRange]:
 def slots_of(archive: Archive, config: IngestConfig, span: TimeRange) -> list[int]:
     """The archive's slots within a span that the configured cadence asks for."""
     cadence = timedelta(minutes=config.cadence_minutes)
-    moment = config.origin - ((config.origin - span.start) // cadence) * cadence
+    moment = config.origin - ((config.origin - span.start) // cadence) * cadence  # the first slot not before the span
     slots = []
     while moment < span.end:
         slots.append(archive.slot(moment))

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 # How long finished frames may wait to be recorded: what a killed ingest does again.
 RECORD_AFTER_SECONDS, RECORD_AFTER_FRAMES = 2.0, 128
 WAITING_ON_CLUSTER = 128
+# Slots at work at a time are as many as fit: what one takes per pixel and channel was measured on full disks.
+MEMORY_BYTES, BYTES_PER_PIXEL = 1_000_000_000, 24
 
 
 @dataclass(frozen=True)
@@ -218,9 +220,11 @@ class _Run:
         running: set[Future[Outcome]] = set()
         try:
             for job in jobs:
-                if len(running) >= most:
-                    running = self._collect(running)
                 assert self.archive is not None
+                height, width = self.archive.shape
+                fitting = MEMORY_BYTES // (BYTES_PER_PIXEL * height * width * len(job.granules))
+                while len(running) >= max(1, min(most, fitting)):
+                    running = self._collect(running)
                 running.add(executor.submit(read_slot, self.archive, job, self.config))
             while running:
                 running = self._collect(running)

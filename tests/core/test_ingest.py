@@ -222,6 +222,28 @@ def test_times_in_the_future_say_which_clock(root):
         ingest(config(root), clock=lambda: datetime(2024, 2, 1, tzinfo=UTC))
 
 
+@pytest.mark.parametrize(
+    ("changes", "now", "message"),
+    [
+        (
+            {"times": {"start": "2024-02-20", "end": "2024-03-02"}},
+            NOW,
+            "outside the archive's time axis: found 2024-02-20",
+        ),
+        ({"times": {"start": "2024-03-01", "end": "2026-01-01"}}, NOW, "to 2026-01-01 00:00, where the axis goes from"),
+        ({"mode": "latest"}, NOW.replace(year=2031), r"outside the archive's time axis.*or this machine's clock"),
+        ({"mode": "latest"}, NOW.replace(year=2021), "time axis begins in the future"),
+    ],
+)
+def test_a_clock_or_times_off_the_axis_are_one_clear_line(root, changes, now, message):
+    short = {"start": "2024-03-01T21:00", "end": "2024-03-01T22:00"}
+    for existing in (False, True):
+        if existing:
+            run(config(root, times=short))
+        with pytest.raises(FewcastError, match=message):
+            ingest(config(root, **changes), clock=lambda: now)
+
+
 def test_a_full_disk_is_one_clear_line_and_nothing_recorded_is_lost(root, monkeypatch):
     settings = config(root)
     real = LocalObjects.put
