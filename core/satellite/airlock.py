@@ -11,7 +11,7 @@ import io
 import json
 import struct
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 HEADER = struct.Struct("<cQ")
 # Coordinates and scalars come along with the description; larger arrays are read by windows.
@@ -23,7 +23,7 @@ MEMORY_BYTES = 6 << 30
 DIMENSION_ATTRIBUTES = {"CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST", "_Netcdf4Coordinates", "_Netcdf4Dimid"}
 
 
-def send(stream: BinaryIO, kind: bytes, payload: bytes) -> None:
+def send(stream: IO[bytes], kind: bytes, payload: bytes) -> None:
     stream.write(HEADER.pack(kind, len(payload)))
     stream.write(payload)
     stream.flush()

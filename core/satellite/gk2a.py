@@ -137,7 +137,7 @@ def _table(constants: Calibration, conditional: bool) -> NDArray[np.float32]:
     Visible: 100 L albedo (percent), not divided by the cosine of the solar zenith angle.
     """
     s = constants
-    radiance = s.gain * np.arange(1 << s.valid_bits) + s.offset
+    radiance = s.gain * np.arange(1 << s.valid_bits, dtype=np.float64) + s.offset
     with np.errstate(all="ignore"):
         if s.infrared:
             nu = 1e6 / s.wavelength
@@ -145,7 +145,7 @@ def _table(constants: Calibration, conditional: bool) -> NDArray[np.float32]:
             effective = s.planck * s.light_speed * nu / s.boltzmann / np.log1p(np.where(radiance > 0, ratio, np.nan))
             values = s.c0 + s.c1 * effective + s.c2 * effective**2
         else:
-            values = 100 * radiance * s.albedo
+            values = radiance * (100 * s.albedo)
         low, high = PHYSICAL_RANGE["brightness_temperature" if s.infrared else "reflectance"]
         values = np.where((values >= low) & (values <= high), values, np.nan)
     table = np.full(1 << 16, np.nan, np.float32)
