@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ import pandas as pd
 from core.archive.objects import open_objects
 from core.config import EpisodesConfig
 from core.episodes import shard
-from core.episodes.bulk import put_soon, settle
+from core.episodes.bulk import for_each, put_soon, settle
 from core.episodes.cut import cut
 from core.episodes.fanout import batches, fan_out
 from core.episodes.frames import Frames
@@ -133,10 +133,14 @@ def _write_task(
             return digests, len(items)
     digests = []
     blocks = cut(frames, [one for _, one in items], timing, spec.tile_pixels, spec.margin_pixels)
-    for (number, _), block in zip(items, blocks, strict=True):
-        data = shard.encode(block, spec.compression)
-        put_soon(objects, f"frames/{shard.key(number)}", data)
-        digests.append(shard_digest(data))
+
+    def encoded() -> Iterator[tuple[str, bytes]]:
+        for (number, _), block in zip(items, blocks, strict=True):
+            data = shard.encode(block, spec.compression)
+            digests.append(shard_digest(data))
+            yield f"frames/{shard.key(number)}", data
+
+    for_each(objects, lambda item: put_soon(objects, *item), encoded())
     objects.put(record, json.dumps(digests).encode())
     return digests, 0
 

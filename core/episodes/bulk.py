@@ -1,9 +1,14 @@
 """Many shards at once: made durable together, since waiting for the disk after each would be most of the time."""
 
 import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from core.archive.objects import LocalObjects, Objects
+
+CONNECTIONS = 16
 
 
 def put_soon(objects: Objects, key: str, data: bytes) -> None:
@@ -20,6 +25,16 @@ def put_soon(objects: Objects, key: str, data: bytes) -> None:
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
+
+
+def for_each(objects: Objects, call: Callable[[Any], None], items: Iterable[Any]) -> None:
+    """Call for every item: in turn on a disk, where the caller's own threads suffice, at once in a bucket."""
+    if isinstance(objects, LocalObjects):
+        for item in items:
+            call(item)
+        return
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        list(pool.map(call, items))
 
 
 def settle(objects: Objects) -> None:

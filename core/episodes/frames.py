@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.archive import Archive, Status
+from core.archive.objects import LocalObjects
 from core.errors import FewcastError
 
 MISSING = 65535
@@ -57,6 +58,9 @@ class Frames:
             stored = self.archive.kinds[kind]
             mine = [name for name in self.channels if name in stored]
             to, taken = [self.channels.index(name) for name in mine], [stored.index(name) for name in mine]
-            for position, slot in enumerate(slots):  # one at a time: the caller has threads of its own
-                codes[position, to] = self.archive.read_packed(kind, [slot], y, x)[0, taken]
+            # On a disk one at a time, since the caller has threads of its own; in a bucket many at once.
+            size = 1 if isinstance(self.archive.objects, LocalObjects) else len(slots)
+            for first in range(0, len(slots), size):
+                part = slots[first : first + size]
+                codes[first : first + size, to] = self.archive.read_packed(kind, part, y, x)[:, taken]
         return codes

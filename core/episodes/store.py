@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from core.archive.objects import Objects, open_objects
 from core.episodes import shard
+from core.episodes.bulk import for_each
 from core.episodes.tables import read_table, table_bytes
 from core.errors import FewcastError
 
@@ -138,7 +139,9 @@ class EpisodeStore:
         """Stored codes (E, window, frame, channel, y, x); `FewcastError` names an episode that is damaged."""
         ids = [int(i) for i in ids]
         out = np.empty((len(ids), *self.spec.block), np.uint16)
-        for position, episode in enumerate(ids):
+
+        def fill(position: int) -> None:
+            episode = ids[position]
             try:
                 data = self.objects.get(f"frames/{shard.key(episode)}")
                 if data is None:
@@ -149,6 +152,8 @@ class EpisodeStore:
                     f"episode {episode} of {self.url} is damaged", found=str(error),
                     mend="run `fewcast episodes validate`, which names and rebuilds such shards",
                 ) from error  # fmt: skip
+
+        for_each(self.objects, fill, range(len(ids)))
         return out
 
 
