@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import fsspec
-from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCredentialsError
+from botocore.exceptions import NoCredentialsError, PartialCredentialsError
 
 from core.config import IngestConfig
 from core.errors import FewcastError
@@ -70,7 +70,7 @@ def retried(
             raise UnavailableGranule(Reason.VANISHED, what) from error
         except NO_ACCESS as error:
             raise UnavailableGranule(Reason.UNREACHABLE, f"{what}: access denied") from error
-        except (OSError, BotoCoreError, TimeoutError) as error:
+        except Exception as error:  # whatever the client library calls a broken connection: OSError is not all
             if trial == config.retries:
                 raise UnavailableGranule(Reason.UNREACHABLE, f"{what}: {_line(error)}") from error
         sleep(jitter.uniform(0.1, 1) * min(FIRST_WAIT_SECONDS * 2**trial, LONGEST_WAIT_SECONDS))
