@@ -66,7 +66,7 @@ def _flow(options: Namespace, config: PipelineConfig) -> tuple[Callable[[], Any]
         "episodes": (lambda: episodes(config.episodes), store),
         "train": (lambda: train(config.train, config.tracking, segment_steps), run | mlflow),
         "evaluate": (lambda: evaluate(config.evaluate, config.tracking), scorecard | mlflow),
-        "nowcast": (lambda: nowcast(config.forecast), {"forecasts": config.forecast.output}),
+        "nowcast": (lambda: nowcast(config.forecast, config.tracking), {"forecasts": config.forecast.output}),
         "sweep": (lambda: sweep(config, options.grid), {"runs": f"{config.root}/sweep"} | mlflow),
     }
     return calls[options.command]

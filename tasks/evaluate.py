@@ -12,14 +12,15 @@ from tasks.pictures import publish_file
 from tasks.policies import LOCAL, dask_client
 from tasks.records import tracking_folder
 from tasks.reporting import Reporting
-from tasks.tracking import TrackedRun, is_delivered, read_delivered, start_afresh
+from tasks.tracking import TrackedRun, is_delivered, local_run, read_delivered, start_afresh
 
 
 @task(name="evaluate", **LOCAL)
 def evaluate(config: EvaluateConfig, tracking: TrackingConfig) -> Scorecard:
     """Score the run against the baselines on the held-out episodes."""
     with Reporting("evaluate") as report, dask_client() as client:
-        scorecard = evaluate_run(config, report=report, client=client)
+        own = config.model_copy(update={"run": local_run(config.run, tracking)})
+        scorecard = evaluate_run(own, report=report, client=client)
     address = remember(scorecard, config, tracking)
     for figure in scorecard.figures[:4]:
         publish_file(f"scorecard-{Path(figure).stem}".replace("_", "-"), Path(figure), Path(figure).stem)

@@ -47,7 +47,8 @@ def tell_result(tracked: TrackedRun, config: TrainConfig, summary: TrainSummary)
         from tasks.tracking.model import save
 
         save(model, folder, card(model, config, summary))
-    tracked.model(folder, {"checkpoint": model.version, "episodes": model.episodes_digest, "learner": config.learner})
+    tags = {"checkpoint": model.version, "episodes": model.episodes_digest, "learner": config.learner}
+    tracked.model(folder, {**tags, "validation_crps": f"{summary.best['crps']:.6g}"})
 
 
 def card(model: Model, config: TrainConfig, summary: TrainSummary) -> str:

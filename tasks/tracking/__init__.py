@@ -6,6 +6,7 @@ or changed for another: training does not notice, and what was not delivered is,
 
 from tasks.tracking.compare import compare
 from tasks.tracking.journal import Delivered, is_delivered, read_delivered, start_afresh
+from tasks.tracking.local import local_run
 from tasks.tracking.run import TrackedRun
 from tasks.tracking.uri import tracking_uri
 
@@ -14,6 +15,7 @@ __all__ = [
     "TrackedRun",
     "compare",
     "is_delivered",
+    "local_run",
     "read_delivered",
     "start_afresh",
     "tracking_uri",

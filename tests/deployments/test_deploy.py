@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import httpx
 import pytest
 
 from core.config import load
-from deployments.deploy import deployments
+from deployments.catalogue import catalogue
 from flows.cli import PRESETS
 
 TINY = Path(__file__).parents[1] / "flows" / "tiny.toml"
@@ -99,6 +98,25 @@ def served(api: httpx.Client, folder: Path) -> Iterator["subprocess.Popen[bytes]
         end(process)
 
 
+def start(
+    api: httpx.Client, served: "subprocess.Popen[bytes]", name: str, parameters: dict[str, Any] | None = None
+) -> str:
+    """Start a deployment as the page's button does, and wait for its final state; the log on the way to a failure."""
+    deployment = api.get(f"/deployments/name/{name}").json()
+    asked = {"state": {"type": "SCHEDULED"}, "parameters": parameters or deployment["parameters"]}
+    run = api.post(f"/deployments/{deployment['id']}/create_flow_run", json=asked).json()
+
+    def final() -> str:
+        state: str = api.get(f"/flow_runs/{run['id']}").json()["state"]["type"]
+        return state if state in FINAL else ""
+
+    state: str = until(final, 200, served)
+    if state != "COMPLETED":
+        logs = api.post("/logs/filter", json={"logs": {"flow_run_id": {"any_": [run["id"]]}}}).json()
+        print(*(log["message"] for log in logs), sep="\n")
+    return state
+
+
 def test_a_pipeline_started_by_hand_completes(
     api: httpx.Client, served: "subprocess.Popen[bytes]", folder: Path
 ) -> None:
@@ -110,19 +128,22 @@ def test_a_pipeline_started_by_hand_completes(
     assert described["description"] == "Gradient steps M."
     assert (described["minimum"], described["maximum"]) == (0, 100)
 
-    run = api.post(f"/deployments/{deployment['id']}/create_flow_run", json={"state": {"type": "SCHEDULED"}}).json()
-
-    def final() -> str:
-        state: str = api.get(f"/flow_runs/{run['id']}").json()["state"]["type"]
-        return state if state in FINAL else ""
-
-    state = until(final, 150, served)
-    logs = api.post("/logs/filter", json={"logs": {"flow_run_id": {"any_": [run["id"]]}}}).json()
-    assert state == "COMPLETED", [log["message"] for log in logs]
+    assert start(api, served, "pipeline/tiny") == "COMPLETED"
     artifacts = api.post("/artifacts/filter", json={}).json()
     assert {"ingest", "episodes", "train", "scorecard"} <= {artifact["key"] for artifact in artifacts}
     assert (folder / "data" / "tiny" / "scorecard").is_dir()
     assert (folder / "data" / "mlflow.db").is_file()
+
+
+def test_the_champion_makes_a_nowcast(api: httpx.Client, served: "subprocess.Popen[bytes]", folder: Path) -> None:
+    assert start(api, served, "promote/tiny") == "COMPLETED"
+    deployment = api.get("/deployments/name/nowcast/tiny").json()
+    parameters = deployment["parameters"]
+    parameters["config"] |= {"run": "models:/tiny@champion", "members": 2}
+    assert start(api, served, "nowcast/tiny", parameters) == "COMPLETED"
+    assert list((folder / "data/tiny/forecasts").glob("*.zarr"))
+    promotions = api.post("/artifacts/filter", json={"artifacts": {"key": {"any_": ["promotion"]}}}).json()
+    assert "version 1 is champion: there was none" in promotions[0]["data"]
 
 
 def test_the_form_refuses_a_bad_value(api: httpx.Client, served: "subprocess.Popen[bytes]") -> None:
@@ -136,12 +157,43 @@ def test_the_form_refuses_a_bad_value(api: httpx.Client, served: "subprocess.Pop
 
 def test_every_preset_can_be_started_and_live_sources_are_scheduled() -> None:
     configs = [load(path) for path in sorted(PRESETS.glob("*.toml"))]
-    made = {(d.flow_name, d.name): d for d in deployments(configs)}
+    made = {(entry.flow.name, entry.name): entry for entry in catalogue(configs)}
     assert {name for flow, name in made if flow == "pipeline"} == {config.name for config in configs}
-    scheduled = made["ingest", "korea-latest"]
-    assert scheduled.schedules
-    assert scheduled.schedules[0].schedule.interval == timedelta(minutes=10)  # type: ignore[union-attr]
-    assert all(d.description and d.tags for d in made.values())
+    assert made["ingest", "korea-latest"].cron == "0-59/10 * * * *"
+    assert made["nowcast", "korea"].cron == "5-59/10 * * * *"
+    assert not made["nowcast", "demo"].cron
+    for entry in made.values():
+        deployment = entry.deployment()
+        assert deployment.description
+        assert entry.flow.name in deployment.tags
+        assert (deployment.concurrency_limit, bool(deployment.schedules)) == (1, bool(entry.cron))
+
+
+def test_applied_twice_it_changes_nothing(api: httpx.Client, folder: Path) -> None:
+    def state() -> list[object]:
+        volatile = {"id", "created", "updated", "status", "last_polled", "flow_id", "version_id", "version_info",
+                    "default_queue_id", "created_by", "updated_by", "deployment_id", "version"}  # fmt: skip
+
+        def plain(item: object) -> object:
+            if isinstance(item, dict):
+                return {key: plain(value) for key, value in item.items() if key not in volatile}
+            return [plain(entry) for entry in item] if isinstance(item, list) else item
+
+        kinds = ("deployments", "work_pools", "concurrency_limits", "automations")
+        found = [api.post(f"/{kind}/filter", json={}).json() for kind in kinds]
+        return [sorted(map(str, map(plain, items))) for items in found]
+
+    environment = {**os.environ, "PREFECT_API_URL": str(api.base_url).rstrip("/"), "DO_NOT_TRACK": "true"}
+    command = [sys.executable, "-m", "deployments.deploy", "--apply", "--config", str(PRESETS / "korea.toml")]
+    said = []
+    for _ in range(2):
+        done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        said.append((done.stdout, state()))
+    assert said[0] == said[1]
+    assert "ingest/korea-latest, at 0-59/10 * * * * UTC" in said[0][0]
+    assert len(said[0][1][0]) >= 9
+    assert len(said[0][1][3]) == 1
 
 
 def test_without_a_server_it_says_how_to_get_one(tmp_path: Path) -> None:
