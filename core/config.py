@@ -71,7 +71,7 @@ class IngestConfig(Stage):
     retries: int = Field(4, ge=0, le=20, description="Further tries of a download that failed.")
     timeout_seconds: float = Field(30.0, gt=0, le=600, description="Longest wait for the source's next bytes (s).")
     whole_megabytes: int = Field(
-        64, ge=1, le=4096, description="Files up to this size (MB) are fetched whole, larger ones by the blocks needed."
+        16, ge=1, le=4096, description="Files up to this size (MB) are fetched whole, larger ones by the blocks needed."
     )
     sector: Literal["fd", "la", "c", "f", "m1", "m2", ""] = Field(
         "la", description="Scan sector: fd or la (GK-2A), f, c, m1 or m2 (GOES); empty where the system has none."
@@ -306,8 +306,9 @@ class TrainConfig(Stage):
     precision: Literal["float32", "tf32", "bf16"] = Field(
         "float32", description="Arithmetic of the network; tf32 needs a GPU. Parameters and losses stay in float32."
     )
-    cuda_graphs: bool = Field(
-        False, description="On a GPU, record a whole meta-gradient as one CUDA graph and replay it."
+    execution: Literal["eager", "cuda_graph", "compile"] = Field(
+        "eager",
+        description="Run a meta-gradient operator by operator, as one recorded CUDA graph (GPU), or by torch.compile.",
     )
     seed: int = Field(0, ge=0, description="Seed of weights, noise and episode order.")
 

@@ -16,7 +16,6 @@ from core.bayes.likelihood import Likelihood, Predictive
 from core.bayes.perturbation import Perturbation
 from core.config import TrainConfig
 from core.meta.budget import fastest_exact
-from core.meta.capture import Replayer
 from core.meta.checks import (
     DivergedError,
     Examples,
@@ -26,9 +25,10 @@ from core.meta.checks import (
     check_network,
     first_not_finite,
 )
+from core.meta.execution import Executor
 from core.meta.forward_mode import explain
 from core.meta.inner_loop import BayesianEpisode, OuterTerms, adapt, check_finite, initial_log_rates
-from core.meta.meta_gradient import MODES, MetaGradient
+from core.meta.meta_gradient import MetaGradient
 from core.meta.precision import precision
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's usual ones
@@ -112,7 +112,7 @@ class Learner:
             self.inner = self.inner.model_copy(update={"steps": 0, "learn_rates": "no"})
         self.on_support = config.learner == "pooled" or config.outer.objective == "support_and_query"
         self.perturbation = Perturbation(network, config.inner.perturbation, antithetic=config.inner.antithetic)
-        self._replay = Replayer()
+        self._execute = Executor(config.execution)
         self._fastest: dict[tuple[torch.Size, torch.Size], str] = {}
         self.plain = Perturbation(network)  # members are explicit draws of the weights, however training perturbs them
 
@@ -241,10 +241,7 @@ class Learner:
         mode, episode = self.mode(state, support, query), self._episode(state, support, query, seed)
         try:
             with precision(self.config.precision, support.x.device):
-                if self.config.cuda_graphs and support.x.is_cuda:
-                    result = self._replay(mode, episode, state.theta)
-                else:
-                    result = MODES[mode](episode, state.theta)
+                result = self._execute(mode, episode, state.theta)
         except (NotImplementedError, RuntimeError) as error:
             named = explain(self.network, weights_of(state.theta), support.x) if mode == "mixed" else None
             raise named or error from error

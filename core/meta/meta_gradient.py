@@ -37,6 +37,9 @@ from torch import Tensor
 
 from core.bayes.gaussian import Tree
 
+Pair = tuple[Tree, Tree]  # named here, since the compiler cannot evaluate annotations inside functions
+Trees = tuple[Tree, ...]
+
 
 @runtime_checkable
 class Episode(Protocol):
@@ -86,7 +89,7 @@ def first_order(episode: Episode, theta: Tree) -> MetaGradient:
 def checkpointed(episode: Episode, theta: Tree) -> MetaGradient:
     """Reverse over reverse, recomputing one step at a time from its stored lambda_m."""
 
-    def pull_back(m: int, adapted: Tree, adjoint: Tree) -> tuple[Tree, Tree]:
+    def pull_back(m: int, adapted: Tree, adjoint: Tree) -> Pair:
         adapted_, theta_ = _leaves(adapted), _leaves(theta)
         updated = differentiable_step(episode, adapted_, theta_, m)
         to_adapted, to_theta = _vjp(updated, adjoint, adapted_, theta_)
@@ -99,11 +102,11 @@ def mixed(episode: Episode, theta: Tree) -> MetaGradient:
     """Forward over reverse: the Hessian-vector product is the directional derivative of the gradient."""
     read = episode.read_by_data(theta)
 
-    def pull_back(m: int, adapted: Tree, adjoint: Tree) -> tuple[Tree, Tree]:
-        def gradients(adapted: Tree) -> tuple[Tree, Tree]:
+    def pull_back(m: int, adapted: Tree, adjoint: Tree) -> Pair:
+        def gradients(adapted: Tree) -> Pair:
             return torch.func.grad(lambda a, r: episode.data(a, theta | r, m), argnums=(0, 1))(adapted, read)
 
-        def pull_back_update(gradient: Tree) -> tuple[Tree, ...]:
+        def pull_back_update(gradient: Tree) -> Trees:
             adapted_, gradient_, theta_ = _leaves(adapted), _leaves(gradient), _leaves(theta)
             return _vjp(episode.update(adapted_, gradient_, theta_, m), adjoint, adapted_, gradient_, theta_)
 
@@ -149,7 +152,8 @@ def differentiable_step(episode: Episode, adapted: Tree, theta: Tree, m: int) ->
 def _one_graph(episode: Episode, theta: Tree, *, create_graph: bool) -> MetaGradient:
     theta_ = _leaves(theta)
     adapted = episode.start(theta_)
-    loss, terms, data = torch.zeros(()), Tree(), []
+    loss, data = torch.zeros(()), []
+    terms: Tree = {}
     for m in range(episode.steps + 1):
         if weight := episode.outer_weights.get(m, 0.0):
             outer, terms = episode.outer(adapted, theta_, m)
@@ -170,14 +174,13 @@ def _one_graph(episode: Episode, theta: Tree, *, create_graph: bool) -> MetaGrad
     )
 
 
-def _adjoint_recursion(
-    episode: Episode, theta: Tree, pull_back: Callable[[int, Tree, Tree], tuple[Tree, Tree]]
-) -> MetaGradient:
+def _adjoint_recursion(episode: Episode, theta: Tree, pull_back: Callable[[int, Tree, Tree], Pair]) -> MetaGradient:
     """Forward, then backward: `pull_back(m, lambda_m, a_{m+1})` is step m's part of a_m and dJ/dtheta."""
     stored: list[Tree] = []
     adapted, data = run_inner_loop(episode, theta, keep=stored.append)
     stored.append(adapted)
-    loss, terms = torch.zeros(()), Tree()
+    loss = torch.zeros(())
+    terms: Tree = {}
     adjoint, gradient = _zeros(adapted), _zeros(theta)
     for m in range(episode.steps, -1, -1):
         at = stored.pop()

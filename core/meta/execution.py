@@ -1,21 +1,30 @@
-"""A whole meta-gradient as one CUDA graph.
+"""How a meta-gradient is executed: operator by operator, as one recorded CUDA graph, or compiled.
 
 Small networks on a GPU wait for kernel launches: a meta-gradient is some ten thousand of them. Recorded once, they are
-replayed by a single call. What is recorded is a function of tensors alone, at fixed addresses: theta, both sets and
+replayed by a single call; compiled, they are also fused. Both take a function of tensors alone: theta, both sets and
 every noise draw go in, so nothing in it touches a generator or the host.
 """
 
 from collections.abc import Callable, Hashable
 from dataclasses import replace
+from typing import Literal
 
 import torch
 
 from core.bayes.gaussian import Tree, branch, graft
+from core.errors import FewcastError
 from core.meta.checks import Examples
 from core.meta.inner_loop import BayesianEpisode
 from core.meta.meta_gradient import MODES, MetaGradient
 
 WARM_UP = 3  # calls before recording, so that libraries have chosen their kernels and reserved their workspaces
+TOLERANCE = 1e-3  # of a compiled gradient against the eager one, relative to its norm; rounding is far below
+
+Execution = Literal["eager", "cuda_graph", "compile"]
+
+
+class CompiledDiffersError(FewcastError):
+    """A compiled meta-gradient is not the eager one."""
 
 
 class Captured:
@@ -41,19 +50,49 @@ class Captured:
         return {name: leaf.clone() for name, leaf in self._outputs.items()}
 
 
-class Replayer:
-    """Meta-gradients of episodes, recorded once for each mode, shape and loss."""
+class Compiled:
+    """`function(tree) -> tree` under torch.compile, proven on its first call.
 
-    def __init__(self) -> None:
-        self._recorded: dict[Hashable, Captured] = {}
+    The trap: on some operators the compiler has been silently wrong in second derivatives (`F.interpolate` on a CPU),
+    so the first result is compared with the eager one, and `CompiledDiffersError` raised where they differ.
+    """
+
+    def __init__(self, function: Callable[[Tree], Tree], example: Tree, backend: str | Callable = "inductor") -> None:
+        self._compiled = torch.compile(function, backend=backend, fullgraph=True, dynamic=False)
+        expected, found = function(example), self(example)
+        for name, leaf in expected.items():
+            error = (found[name] - leaf).norm()
+            if not bool(error <= TOLERANCE * leaf.norm() + torch.finfo(leaf.dtype).tiny):
+                raise CompiledDiffersError(
+                    "the compiled meta-gradient is not the eager one",
+                    found=f"a difference of {error:.3g} in {name}, whose norm is {leaf.norm():.3g}",
+                    mend="set train.execution to eager or cuda_graph",
+                )
+
+    def __call__(self, inputs: Tree) -> Tree:
+        from torch._dynamo import config  # seconds to import, and only compiling needs it
+
+        with config.patch(trace_autograd_ops=True):
+            return self._compiled(inputs)
+
+
+class Executor:
+    """Meta-gradients of episodes in one way of execution, prepared once for each mode, shape and loss."""
+
+    def __init__(self, execution: Execution) -> None:
+        self.execution = execution
+        self._prepared: dict[Hashable, Callable[[Tree], Tree]] = {}
 
     def __call__(self, mode: str, episode: BayesianEpisode, theta: Tree) -> MetaGradient:
+        if self.execution == "eager":
+            return MODES[mode](episode, theta)
         inputs = pack(episode, theta)
         terms = episode.outer_terms
         key = (mode, tuple(terms.weights.items()), *((name, leaf.shape) for name, leaf in inputs.items()))
-        if key not in self._recorded:
-            self._recorded[key] = Captured(as_function(mode, episode), inputs)
-        return unpack(self._recorded[key](inputs))
+        if key not in self._prepared:
+            prepare = Captured if self.execution == "cuda_graph" else Compiled
+            self._prepared[key] = prepare(as_function(mode, episode), inputs)
+        return unpack(self._prepared[key](inputs))
 
 
 def pack(episode: BayesianEpisode, theta: Tree) -> Tree:

@@ -1,5 +1,8 @@
-"""The meta-gradient as one function of tensors, what records it, and the arithmetic it runs in."""
+"""The meta-gradient as one function of tensors, what records or compiles it, and its arithmetic."""
 
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,8 +11,8 @@ from torch import nn
 
 from core.bayes.likelihood import GaussianLikelihood
 from core.config import InnerConfig, OuterConfig, TrainConfig
-from core.meta.capture import as_function, pack, unpack
 from core.meta.checks import Examples
+from core.meta.execution import Compiled, CompiledDiffersError, as_function, pack, unpack
 from core.meta.inner_loop import BayesianEpisode, OuterTerms
 from core.meta.learner import Learner
 from core.meta.meta_gradient import MODES
@@ -66,8 +69,8 @@ def test_the_function_of_tensors_is_the_meta_gradient_bit_for_bit(mode):
 @pytest.mark.parametrize("mode", ["unrolled", "checkpointed", "mixed", "first_order"])
 def test_replayed_training_equals_eager_training(mode):
     states = []
-    for graphs in (False, True):
-        model = learner("cuda", gradient=mode, cuda_graphs=graphs, outer=OuterConfig(multi_step_steps=2))
+    for execution in ("eager", "cuda_graph"):
+        model = learner("cuda", gradient=mode, execution=execution, outer=OuterConfig(multi_step_steps=2))
         state = model.init_state()
         for step in range(5):
             state, metrics = model.step(state, batch(step, "cuda"), seed=0)
@@ -90,6 +93,49 @@ def test_a_gpu_gives_the_gradient_of_a_cpu():
     found = unpack(as_function("mixed", there)({name: leaf.cuda() for name, leaf in inputs.items()}))
     for name, leaf in expected.gradient.items():
         torch.testing.assert_close(found.gradient[name].cpu(), leaf, rtol=1e-3, atol=1e-5)
+
+
+def one_step_function(mode: str):
+    """A small meta-gradient and two inputs for it."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.SiLU(), nn.Conv2d(4, 2, 1))
+    inner = InnerConfig(steps=1, rate=0.2, learn_rates="layer")
+    model = Learner(network, GaussianLikelihood(2), TrainConfig(inner=inner, initial_log_std=-2))
+    theta, inputs = model.init_state().theta, []
+    for seed in (0, 1):
+        sets = batch(seed)
+        support, query = (Examples(w.x[0], w.y[0], w.mask[0]) for w in (sets.support, sets.query))
+        episode = BayesianEpisode(support, query, model.perturbation, model.likelihood, inner, seed=seed)
+        inputs.append(pack(episode, theta))
+    return as_function(mode, episode), inputs
+
+
+def compare(mode: str, backend: str) -> None:
+    function, inputs = one_step_function(mode)
+    compiled = Compiled(function, inputs[0], backend)
+    expected, found = function(inputs[1]), compiled(inputs[1])
+    for name, leaf in expected.items():
+        torch.testing.assert_close(found[name], leaf, rtol=1e-5, atol=1e-7)
+
+
+BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.soak)]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("mode", ["unrolled", pytest.param("mixed", marks=pytest.mark.soak)])
+def test_compiled_equals_eager(mode, backend):
+    """In a process of its own: the compiler cannot trace the shape checks that the tests put around every function."""
+    script = f"import runpy; runpy.run_path({__file__!r})['compare']({mode!r}, {backend!r})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[3])
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_compiler_that_is_wrong_is_found_out():
+    def wrong(graph, inputs):
+        return lambda *values: [2.01 * value for value in graph(*values)]
+
+    with pytest.raises(CompiledDiffersError, match=r"difference of .* in a,"):
+        Compiled(lambda tree: {"a": tree["a"] * 3}, {"a": torch.arange(3.0)}, wrong)
 
 
 def curve(kind: str, device: str) -> torch.Tensor:
