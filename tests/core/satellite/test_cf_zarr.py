@@ -6,6 +6,7 @@ from core.errors import FewcastError
 from core.satellite import source
 from core.satellite.granule import CorruptGranule, Reason
 from tests.core.satellite import test_cf
+from tests.core.satellite.test_source import BUCKET
 
 TIMES = np.array(["2017-09-05T00:15", "2017-09-05T00:45", "2017-09-05T01:00", "2017-09-05T01:15"], "datetime64[ns]")
 VALUES = np.random.default_rng(0).uniform(200, 300, (4, 11, 17)).astype(np.float32)
@@ -60,6 +61,22 @@ def test_blocks_and_windows(tmp_path):
     assert grid.shape == (3, 5)
     expected = VALUES[0, :9, :15].reshape(3, 3, 5, 3).mean(axis=(1, 3))
     np.testing.assert_allclose(source.read_frame(granules[0], config, grid).values, expected, atol=0.006)
+
+
+def test_a_store_behind_s3(tmp_path, s3):
+    endpoint, client = s3
+    config = store(tmp_path / "frames.zarr")
+    for path in sorted((tmp_path / "frames.zarr").rglob("*")):
+        if path.is_file():
+            client.put_object(Bucket=BUCKET, Key=str(path.relative_to(tmp_path)), Body=path.read_bytes())
+    there = config.model_copy(
+        update={"source": f"s3://{BUCKET}/frames.zarr", "endpoint_url": endpoint, "anonymous": False}
+    )
+    granules = source.list_granules(there)
+    frame = source.read_frame(granules[0], there, source.archive_grid(granules, there))
+    np.testing.assert_allclose(frame.values, VALUES[0], atol=0.006)
+    with pytest.raises(FewcastError, match="does not exist"):
+        source.list_granules(there.model_copy(update={"source": f"s3://{BUCKET}/none.zarr"}))
 
 
 def test_a_store_without_the_variable_or_that_is_not_there(tmp_path):
