@@ -205,3 +205,32 @@ def test_graph_bytes_count_what_grows_with_the_steps():
     activations = 2 * 6 * 32 * 40 * 8  # one hidden layer of the smaller set
     assert found[0] > 2 * activations
     assert found[1] / found[0] == pytest.approx(2, rel=0.1)
+
+
+class Live:
+    """A saved tensor that counts itself while a graph holds it."""
+
+    now = peak = 0
+
+    def __init__(self, tensor: torch.Tensor):
+        self.tensor = tensor
+        Live.now += tensor.nbytes
+        Live.peak = max(Live.peak, Live.now)
+
+    def __del__(self):
+        Live.now -= self.tensor.nbytes
+
+
+def peak_graph_bytes(mode: str, steps: int) -> int:
+    model, data = learner(mode, inner=INNER.model_copy(update={"steps": steps, "learn_rates": "no"})), batch(1)
+    state = model.init_state()
+    Live.now = Live.peak = 0
+    with torch.autograd.graph.saved_tensors_hooks(Live, lambda live: live.tensor):
+        model.gradient(state, data, seed=0)
+    return Live.peak
+
+
+def test_checkpointed_holds_one_steps_graph_whatever_the_number_of_steps():
+    few, many = (peak_graph_bytes("checkpointed", steps) for steps in (2, 8))
+    assert many <= 1.01 * few
+    assert peak_graph_bytes("unrolled", 8) > 3 * many
