@@ -10,8 +10,6 @@ from typing import Any, Literal
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.core.buffer import default_buffer_prototype
-from zarr.storage import MemoryStore
 
 from core.archive import layout, shard
 from core.archive.days import Days, Stored
@@ -40,7 +38,7 @@ class Archive:
         self.objects: Objects = open_objects(url)
         if self.objects.get("zarr.json") is None:
             raise FewcastError(f"no archive at {url}", found="no zarr.json there", mend="run `fewcast ingest` first")
-        self._root = zarr.open_group(_coordinates(self.objects), mode="r", zarr_format=3)
+        self._root = zarr.open_group(layout.coordinates(self.objects), mode="r", zarr_format=3)
         attributes: dict[str, Any] = dict(self._root.attrs)
         if attributes.get("fewcast_archive_version") != layout.VERSION:
             raise FewcastError(
@@ -55,6 +53,7 @@ class Archive:
             kind: tuple(name for name in self.channels if self.kind_of[name] == kind)
             for kind in dict.fromkeys(self.kind_of.values())
         }
+        self.made_from: dict[str, Any] = attributes.get("made_from", {})
         self.slots_per_day = layout.slots_per_day(self.cadence_minutes)
         self.days = Days(self.objects, self.channels, len(self.times), self.slots_per_day)
 
@@ -80,10 +79,12 @@ class Archive:
         origin: datetime | np.datetime64,
         cadence_minutes: int,
         years: int = 10,
+        made_from: Mapping[str, Any] | None = None,
     ) -> "Archive":
         """An empty archive, or the one that is there if it is of the same grid, channels and time axis.
 
-        The root `zarr.json` is written last: an archive half made does not exist.
+        The root `zarr.json` is written last: an archive half made does not exist. `made_from` is remembered, to tell
+        without another look at the source whether settings lead to the same grid.
         """
         start = origin.astype("datetime64[s]").item() if isinstance(origin, np.datetime64) else origin
         start = start.replace(tzinfo=UTC) if start.tzinfo is None else start.astimezone(UTC)
@@ -92,7 +93,14 @@ class Archive:
             archive.require(grid=grid, channels=channels, origin=start, cadence_minutes=cadence_minutes)
             return archive
         objects = open_objects(url)
-        made = layout.template(grid=grid, channels=channels, origin=start, cadence_minutes=cadence_minutes, years=years)
+        made = layout.template(
+            grid=grid,
+            channels=channels,
+            origin=start,
+            cadence_minutes=cadence_minutes,
+            years=years,
+            made_from=dict(made_from or {}),
+        )
         for key, data in made.items():
             objects.put(key, data)
         return cls(url, writable=True)
@@ -275,14 +283,6 @@ class Archive:
     def _writable(self) -> None:
         if not self.writable:
             raise ValueError(f"{self.url} was opened for reading only")
-
-
-def _coordinates(objects: Objects) -> MemoryStore:
-    """The metadata and coordinates that every use of an archive needs, fetched once."""
-    keys = ["zarr.json", *(f"{name}/zarr.json" for name in ("time", "x", "y", "crs")), "time/c/0", "x/c/0", "y/c/0"]
-    found = {key: objects.get(key) for key in keys}
-    buffer = default_buffer_prototype().buffer
-    return MemoryStore({key: buffer.from_bytes(data) for key, data in found.items() if data is not None})
 
 
 @lru_cache(maxsize=4)

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
+from core.archive.objects import Objects
 from core.archive.packing import PACKINGS
 from core.archive.shard import CHUNK, MISSING, codecs, shard_shape
 from core.satellite.granule import PHYSICAL_RANGE, UNITS, Grid, Kind, Reason
@@ -29,7 +31,13 @@ class Status(IntEnum):
 
 
 def template(
-    *, grid: Grid, channels: Mapping[str, Kind], origin: datetime, cadence_minutes: int, years: int
+    *,
+    grid: Grid,
+    channels: Mapping[str, Kind],
+    origin: datetime,
+    cadence_minutes: int,
+    years: int,
+    made_from: dict[str, Any],
 ) -> dict[str, bytes]:
     """Every metadata and coordinate object of an empty archive by key; the root `zarr.json` comes last.
 
@@ -48,6 +56,7 @@ def template(
         cadence_minutes=cadence_minutes,
         channels=names,
         kinds=[channels[name] for name in names],
+        made_from=made_from,
     )
     begin = origin.strftime("%Y-%m-%d %H:%M:%S")
     axis = {"units": f"minutes since {begin}", "calendar": "proleptic_gregorian", "standard_name": "time", "axis": "T"}
@@ -94,6 +103,14 @@ def template(
     objects = {key: value.to_bytes() for key, value in store._store_dict.items()}
     objects["zarr.json"] = objects.pop("zarr.json")
     return objects
+
+
+def coordinates(objects: Objects) -> MemoryStore:
+    """The metadata and coordinates that every use of an archive needs, fetched once."""
+    keys = ["zarr.json", *(f"{name}/zarr.json" for name in ("time", "x", "y", "crs")), "time/c/0", "x/c/0", "y/c/0"]
+    found = {key: objects.get(key) for key in keys}
+    buffer = default_buffer_prototype().buffer
+    return MemoryStore({key: buffer.from_bytes(data) for key, data in found.items() if data is not None})
 
 
 def slots_per_day(cadence_minutes: int) -> int:

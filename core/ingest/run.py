@@ -8,19 +8,21 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExec
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.archive import Archive, Status, Stored
 from core.archive.lock import exclusive
+from core.archive.objects import open_objects
 from core.config import IngestConfig, TimeRange
 from core.errors import FewcastError
 from core.ingest.plan import SERVED, days, plan, slots_of
+from core.ingest.slot import Job, Outcome, read_slot
 from core.report import Report, Silent
 from core.satellite import source, sun
-from core.satellite.granule import CorruptGranule, Frame, Granule, Grid, UnavailableGranule
+from core.satellite.granule import Granule
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -47,21 +49,6 @@ class IngestSummary:
     reasons: dict[str, int] = field(default_factory=dict)
 
 
-class Job(NamedTuple):
-    """One slot, the granules to read for it, and the channels that are data already: never made worse."""
-
-    slot: int
-    granules: tuple[Granule, ...]
-    served: frozenset[str]
-
-
-class Outcome(NamedTuple):
-    """What to record of one job, and how many granules could not be fetched."""
-
-    stored: list[Stored]
-    unavailable: int
-
-
 def ingest(
     config: IngestConfig,
     *,
@@ -77,6 +64,14 @@ def ingest(
     disk, or another ingest at work.
     """
     return _Run(config, report or Silent(), clock()).go(client)
+
+
+class _NothingReadable(Exception):  # noqa: N818
+    """No granule so far tells the grid; a later day may."""
+
+    def __init__(self, refusal: FewcastError) -> None:
+        super().__init__(str(refusal))
+        self.refusal = refusal
 
 
 class _Run:
@@ -95,8 +90,8 @@ class _Run:
         with ExitStack() as stack:
             try:
                 if Archive.exists(config.archive):
-                    self.archive = Archive.open(config.archive, "r+")
                     self._hold(stack)
+                    self.archive = Archive.open(config.archive, "r+")
                 self.plan = plan(config, self.archive, self.now)
                 executor: Executor = (
                     client.get_executor(pure=False) if client else ThreadPoolExecutor(config.connections, "ingest")
@@ -119,8 +114,7 @@ class _Run:
         )
 
     def _hold(self, stack: ExitStack) -> None:
-        assert self.archive is not None
-        self.still_mine = stack.enter_context(exclusive(self.archive.objects))
+        self.still_mine = stack.enter_context(exclusive(open_objects(self.config.archive)))
 
     # -- what to do
 
@@ -128,7 +122,7 @@ class _Run:
         """The slots to read, day by day, so that memory does not grow with the range."""
         waiting: list[tuple[TimeRange, list[Granule]]] = []
         refusal: FewcastError | None = None
-        grid: Grid | None = None
+        matched = False
         for day in days(self.plan.times):
             if self.archive is not None and self._finished(day):
                 continue
@@ -139,13 +133,13 @@ class _Run:
                 if self.archive is not None:
                     yield from self._day(*waiting.pop())
                 continue
-            if grid is None:
+            if not matched:
                 try:
-                    grid = source.archive_grid([g for _, found in waiting for g in found], self.config)
-                except FewcastError as error:
-                    refusal = error
+                    self._match([granule for _, found in waiting for granule in found], stack)
+                except _NothingReadable as error:
+                    refusal = error.refusal
                     continue
-                self._open(grid, stack)
+                matched = True
             for item in waiting:
                 yield from self._day(*item)
             waiting.clear()
@@ -154,24 +148,34 @@ class _Run:
         for item in waiting if self.archive is not None else ():
             yield from self._day(*item)
 
-    def _open(self, grid: Grid, stack: ExitStack) -> None:
+    def _match(self, granules: list[Granule], stack: ExitStack) -> None:
+        """Make the archive, or see that the one that is there is of this grid, these channels and this time axis.
+
+        An archive made with the same settings has the same grid, and no granule need be read to know it.
+        """
         config = self.config
         kinds = {name: source.kind(config, name) for name in config.channels}
         if config.sun_angle:
             kinds[sun.CHANNEL] = "solar_elevation"
-        origin, cadence = config.origin, config.cadence_minutes
-        if self.archive is None:
-            self.archive = Archive.create(
-                config.archive,
-                grid=grid,
-                channels=kinds,
-                origin=origin,
-                cadence_minutes=cadence,
-                years=config.years,
-            )
-            self._hold(stack)
+        made_from = {name: getattr(config, name) for name in ("system", "source", "sector", "area", "block")}
+        if self.archive is not None and self.archive.made_from == made_from:
+            grid = self.archive.grid
         else:
-            self.archive.require(grid=grid, channels=kinds, origin=origin, cadence_minutes=cadence)
+            try:
+                grid = source.archive_grid(granules, config)
+            except FewcastError as error:
+                raise _NothingReadable(error) from error
+        if self.archive is None:
+            self._hold(stack)
+        self.archive = Archive.create(
+            config.archive,
+            grid=grid,
+            channels=kinds,
+            origin=config.origin,
+            cadence_minutes=config.cadence_minutes,
+            years=config.years,
+            made_from=made_from,
+        )
 
     def _finished(self, day: TimeRange) -> bool:
         """Whether a day holds nothing that is worth another look; counts it as skipped if so."""
@@ -212,6 +216,9 @@ class _Run:
                 yield Job(slot, tuple(wanted), frozenset(served))
             else:
                 self._progress(1)
+        if self.seen:  # a source that holds nothing at all is a mistake, not a hole
+            self._note(self.absent)
+            self.absent = []
 
     # -- doing it
 
@@ -233,6 +240,7 @@ class _Run:
         finally:
             for future in running:
                 future.cancel()
+            wait(running)
             self._record()
 
     def _collect(self, running: set[Future[Outcome]]) -> set[Future[Outcome]]:
@@ -269,26 +277,6 @@ class _Run:
         span = self.plan.times.end - self.plan.times.start
         total = -(-span // timedelta(minutes=self.config.cadence_minutes))
         self.report.progress(min(self.counts["slots"], total), total, "slots")
-
-
-def read_slot(archive: Archive, job: Job, config: IngestConfig) -> Outcome:
-    """Read one slot's granules and make their frames durable; runs on a worker."""
-    frames: list[Frame] = []
-    stored: list[Stored] = []
-    unavailable = 0
-    for granule in job.granules:
-        try:
-            frames.append(source.read_frame(granule, config, archive.grid))
-        except UnavailableGranule:
-            unavailable += 1
-        except CorruptGranule as error:
-            stored.append(Stored(job.slot, granule.channel, Status.CORRUPT, error.reason))
-    if frames:
-        if config.sun_angle:
-            frames.append(sun.sun_frame(job.granules[0].time, archive.grid))
-        stored += archive.write_frame(job.slot, frames)
-    kept = [item for item in stored if item.status in SERVED or item.channel not in job.served]
-    return Outcome(kept, unavailable)
 
 
 def _unwritable(url: str, error: OSError) -> FewcastError:
