@@ -13,17 +13,18 @@ import pandas as pd
 from core.config import EvaluateConfig
 from core.episodes.store import EpisodeStore
 from core.errors import FewcastError
-from core.model import Model
 from core.report import Report, Silent
 from core.verify import tables
+from core.verify.diagnostics import cuts_table
 from core.verify.domain_rows import NAMES, Method, domain_windows
 from core.verify.events import events_of
+from core.verify.page import scorecard_page
 from core.verify.pictures import draw_pictures
 from core.verify.rows import DRESSED, LearnedRow, Plan, forget_models, learned_rows, open_model
 from core.verify.scorecard import Settings, scorecard_table
 from core.verify.scoring import choose_fine_tuning, fit_dressing, forecasts_of, score_all
 
-_FORMAT = 1  # raise it when the same inputs give another scorecard
+_FORMAT = 2  # raise it when the same inputs give another scorecard
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,12 @@ def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: An
     table = scorecard_table(windows, settings, comparisons(plan.rows, set(windows["learner"])), scales)
     windows.to_parquet(folder / "windows.parquet", index=False)
     table.to_parquet(folder / "scorecard.parquet", index=False)
-    text = tables.markdown(table, [*_notes(config, model, store), *notes], tables.verdicts(table))
-    (folder / "scorecard.md").write_text(text)
-    draw_pictures(folder, windows, table, store, partial(forecasts_of, config.episodes, plan), report)
+    verdicts, all_notes = tables.verdicts(table), [*_notes(config, plan, store), *notes]
+    (folder / "scorecard.md").write_text(tables.markdown(table, all_notes, verdicts))
+    pictures = draw_pictures(folder, windows, table, store, partial(forecasts_of, config.episodes, plan), report)
+    cuts = cuts_table(windows, config.split)
+    cuts.to_parquet(folder / "cuts.parquet", index=False)
+    (folder / "scorecard.html").write_text(scorecard_page(table, cuts, all_notes, verdicts, pictures))
     (folder / "inputs.json").write_text(json.dumps(inputs, indent=1))  # last: it says that all the rest is whole
     finished = _finished(folder, inputs)
     assert finished is not None
@@ -110,14 +114,20 @@ def comparisons(rows: Sequence[LearnedRow], present: set[str]) -> list[tuple[str
     return [(a, b) for a, b in pairs if a in present and b in present]
 
 
-def _notes(config: EvaluateConfig, model: Model, store: EpisodeStore) -> list[str]:
-    return [
-        f"Run {config.run} (step {model.step}, version {model.version}), episodes {config.episodes} "
-        f"(version {store.version}, digest {store.digest[:16]}), {config.members} members.",
+def _notes(config: EvaluateConfig, plan: Plan, store: EpisodeStore) -> list[str]:
+    notes = [
+        f"Episodes {config.episodes} (version {store.version}, digest {store.digest[:16]}), {config.members} members.",
         "Scores are in standardised units: divided by each channel's std over the training split. "
         f"Intervals are 95 %, from {config.bootstrap_samples} resamples of blocks of tile x "
         f"{config.bootstrap_hours:g} hours. Undefined metrics are left out, not guessed.",
     ]
+    for run, which in dict.fromkeys((run, row.which) for row in plan.rows for run in row.runs):
+        model = open_model(run, which)
+        weights = sum(parameter.numel() for parameter in model.learner.network.parameters())
+        same = "same episodes" if model.episodes_digest == store.digest else "OTHER EPISODES"
+        notes.append(f"Run {run}{' (pooled start)' if which == 'pretrained' else ''}: {model.config.learner}, "
+                     f"{weights:,} weights, {model.step} steps, {same}, version {model.version}.")  # fmt: skip
+    return notes
 
 
 def _inputs(config: EvaluateConfig, digest: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -119,7 +120,7 @@ def event_metrics(state: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def reliability(state: Mapping[str, Any], event: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def reliability(state: Mapping[str, Any] | pd.Series, event: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(mean forecast probability, observed frequency, count) of each bin; NaN where a bin is empty."""
     count, forecast, observed = (
         np.array([float(state[f"rel_{what}_{b}@{event}"]) for b in range(RELIABILITY_BINS)])

@@ -12,8 +12,10 @@ from core.episodes.loader import Windows
 from core.episodes.store import EpisodeStore
 from core.report import Report
 from core.verify.baselines import last_frame
+from core.verify.diagnostics import curve_figure, reliability_figure, texture_figure
 from core.verify.ensemble import Prediction
 from core.verify.mixture import Mixture
+from core.verify.page import animation
 from core.verify.plots import calibration, forecast_sheet, score_by_lead
 from core.verify.rows import PERSISTENCE
 
@@ -22,21 +24,34 @@ Forecasts = Callable[[int], tuple[Windows, dict[str, Prediction]]]
 
 def draw_pictures(
     folder: Path, windows: pd.DataFrame, table: pd.DataFrame, store: EpisodeStore, forecasts: Forecasts, report: Report
-) -> None:
-    """Write the PNGs into `folder` and hand the figures to `report`."""
+) -> dict[str, Path]:
+    """Write the PNGs into `folder`, hand the figures to `report`, and return the pictures of the page by caption."""
     split = str(windows["split"].iloc[0])
-    figures = {
-        "crps": score_by_lead(table, split, "crps"),
-        "rmse": score_by_lead(table, split, "rmse"),
-        "calibration": calibration(windows, table, split),
+    figures: dict[str, tuple[str, Figure | None]] = {
+        "crps": ("CRPS by lead time", score_by_lead(table, split, "crps")),
+        "rmse": ("RMSE by lead time", score_by_lead(table, split, "rmse")),
+        "calibration": ("Calibration", calibration(windows, table, split)),
+        "reliability": ("Reliability of event probabilities", reliability_figure(windows, split)),
+        "texture": ("Texture of members", texture_figure(table, split)),
+        "curves": ("CRPS against support windows and inner steps", curve_figure(table, split)),
     }
+    pictures: dict[str, Path] = {}
     for place, (episode, window) in telling_windows(windows).items():
         query, predictions = forecasts(episode)
-        title = f"{place}: {store.init_times([episode])[1][0, window].astype('datetime64[m]')} UTC"
-        figures[f"forecast-{place.replace(' ', '-')}"] = sheet(query, predictions, window, store, title)
-    for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=130)
-        report.figure(name, figure, 0)
+        init_time = store.init_times([episode])[1][0, window].astype("datetime64[m]")
+        inputs, rows = panels(query, predictions, window, store)
+        name, title = f"forecast-{place.replace(' ', '-')}", f"{place}: {init_time} UTC"
+        kind = store.spec.kinds[0]
+        figures[name] = (title, forecast_sheet(inputs, rows, store.lead_minutes, kind, title))
+        moving = folder / f"moving-{place.replace(' ', '-')}.png"
+        moving.write_bytes(animation(inputs, rows, store.lead_minutes, kind))
+        pictures[f"{title} (inputs, then forecasts)"] = moving
+    for name, (caption, figure) in figures.items():
+        if figure is not None:
+            figure.savefig(folder / f"{name}.png", dpi=120)
+            report.figure(name, figure, 0)
+            pictures[caption] = folder / f"{name}.png"
+    return pictures
 
 
 def telling_windows(windows: pd.DataFrame) -> dict[str, tuple[int, int]]:
@@ -51,14 +66,17 @@ def telling_windows(windows: pd.DataFrame) -> dict[str, tuple[int, int]]:
     }
 
 
-def sheet(
-    query: Windows, predictions: dict[str, Prediction], window: int, store: EpisodeStore, title: str, channel: int = 0
-) -> Figure:
-    """Inputs, truth, the last learned row's mean, spread and two members, and persistence, in physical units."""
+def panels(
+    query: Windows, predictions: dict[str, Prediction], window: int, store: EpisodeStore, channel: int = 0
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Inputs (k, Y, X), and by name (L, Y, X): truth, the last learned row's mean, spread and two members, persistence.
+
+    All in physical units, of one channel, NaN where missing.
+    """
     channels, mean = len(store.channels), float(store.normalisation.mean[channel])
     std = float(store.normalisation.std[channel])
     height, width = query.y.shape[-2:]
-    inputs = query.x[window, channel:-1:channels] * std + mean
+    inputs = torch.where(query.x[window, -1:] > 0, query.x[window, channel:-1:channels] * std + mean, torch.nan)
     top, left = (inputs.shape[-2] - height) // 2, (inputs.shape[-1] - width) // 2
     inputs = inputs[:, top : top + height, left : left + width]
     outputs = slice(channel, None, channels)
@@ -71,10 +89,5 @@ def sheet(
         rows |= {f"{name}: member {i + 1}": member for i, member in enumerate(members)}
     last = last_frame(query.x, channels, store.spec.target_frames, height, width)
     rows[PERSISTENCE] = last[window, outputs] * std + mean
-    return forecast_sheet(
-        np.asarray(inputs),
-        {label: np.asarray(values.expand(len(store.lead_minutes), height, width)) for label, values in rows.items()},
-        store.lead_minutes,
-        store.spec.kinds[channel],
-        title,
-    )
+    shape = (len(store.lead_minutes), height, width)
+    return np.asarray(inputs), {label: np.asarray(values.expand(shape)) for label, values in rows.items()}

@@ -11,7 +11,7 @@ from matplotlib.image import AxesImage
 
 from core.verify.colours import LEARNERS, MARKERS, image_style
 from core.verify.statistics import PIT_BINS, pit_histogram
-from core.verify.tables import holdout_words
+from core.verify.tables import holdout_words, is_control
 
 
 def score_by_lead(table: pd.DataFrame, split: str, metric: str = "crps") -> Figure:
@@ -21,7 +21,7 @@ def score_by_lead(table: pd.DataFrame, split: str, metric: str = "crps") -> Figu
     holdouts = list(dict.fromkeys(rows["holdout"]))
     figure = Figure(figsize=(1.2 + 3.6 * len(holdouts), 3.8), layout="constrained")
     axes = figure.subplots(1, len(holdouts), sharey=True, squeeze=False)[0]
-    learners = list(dict.fromkeys(rows["learner"]))
+    learners = [name for name in dict.fromkeys(rows["learner"]) if not is_control(name)]
     leads = np.sort(rows["lead_time"].unique())
     step = float(np.diff(leads).min()) if len(leads) > 1 else 1.0
     for axis, holdout in zip(axes, holdouts, strict=True):
@@ -31,7 +31,7 @@ def score_by_lead(table: pd.DataFrame, split: str, metric: str = "crps") -> Figu
         axis.set_title(holdout_words(holdout), fontsize=10)
         axis.set_xlabel("lead time (minutes)")
         axis.set_xticks(leads)
-        _plain(axis)
+        plain_axis(axis)
     axes[0].set_ylabel(f"{metric.upper()} (standardised units)")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
@@ -42,6 +42,7 @@ def calibration(windows: pd.DataFrame, table: pd.DataFrame, split: str) -> Figur
     rows = table[(table["split"] == split) & (table["reference"] == "")]
     rows = rows[(rows["channel"] == _channel(rows)) & (rows["holdout"] == _widest(rows))]
     density = list(dict.fromkeys(rows[rows["metric"] == "spread_skill"]["learner"]))  # a point has no spread
+    density = [name for name in density if not is_control(name)]
     figure = Figure(figsize=(12, 3.9), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     edges = np.linspace(0, 1, PIT_BINS + 1)
@@ -63,7 +64,7 @@ def calibration(windows: pd.DataFrame, table: pd.DataFrame, split: str) -> Figur
         axis.set_title(title, fontsize=10)
         axis.set_xlabel(x)
         axis.set_ylabel(y)
-        _plain(axis)
+        plain_axis(axis)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
 
@@ -77,7 +78,7 @@ def forecast_sheet(
     """
     style, columns = image_style(kind), max(len(inputs), len(lead_minutes))
     images = {name: values for name, values in rows.items() if not name.startswith("spread")}
-    low, high = _limits(np.concatenate([inputs.ravel(), *(v.ravel() for v in images.values())]))
+    low, high = limits(np.concatenate([inputs.ravel(), *(v.ravel() for v in images.values())]))
     spreads = [values for name, values in rows.items() if name.startswith("spread")]
     widest = float(np.nanmax(np.stack(spreads))) if spreads else 1.0
     page = _Page(inputs.shape[-2:], columns, 1 + len(rows), title)
@@ -152,7 +153,7 @@ def _image(axis: Axes, frame: np.ndarray, colours: Colormap | str, low: float, h
     return axis.imshow(frame, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
 
 
-def _limits(values: np.ndarray) -> tuple[float, float]:
+def limits(values: np.ndarray) -> tuple[float, float]:
     finite = values[np.isfinite(values)]
     if finite.size == 0:
         return 0.0, 1.0
@@ -179,7 +180,7 @@ def _widest(rows: pd.DataFrame) -> str:
     return "all" if "all" in holdouts else holdouts[0]
 
 
-def _plain(axis: Axes) -> None:
+def plain_axis(axis: Axes) -> None:
     axis.grid(True, color="0.88", linewidth=0.8)
     axis.set_axisbelow(True)
     for side in ("top", "right"):

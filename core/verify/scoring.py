@@ -94,15 +94,16 @@ def episode_of(windows: Windows, e: int) -> Windows:
 
 
 def partner(store: EpisodeStore, episode: int) -> int:
-    """Another episode of the split whose tile is another: whose support the shuffled rows adapt to."""
+    """Another episode, of another tile, whose support the shuffled rows adapt to; of the same hold-out if there is one."""
     catalog = store.catalog
     entry = catalog.iloc[episode]
-    same_split = (catalog["split"] == entry["split"]) & (catalog["holdout"] == entry["holdout"])
-    choices = same_split & ((catalog["row"] != entry["row"]) | (catalog["col"] != entry["col"]))
-    if not choices.any():
-        choices = same_split & (catalog["support_init"].map(str) != str(entry["support_init"]))
-    found = catalog.loc[choices, "id"].to_numpy()
-    return int(found[episode_seed(0, episode) % len(found)]) if len(found) else episode
+    elsewhere = (catalog["row"] != entry["row"]) | (catalog["col"] != entry["col"])
+    alike = elsewhere & (catalog["split"] == entry["split"]) & (catalog["holdout"] == entry["holdout"])
+    for choices in (alike, elsewhere, catalog["id"] != entry["id"]):
+        found = catalog.loc[choices, "id"].to_numpy()
+        if len(found):
+            return int(found[episode_seed(0, episode) % len(found)])
+    return episode
 
 
 def fit_dressing(store: EpisodeStore, seed: int) -> np.ndarray:

@@ -4,6 +4,7 @@ import pandas as pd
 
 from core.verify.scorecard import defined_metric
 
+_SHOWN = ("mae", "rmse", "bias", "spread_skill", "coverage_50", "coverage_90", "coverage_95", "nll")
 _HOLDOUT_WORDS = {
     "region": "new region",
     "time": "new time",
@@ -17,12 +18,19 @@ def holdout_words(holdout: str) -> str:
     return _HOLDOUT_WORDS.get(holdout, holdout)
 
 
+def is_control(learner: str) -> bool:
+    """Whether a row is a control or a point of a curve, which crowd a picture of the learners."""
+    return "shuffled" in learner or ", N_S = " in learner or "(curve)" in learner
+
+
 def compact_table(table: pd.DataFrame, holdout: str = "") -> str:
     """CRPS per lead time, with spread-skill and 90 % coverage over all leads: what a terminal line can hold."""
     chosen = _choose(table, holdout)
     leads, rows = _leads(chosen), []
     header = ["learner", *(f"{lead} min" for lead in leads), "all", "95 % interval", "RMSE", "spread/skill", "cover 90"]
     for learner in chosen["learner"].unique():
+        if ", N_S = " in learner or "(curve)" in learner:
+            continue
         own = chosen[chosen["learner"] == learner]
         whole = defined_metric(own, "crps")
         whole = whole[whole["lead_time"] == 0]
@@ -65,7 +73,10 @@ def markdown(table: pd.DataFrame, notes: list[str], verdicts: list[str]) -> str:
             by_lead = {int(row["lead_time"]): _cell(row) for _, row in own.iterrows()}
             cells = [by_lead.get(lead, "-") for lead in [*leads, 0]]
             parts.append(f"| {learner} | " + " | ".join(cells) + " |")
-        shown = [m for m in ("mae", "rmse", "bias", "spread_skill", "coverage_50", "coverage_90", "coverage_95", "nll")]
+        shown = [m for m in _SHOWN if m in set(group["metric"])]
+        shown += [
+            m for m in dict.fromkeys(group["metric"]) if m.startswith(("brier@", "csi@", "fss_9@", "power_ratio_4"))
+        ]
         parts += ["", "Over all lead times:", "", *_markdown_rows(["learner", *shown])]
         for learner in group["learner"].unique():
             own = group[group["learner"] == learner]

@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -49,10 +52,14 @@ def test_evaluate_scores_every_row_on_the_same_windows(config, chain, monkeypatc
     for words in ("STEPS: 20 members", "step size", "abml, M = 1 against STEPS", "against abml, M = 0"):
         assert words in scorecard.markdown
     assert "dressed persistence" in scorecard.terminal
-    assert len(scorecard.figures) == 5
+    assert len(scorecard.figures) == 10
     crps = windows.groupby("learner")["crps"].sum()
     assert crps["abml, M = 1, N_S = 0"] == pytest.approx(crps["abml, M = 0"])
     assert crps["deep ensemble of 2"] < crps["persistence"]
+    assert crps["abml, M = 1, shuffled support"] != crps["abml, M = 1"]
+    page = Path(config.scorecard, "scorecard.html").read_text()
+    assert page.count("data:image/png;base64,") == 10
+    assert "nan" not in re.sub('base64,[^"]*', "", page)
 
 
 def test_a_second_call_skips_and_other_inputs_do_not(config):
@@ -86,8 +93,7 @@ def test_the_partner_of_an_episode_is_another_place(config):
     store = EpisodeStore.open(config.episodes)
     for episode in store.ids("validation"):
         mine, other = store.catalog.iloc[episode], store.catalog.iloc[partner(store, int(episode))]
-        assert (mine["split"], mine["holdout"]) == (other["split"], other["holdout"])
-        assert mine["id"] != other["id"]
+        assert (mine["row"], mine["col"]) != (other["row"], other["col"])
 
 
 def test_validation_is_another_split(config):

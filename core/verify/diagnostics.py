@@ -1,0 +1,123 @@
+"""Pictures of what lies behind the scores: reliability, texture, few-shot curves, and cuts by hour and by cloud."""
+
+import re
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from core.verify.colours import LEARNERS, MARKERS
+from core.verify.events import RELIABILITY_BINS, reliability
+from core.verify.plots import plain_axis
+from core.verify.tables import is_control
+
+_CURVE = re.compile(r"(?P<name>.*), (?:N_S = (?P<windows>\d+)|M = (?P<steps>\d+) \(curve\))$")
+
+
+def reliability_figure(windows: pd.DataFrame, split: str) -> Figure | None:
+    """Observed frequency against forecast probability, one panel an event, with how often each was said below."""
+    events = [column.partition("@")[2] for column in windows.columns if column.startswith("event_count@")]
+    if not events:
+        return None
+    figure = Figure(figsize=(0.8 + 4.0 * len(events), 4.9), layout="constrained")
+    grid = figure.subplots(2, len(events), squeeze=False, sharex=True, height_ratios=[4, 1])
+    learners = [name for name in windows["learner"].unique() if not is_control(name)]
+    for column, event in enumerate(events):
+        top, bottom = grid[:, column]
+        top.plot([0, 1], [0, 1], color="0.25", linewidth=1, linestyle="--")
+        for i, learner in enumerate(learners):
+            own = windows[(windows["learner"] == learner) & (windows["split"] == split)]
+            state = own[[c for c in own.columns if c.endswith(f"@{event}")]].sum(min_count=1)
+            if state.isna().any():
+                continue
+            forecast, observed, count = reliability(state, event)
+            colour = LEARNERS[i % len(LEARNERS)]
+            top.plot(
+                forecast, observed, MARKERS[i % 10] + "-", color=colour, label=learner, markersize=4, linewidth=1.4
+            )
+            centres = (np.arange(RELIABILITY_BINS) + 0.5) / RELIABILITY_BINS
+            bottom.plot(centres, np.maximum(count, 1), color=colour, linewidth=1.2)
+        top.set_title(f"reliability of P({event})", fontsize=10)
+        top.set_ylabel("observed frequency")
+        bottom.set(xlabel="forecast probability", ylabel="pixels", yscale="log")
+        for axis in (top, bottom):
+            plain_axis(axis)
+    figure.legend(
+        *grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8
+    )
+    return figure
+
+
+def texture_figure(table: pd.DataFrame, split: str) -> Figure | None:
+    """Power of members over power of the observation, by wavelength."""
+    rows = table[(table["split"] == split) & (table["lead_time"] == 0) & table["metric"].str.startswith("power_ratio_")]
+    rows = rows[(rows["channel"] == rows["channel"].iloc[-1:].squeeze()) & ~rows["learner"].map(is_control)]
+    if rows.empty:
+        return None
+    rows = rows[rows["holdout"] == ("all" if "all" in set(rows["holdout"]) else rows["holdout"].iloc[0])]
+    figure = Figure(figsize=(6.0, 4.4), layout="constrained")
+    axis = figure.subplots()
+    bands = list(dict.fromkeys(rows["metric"]))
+    axis.axhline(1.0, color="0.25", linewidth=1, linestyle="--")
+    for i, (learner, own) in enumerate(rows.groupby("learner", sort=False)):
+        value = own.set_index("metric")["value"].reindex(bands)
+        axis.plot(
+            range(len(bands)), value, MARKERS[i % 10] + "-", label=str(learner), color=LEARNERS[i % len(LEARNERS)]
+        )
+    labels = ["-".join(band.removeprefix("power_ratio_").split("_")) for band in bands]
+    axis.set_xticks(range(len(bands)), labels)
+    axis.set(xlabel="wavelength (pixels)", ylabel="power of members / power observed", yscale="log")
+    axis.set_title("texture of members: one is as rough as real frames", fontsize=10)
+    plain_axis(axis)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+def curve_figure(table: pd.DataFrame, split: str) -> Figure | None:
+    """CRPS over all lead times against the number of support windows, and of inner steps."""
+    rows = table[(table["split"] == split) & (table["metric"] == "crps") & (table["reference"] == "")]
+    rows = rows[(rows["lead_time"] == 0) & (rows["channel"] == rows["channel"].iloc[-1])]
+    found = rows["learner"].str.extract(_CURVE)
+    rows = rows.assign(windows_given=found["windows"].astype(float), steps=found["steps"].astype(float))
+    kinds = [k for k in ("windows_given", "steps") if rows[k].notna().any()]
+    if not kinds:
+        return None
+    figure = Figure(figsize=(1 + 4.4 * len(kinds), 3.8), layout="constrained")
+    axes = figure.subplots(1, len(kinds), squeeze=False)[0]
+    for axis, kind in zip(axes, kinds, strict=True):
+        for i, (holdout, own) in enumerate(rows[rows[kind].notna()].groupby("holdout", sort=False)):
+            own = own.sort_values(kind)
+            colour = LEARNERS[i % len(LEARNERS)]
+            axis.plot(own[kind], own["value"], MARKERS[i % 10] + "-", color=colour, label=f"held out: {holdout}")
+            axis.fill_between(own[kind], own["low"], own["high"], color=colour, alpha=0.12, linewidth=0)
+        axis.set_xlabel("support windows N_S" if kind == "windows_given" else "inner steps M")
+        axis.set_ylabel("CRPS (standardised units)")
+        plain_axis(axis)
+    axes[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def cuts_table(windows: pd.DataFrame, split: str) -> pd.DataFrame:
+    """CRPS of every row by hour (UTC), season and cloudiness: columns cut, value, learner, crps, windows.
+
+    Cloudiness is the third of the windows' mean observed value that a window falls in, in normalised units.
+    """
+    own = windows[windows["split"] == split]
+    hour = own["init_time"].dt.hour // 6 * 6
+    brightness = own.groupby(["episode", "window"])["observed"].transform("sum")
+    brightness = brightness / own.groupby(["episode", "window"])["count"].transform("sum").clip(lower=1)
+    thirds = brightness.rank(pct=True).fillna(0.5)
+    month = own["init_time"].dt.month % 12 // 3
+    cuts = {
+        "hour (UTC)": hour.map(lambda h: f"{h:02d}-{h + 6:02d}"),
+        "season": month.map(dict(enumerate(("DJF", "MAM", "JJA", "SON")))),
+        "mean value": pd.cut(thirds, [0, 1 / 3, 2 / 3, 1], labels=["low third", "middle third", "high third"]),
+    }
+    parts = []
+    for name, labels in cuts.items():
+        grouped = own.assign(value=labels.astype(str)).groupby(["value", "learner"], sort=False)
+        summed = grouped[["crps", "count"]].sum()
+        number = grouped[["episode", "window"]].apply(lambda part: len(part.drop_duplicates()))
+        part = pd.DataFrame({"crps": summed["crps"] / summed["count"].where(summed["count"] > 0), "windows": number})
+        parts.append(part.dropna().reset_index().assign(cut=name))
+    return pd.concat(parts, ignore_index=True)[["cut", "value", "learner", "crps", "windows"]]

@@ -1,0 +1,130 @@
+"""The scorecard as one HTML page that needs nothing beside it: tables, verdicts, plots and moving forecasts."""
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from core.verify.colours import image_style
+from core.verify.plots import limits
+from core.verify.tables import holdout_words
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 2rem auto; padding: 0 1rem; color: #1c1f24 }
+h1 { margin-bottom: .2em } h2 { margin-top: 2.2em; border-bottom: 1px solid #d5d9de; padding-bottom: .2em }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .8em 0; font-size: 13.5px }
+th, td { padding: .28em .75em; text-align: right; border-bottom: 1px solid #e5e8ec; white-space: nowrap }
+th:first-child, td:first-child { text-align: left } thead th { border-bottom: 2px solid #9aa3ad }
+td.best { font-weight: 700 } img { max-width: 100%; height: auto } .note { color: #555e68; font-size: 13.5px }
+.scroll { overflow-x: auto } small { color: #6b747e }
+"""
+
+
+def scorecard_page(
+    table: pd.DataFrame, cuts: pd.DataFrame, notes: Sequence[str], verdicts: Sequence[str], pictures: Mapping[str, Path]
+) -> str:
+    """The page. `pictures` maps a caption to a PNG, still or moving, which is put into the page itself."""
+    parts = ["<h1>Scorecard</h1>", *(f'<p class="note">{html.escape(note)}</p>' for note in notes)]
+    parts += ["<h2>Verdicts</h2><ul>", *(f"<li>{html.escape(line)}</li>" for line in verdicts), "</ul>"]
+    for (split, holdout, channel), group in table.groupby(["split", "holdout", "channel"], sort=False):
+        size = group.iloc[0]
+        title = f"{split}: {holdout_words(str(holdout))}" + ("" if table["channel"].nunique() == 1 else f", {channel}")
+        parts += [f"<h2>{html.escape(title)}</h2>", f"<p>{size['windows']} windows in {size['blocks']} blocks.</p>"]
+        parts += [_crps_table(group), _metric_table(group)]
+    parts.append("<h2>Cuts</h2><p>CRPS over all lead times and kinds of hold-out.</p>")
+    for name, part in cuts.groupby("cut", sort=False):
+        grid = part.pivot_table(index="learner", columns="value", values="crps", sort=False)
+        parts.append(_table([str(name), *map(str, grid.columns)], _rows(grid)))
+    parts.append("<h2>Pictures</h2>")
+    for caption, path in pictures.items():
+        data = base64.b64encode(path.read_bytes()).decode()
+        parts.append(f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
+                     f"<figcaption><small>{html.escape(caption)}</small></figcaption></figure>")  # fmt: skip
+    body = "\n".join(parts)
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Scorecard</title>'
+        f"<style>{_STYLE}</style></head><body>{body}</body></html>"
+    )
+
+
+def animation(inputs: np.ndarray, panels: Mapping[str, np.ndarray], lead_minutes: tuple[int, ...], kind: str) -> bytes:
+    """A moving PNG: the inputs in every panel, then the panels' own frames (L, Y, X), in physical units."""
+    style = image_style(kind)
+    images = [values for name, values in panels.items() if not name.startswith("spread")]
+    low, high = limits(np.concatenate([inputs.ravel(), *(v.ravel() for v in images)]))
+    step = lead_minutes[0]
+    frames = []
+    for t in range(len(inputs) + len(lead_minutes)):
+        lead = t - len(inputs)
+        figure = Figure(figsize=(1.75 * len(panels), 2.05))
+        when = f"{(lead + 1) * step:+d} min" if lead < 0 else f"+{lead_minutes[lead]} min"
+        figure.text(0.01, 0.93, when, fontsize=9, weight="bold" if lead >= 0 else "normal")
+        for i, (name, values) in enumerate(panels.items()):
+            axis = figure.add_axes((i / len(panels) + 0.004, 0.02, 1 / len(panels) - 0.008, 0.8))
+            axis.set(xticks=[], yticks=[], facecolor="#d9a0a0")
+            axis.set_title(name, fontsize=7.5, pad=2)
+            spread = name.startswith("spread")
+            if spread and lead >= 0:
+                axis.imshow(values[lead], cmap="magma", vmin=0, vmax=float(np.nanmax(values)))
+            elif not spread:
+                axis.imshow(values[lead] if lead >= 0 else inputs[t], cmap=style.colours, vmin=low, vmax=high)
+            else:
+                axis.set_facecolor("0.96")
+        canvas = FigureCanvasAgg(figure)
+        figure.set_dpi(110)
+        canvas.draw()
+        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
+    stream = io.BytesIO()
+    durations = [450] * (len(frames) - 1) + [1500]
+    frames[0].save(stream, "PNG", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    return stream.getvalue()
+
+
+def _crps_table(group: pd.DataFrame) -> str:
+    own = group[(group["metric"] == "crps") & (group["reference"] == "")]
+    grid = own.pivot_table(index="learner", columns="lead_time", values="value", sort=False)
+    grid = grid[[*sorted(c for c in grid.columns if c), 0]]
+    widths = own[own["lead_time"] == 0].set_index("learner")
+    rows = _rows(grid)
+    for row, learner in zip(rows, grid.index, strict=True):
+        low, high = widths.loc[learner, ["low", "high"]]
+        row.append(f"[{low:.4f}, {high:.4f}]" if low == low else "one block")
+    return _table(["CRPS", *(f"{lead} min" if lead else "all" for lead in grid.columns), "95 % interval"], rows)
+
+
+def _metric_table(group: pd.DataFrame) -> str:
+    own = group[(group["reference"] == "") & (group["lead_time"] == 0) & (group["metric"] != "crps")]
+    grid = own.pivot_table(index="learner", columns="metric", values="value", sort=False)
+    return _table(["over all lead times", *map(str, grid.columns)], _rows(grid, best=False))
+
+
+def _rows(grid: pd.DataFrame, best: bool = True) -> list[list[str]]:
+    least = grid.min() if best else None
+    rows = []
+    for learner, values in grid.iterrows():
+        cells = [f"{v:.4f}" if v == v else "-" for v in values]
+        if least is not None:
+            cells = [f"*{c}" if v == low else c for c, v, low in zip(cells, values, least, strict=True)]
+        rows.append([str(learner), *cells])
+    return rows
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    lines = []
+    for row in rows:
+        cells = "".join(
+            f'<td class="best">{html.escape(cell[1:])}</td>'
+            if cell.startswith("*")
+            else f"<td>{html.escape(cell)}</td>"
+            for cell in row
+        )
+        lines.append(f"<tr>{cells}</tr>")
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
