@@ -11,7 +11,7 @@ from core.episodes.loader import EpisodeBatch, Loader
 from core.errors import FewcastError
 from core.meta.checks import DivergedError
 from core.meta.learner import Learner, LearnerState
-from core.meta.parallel import Ranks
+from core.meta.parallel import Ranks, Workers
 from core.model import build_learner
 from core.report import Report, Silent
 from core.run import Run
@@ -116,7 +116,7 @@ class _Trial:
             try:
                 for step in range(steps):
                     state, _ = self._step(learner, state, step, rate)
-                found.append((weight, validation.run(learner, state)["crps"]))
+                found.append((weight, validation.run(Workers([learner]), state)["crps"]))
             except DivergedError:
                 found.append((weight, math.inf))
         return found

@@ -166,11 +166,12 @@ class _Loop:
     def _validate(self) -> None:
         run, step = self.run, self.run.progress.step
         check_prior(run.state.theta, self.config, step)
-        values = self.validation.run(run.learner, run.judged)
+        values = self.validation.run(self.workers[run.progress.phase], run.judged)
         run.judge(values)
         self.report.metrics({f"validation/{name}": value for name, value in values.items()}, step)
         if self.ranks.leads:
-            self.report.figure("validation", self.validation.figure(run.learner, run.judged), step)
+            figure = self.validation.figure(self.workers[run.progress.phase], run.judged)
+            self.report.figure("validation", figure, step)
         self.pace.pause()
 
     def _save(self) -> None:

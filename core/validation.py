@@ -1,6 +1,6 @@
 """Held-out episodes scored while a run trains: adapted and at M = 0."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from core.episodes.loader import EpisodeBatch
 from core.meta.checks import Examples
 from core.meta.learner import Learner, LearnerState
-from core.meta.parallel import Ranks
+from core.meta.parallel import Ranks, Workers
 from core.verify.mixture import Mixture
 from core.verify.statistics import metrics, window_statistics
 
@@ -42,7 +42,7 @@ class Validation:
         self.source, self.ids, self.members, self.leads = source, tuple(ids), members, tuple(leads)
         self.seed, self.ranks, self.device = seed, ranks, device
 
-    def run(self, learner: Learner, state: LearnerState) -> dict[str, float]:
+    def run(self, workers: Workers, state: LearnerState) -> dict[str, float]:
         """CRPS, RMSE, NLL, spread-skill and coverage over all leads, CRPS and RMSE of each; `prior_` where M = 0.
 
         `gain` is the fraction of the M = 0 CRPS that adaptation takes away. Without an inner loop there is one
@@ -51,33 +51,42 @@ class Validation:
         sums: dict[str, np.ndarray] = {}
         too_few = len(self.ids) < self.ranks.size  # then every rank scores all, and ratios of sums stay the same
         mine = self.ids if too_few else self.ids[self.ranks.rank :: self.ranks.size]
-        for episode in self._episodes(mine):
-            for name, mixture in self._forecasts(learner, state, *episode).items():
-                query = episode[1]
-                mask = query.mask if query.mask is not None else torch.ones_like(query.y, dtype=torch.bool)
-                for statistic, values in window_statistics(mixture, query.y, mask).items():
-                    per_lead = values.sum(0).reshape(len(self.leads), -1).sum(1)
-                    key = f"{name}{statistic}"
-                    sums[key] = sums.get(key, 0.0) + per_lead
+        for found in workers.map(lambda learner, identity: self._statistics(learner, state, identity), mine):
+            sums = {name: sums.get(name, 0.0) + value for name, value in found.items()}
         return self._summary(self._over_ranks(sums))
 
-    def figure(self, learner: Learner, state: LearnerState, episodes: int = 2) -> Figure:
-        """The first query window of the first episodes: last input, observed, mean, spread."""
-        rows = []
-        for support, query in self._episodes(self.ids[:: max(len(self.ids) // episodes, 1)][:episodes]):
-            mixture = self._forecasts(learner, state, support, Examples(query.x[:1], query.y[:1]))[""]
-            observed = query.y[0] if query.mask is None else torch.where(query.mask[0], query.y[0], torch.nan)
-            rows += [("observed", observed), ("mean", mixture.mean()[0]), ("spread", mixture.variance().sqrt()[0])]
+    def figure(self, workers: Workers, state: LearnerState, episodes: int = 2) -> Figure:
+        """The first query window of the first episodes: observed, mean, spread."""
+        rows: list[tuple[str, torch.Tensor]] = []
+        chosen = self.ids[:: max(len(self.ids) // episodes, 1)][:episodes]
+        for found in workers.map(lambda learner, identity: self._planes(learner, state, identity), chosen):
+            rows += found
         return _picture(rows, self.leads)
 
-    def _episodes(self, ids: Sequence[int]) -> Iterator[tuple[Examples, Examples]]:
-        for identity in ids:
-            batch = self.source.load([identity])
-            support, query = (
-                Examples(*(part[0].to(self.device) for part in (windows.x, windows.y, windows.mask)))
-                for windows in (batch.support, batch.query)
-            )
-            yield support, query
+    def _statistics(self, learner: Learner, state: LearnerState, identity: int) -> dict[str, np.ndarray]:
+        """Sums over the pixels and query windows of an episode, per lead."""
+        support, query = self._episode(identity)
+        sums = {}
+        for name, mixture in self._forecasts(learner, state, support, query).items():
+            assert query.mask is not None
+            for statistic, values in window_statistics(mixture, query.y, query.mask).items():
+                sums[f"{name}{statistic}"] = values.sum(0).reshape(len(self.leads), -1).sum(1)
+        return sums
+
+    def _planes(self, learner: Learner, state: LearnerState, identity: int) -> list[tuple[str, torch.Tensor]]:
+        support, query = self._episode(identity)
+        assert query.mask is not None
+        mixture = self._forecasts(learner, state, support, Examples(query.x[:1], query.y[:1], query.mask[:1]))[""]
+        observed = torch.where(query.mask[0], query.y[0], torch.nan)
+        return [("observed", observed), ("mean", mixture.mean()[0]), ("spread", mixture.variance().sqrt()[0])]
+
+    def _episode(self, identity: int) -> tuple[Examples, Examples]:
+        batch = self.source.load([identity])
+        support, query = (
+            Examples(*(part[0].to(self.device) for part in (windows.x, windows.y, windows.mask)))
+            for windows in (batch.support, batch.query)
+        )
+        return support, query
 
     def _forecasts(
         self, learner: Learner, state: LearnerState, support: Examples, query: Examples

@@ -5,11 +5,12 @@ not, unless its forward runs the whole episode.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from queue import SimpleQueue
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,10 @@ from core.meta.learner import Episodes, Learner, LearnerState
 
 TIMEOUT = timedelta(minutes=10)
 """How long a rank waits for the others before it calls them lost; a crash is noticed at once."""
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class RankLostError(FewcastError):
@@ -97,20 +102,27 @@ class Workers:
         """`Learner.gradient`: sums over the batch."""
         if self._pool is None:
             return self._learners[0].gradient(state, batch, seed=seed)
-
-        def differentiate(row: int) -> tuple[Tree, Tree]:
-            learner = self._idle.get()
-            try:
-                return learner.gradient(state, _row(batch, row), seed=seed)
-            finally:
-                self._idle.put(learner)
-
-        found = self._pool.map(differentiate, range(len(batch.ids)))
+        rows = range(len(batch.ids))
+        found = self.map(lambda learner, row: learner.gradient(state, _row(batch, row), seed=seed), rows)
         gradient, metrics = next(found)
         for more_gradient, more_metrics in found:
             gradient = {name: leaf + more_gradient[name] for name, leaf in gradient.items()}
             metrics = {name: value + more_metrics[name] for name, value in metrics.items()}
         return gradient, metrics
+
+    def map(self, call: Callable[[Learner, Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """`call(learner, item)` for each item, in order, as many at a time as there are learners."""
+        if self._pool is None:
+            return (call(self._learners[0], item) for item in items)
+
+        def with_a_learner(item: Item) -> Result:
+            learner = self._idle.get()
+            try:
+                return call(learner, item)
+            finally:
+                self._idle.put(learner)
+
+        return self._pool.map(with_a_learner, items)
 
     def configure(self, **changes: object) -> None:
         """Change settings of all the learners alike."""
