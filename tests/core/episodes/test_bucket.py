@@ -35,9 +35,9 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def test_a_bucket_holds_the_same_store(configure: Callable[..., EpisodesConfig], bucket: Any) -> None:
-    local = configure(train_episodes=10, validation_episodes=2, test_episodes=2)
+    local = configure(channels=["ir"], train_episodes=10, validation_episodes=2, test_episodes=2)
     for path in Path(local.archive).rglob("*"):
-        if path.is_file():
+        if path.is_file() and "reflectance/c" not in str(path):
             bucket.upload_file(str(path), "lake", f"archive.zarr/{path.relative_to(local.archive)}")
     remote = local.model_copy(update={"archive": "s3://lake/archive.zarr", "store": "s3://lake/episodes.zarr"})
     first, second = build(local), build(remote)
