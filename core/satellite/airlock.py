@@ -3,7 +3,7 @@
 Run as a program: it reads requests from standard input and answers on standard output until the input ends. Frames
 are a letter, a length (8 bytes, little-endian) and a payload. In: `Q` what is asked (JSON), then `F` the file's bytes,
 or `R` (JSON) the size of a file whose bytes are asked for with `N` and come as `B`. Out: `A` a description (JSON), `W`
-raw values, `X` why it cannot be read.
+raw values, `X` why it cannot be read; first of all `H`, when it is ready.
 """
 
 import base64
@@ -197,6 +197,9 @@ def main() -> None:
         send(sink, b"N", json.dumps([start, count]).encode())
         return receive(source.read)[1]
 
+    import h5py  # noqa: F401 - slow to load, and the parent waits longer for the greeting than for an answer
+
+    send(sink, b"H", b"")
     while True:
         try:
             asked = json.loads(receive(source.read)[1])

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from core.errors import FewcastError
 from core.satellite import chunks
 from core.satellite.granule import CorruptGranule, Reason
 from core.satellite.keeper import KEEPER, Content, Memory
@@ -33,7 +34,7 @@ def guarded(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except CorruptGranule:
+    except (CorruptGranule, FewcastError):
         raise
     except Exception as error:
         text = " ".join(str(error).split())[:200] or type(error).__name__

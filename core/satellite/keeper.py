@@ -10,11 +10,13 @@ import threading
 from pathlib import Path
 from typing import Any, Protocol
 
+from core.errors import FewcastError
 from core.satellite import airlock
 from core.satellite.granule import CorruptGranule, Reason
 
 MOST_CHILDREN = 4
-SILENCE_SECONDS = 20.0
+# An overloaded machine must not make a good file look damaged.
+START_SECONDS, SILENCE_SECONDS = 180.0, 60.0
 # Larger files are handed over by the pieces that are asked for, instead of being copied whole.
 WHOLE_BYTES = 1 << 20
 PIPE_BYTES = 1 << 20
@@ -58,6 +60,17 @@ class _Child:
         self.waits = selectors.DefaultSelector()
         assert self.process.stdout is not None
         self.waits.register(self.process.stdout, selectors.EVENT_READ)
+        self.patience = START_SECONDS
+        try:
+            airlock.receive(self._read)
+        except (EOFError, Silence) as error:
+            self.end()
+            raise FewcastError(
+                "the process that reads HDF5 files does not start",
+                found=f"exit status {self.process.returncode}",
+                mend="check that `python -c 'import h5py'` works here, and that memory is left",
+            ) from error
+        self.patience = SILENCE_SECONDS
 
     def ask(self, asked: dict[str, Any], content: Content) -> tuple[bytes, bytes]:
         """The answer's frame; `EOFError` where the child died of it, `Silence` where it no longer answers."""
@@ -80,7 +93,7 @@ class _Child:
 
     def _read(self, count: int) -> bytes:
         assert self.process.stdout is not None
-        if not self.waits.select(SILENCE_SECONDS):
+        if not self.waits.select(self.patience):
             raise Silence
         return os.read(self.process.stdout.fileno(), count)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from core.errors import FewcastError
 from core.satellite import airlock, hdf5, keeper
 from core.satellite.granule import CorruptGranule, Reason, UnavailableGranule
 from tests.core.satellite import makers, test_fuzz, test_gk2a
@@ -53,14 +54,13 @@ def test_a_file_on_which_the_library_crashes_is_damaged_and_the_next_is_read(war
     assert wards.idle[0].process.pid != before
 
 
-def test_a_file_on_which_the_library_hangs_is_damaged(wards, monkeypatch):
-    monkeypatch.setattr(keeper, "SILENCE_SECONDS", 0.5)
+def test_a_file_on_which_the_library_hangs_is_damaged(wards):
     child = wards._lent()
+    child.patience = 0.5
     wards.idle.append(child)
     os.kill(child.process.pid, 19)  # stopped, as in an endless loop
     with pytest.raises(CorruptGranule, match="hung"):
         hdf5.opened(GOOD)
-    monkeypatch.setattr(keeper, "SILENCE_SECONDS", 20.0)
     assert PIXELS in hdf5.opened(GOOD)
 
 
@@ -126,3 +126,10 @@ def test_links_to_elsewhere_are_not_followed(tmp_path):
         file["soft"] = h5py.SoftLink("/elsewhere")
     told = json.loads(airlock.answer({}, (tmp_path / "link.h5").read_bytes())[1])
     assert told["variables"] == {}
+
+
+def test_an_airlock_that_does_not_start_is_one_clear_line(wards, monkeypatch):
+    monkeypatch.setattr(keeper.sys, "executable", "/bin/false")
+    with pytest.raises(FewcastError, match="does not start: found exit status 1") as caught:
+        hdf5.opened(GOOD)
+    assert "\n" not in str(caught.value)
