@@ -4,7 +4,7 @@ The three are one code path. `maml` has no weight noise and no KL: theta has no 
 either and learns from support and query alike; fine-tuning is `posterior(..., steps=n)` of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from core.bayes.gaussian import Tree, bayesian_names, branch, graft, standard_normal
 from core.bayes.likelihood import Likelihood, Predictive
-from core.bayes.perturbation import Perturbation
+from core.bayes.perturbation import Choice, Perturbation
 from core.config import TrainConfig
 from core.meta.budget import fastest_exact
 from core.meta.checks import (
@@ -96,22 +96,36 @@ class Posterior:
 class Learner:
     """A way to train a network; it holds no training state, so that state can be saved, split and compared.
 
+    `bayesian` names the parameters that get a distribution (default: all but norm affines), `perturbation` chooses how
+    each layer's noise is drawn (default: the config's one way for all).
+
     The trap: a functional call swaps the network's parameters in place while it runs, so a learner and its network
     belong to one thread at a time.
     """
 
-    def __init__(self, network: nn.Module, likelihood: Likelihood, config: TrainConfig) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        likelihood: Likelihood,
+        config: TrainConfig,
+        *,
+        bayesian: Collection[str] | None = None,
+        perturbation: Choice | None = None,
+    ) -> None:
         check_network(network)
         self.network, self.likelihood, self.config = network, likelihood, config
-        self.bayesian = bayesian_names(network)
+        self.bayesian = bayesian_names(network) if bayesian is None else frozenset(bayesian)
+        if unknown := self.bayesian - {name for name, _ in network.named_parameters()}:
+            raise ValueError(f"not parameters of the network: {sorted(unknown)}")
         self.stochastic = config.learner == "abml"
-        self.inner, self.kl_weight, self.on_support = config.inner, config.kl_weight, False
+        self.inner, self.kl_weight = config.inner, config.kl_weight
         if config.learner != "abml":
             self.inner, self.kl_weight = config.inner.model_copy(update={"kl_weight": 0.0, "samples": 1}), 0.0
         if config.learner == "pooled":
             self.inner = self.inner.model_copy(update={"steps": 0, "learn_rates": "no"})
         self.on_support = config.learner == "pooled" or config.outer.objective == "support_and_query"
-        self.perturbation = Perturbation(network, config.inner.perturbation, antithetic=config.inner.antithetic)
+        choice = perturbation or config.inner.perturbation
+        self.perturbation = Perturbation(network, choice, antithetic=config.inner.antithetic)
         self._execute = Executor(config.execution)
         self._fastest: dict[tuple[torch.Size, torch.Size], str] = {}
         self.plain = Perturbation(network)  # members are explicit draws of the weights, however training perturbs them

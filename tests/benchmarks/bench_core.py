@@ -1,6 +1,6 @@
 """The meta-gradient's time and memory beside an ABML step on `higher`: same U-Net, same noise, same machine, one run.
 
-    python tests/benchmarks/bench_core.py [--device cuda] [--steps 1 5 10] [--repeats 3]
+    python tests/benchmarks/bench_core.py [--device cuda] [--execution cuda_graph] [--steps 1 5 10]
 
 Each row runs in a process of its own, so that its peak memory is its own: on a CPU the resident set's high-water mark
 above what it was before the first step, on a GPU the allocator's. CPU time is the process's own, so that a busy machine
@@ -86,8 +86,11 @@ def peer_step(arguments: argparse.Namespace):
 def our_step(arguments: argparse.Namespace):
     network, batch = problem(arguments)
     inner = InnerConfig(steps=arguments.inner, rate=RATE, learn_rates="no")
-    learner = Learner(network, GaussianLikelihood(LEADS), TrainConfig(inner=inner, gradient=arguments.method))
-    learner.bayesian = frozenset(name for name, _ in network.named_parameters())  # as the peer: every weight
+    config = TrainConfig(
+        inner=inner, gradient=arguments.method, execution=arguments.execution, precision=arguments.precision
+    )
+    everything = [name for name, _ in network.named_parameters()]  # as the peer: every weight is Bayesian
+    learner = Learner(network, GaussianLikelihood(LEADS), config, bayesian=everything)
     state = learner.init_state()
     return lambda: learner.gradient(state, batch, seed=0)
 
@@ -148,6 +151,8 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=2)
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--windows", type=int, default=4)
+    parser.add_argument("--execution", default="eager", help="of our methods: eager, cuda_graph or compile")
+    parser.add_argument("--precision", default="float32", help="of our methods: float32, tf32 or bf16")
     parser.add_argument("--method", help=argparse.SUPPRESS)
     parser.add_argument("--inner", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

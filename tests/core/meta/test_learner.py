@@ -286,3 +286,22 @@ def test_a_buffer_that_changes_is_found_out():
     model = Learner(Counting(), GaussianLikelihood(2), TrainConfig(inner=INNER, gradient="unrolled"))
     with pytest.raises(UntrackedBuffersError, match="'calls'"):
         model.gradient(model.init_state(), batch(1), seed=0)
+
+
+def test_only_the_chosen_parameters_get_a_distribution_each_layer_perturbed_as_chosen():
+    model = Learner(
+        network(),
+        GaussianLikelihood(2),
+        TrainConfig(inner=INNER, gradient="mixed"),
+        bayesian=["3.weight"],
+        perturbation=lambda name, layer: "flipout" if name == "3" else "weight",
+    )
+    state = model.init_state()
+    assert [name for name in state.theta if name.startswith("log_std/")] == ["log_std/3.weight"]
+    assert {"mean/3.weight", "point/3.bias", "point/0.weight"} <= state.theta.keys()
+    gradient, _ = model.gradient(state, batch(1), seed=0)
+    assert gradient["log_std/3.weight"].abs().sum() > 0
+    adapted = model.posterior(state, first(batch(1).support))
+    assert not torch.equal(adapted.mean["0.weight"], state.theta["point/0.weight"])
+    with pytest.raises(ValueError, match="nowhere"):
+        Learner(network(), GaussianLikelihood(2), TrainConfig(), bayesian=["nowhere"])
