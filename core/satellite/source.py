@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from botocore.exceptions import BotoCoreError, NoCredentialsError
 
 from core.config import IngestConfig, TimeRange
 from core.errors import FewcastError
@@ -51,7 +50,7 @@ def list_granules(config: IngestConfig, times: TimeRange | None = None) -> list[
     if not any(listings):
         _check_root(files, root, config)
     found: dict[tuple[np.datetime64, str], list[Granule]] = {}
-    for name, info in sorted(item for listing in listings for item in listing.items()):
+    for name, info in sorted((item for listing in listings for item in listing.items()), key=lambda item: item[0]):
         for channel, time in system(config).parse(name, config):
             if channel not in config.channels or not _wanted(time, config, span):
                 continue
@@ -90,9 +89,9 @@ def _cause(error: BaseException) -> Exception:
 def _check_root(files: Any, root: str, config: IngestConfig) -> None:
     """Tell an empty source (which is the caller's to judge) from one that does not exist."""
     try:
-        files.ls(root, detail=False)
-    except (OSError, BotoCoreError, NoCredentialsError) as error:
-        raise remote.refusal(config, error) from error
+        remote.retried(lambda: files.ls(root, detail=False), config, config.source)
+    except UnavailableGranule as error:
+        raise remote.refusal(config, _cause(error)) from error
 
 
 def fetch(granule: Granule, config: IngestConfig) -> bytes:
