@@ -17,7 +17,11 @@ _CLOUD = LinearSegmentedColormap.from_list(
         (1.00, "#fff8c4"),
     ],
 )
-LEARNERS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#222222")  # safe for all eyes
+# Twelve that stay apart for all eyes in this order; markers tell them apart in grey.
+LEARNERS = (
+    "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377",
+    "#222222", "#999999", "#bb5500", "#004488", "#997700", "#99ddaa",
+)  # fmt: skip
 MARKERS = "osD^vP*X<>"
 
 

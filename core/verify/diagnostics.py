@@ -90,6 +90,7 @@ def curve_figure(table: pd.DataFrame, split: str) -> Figure | None:
             colour = LEARNERS[i % len(LEARNERS)]
             axis.plot(own[kind], own["value"], MARKERS[i % 10] + "-", color=colour, label=f"held out: {holdout}")
             axis.fill_between(own[kind], own["low"], own["high"], color=colour, alpha=0.12, linewidth=0)
+        axis.set_xticks(np.unique(rows[kind].dropna()))
         axis.set_xlabel("support windows N_S" if kind == "windows_given" else "inner steps M")
         axis.set_ylabel("CRPS (standardised units)")
         plain_axis(axis)

@@ -94,7 +94,7 @@ def episode_of(windows: Windows, e: int) -> Windows:
 
 
 def partner(store: EpisodeStore, episode: int) -> int:
-    """Another episode, of another tile, whose support the shuffled rows adapt to; of the same hold-out if there is one."""
+    """An episode of another tile, whose support the shuffled rows adapt to; of the same hold-out if there is one."""
     catalog = store.catalog
     entry = catalog.iloc[episode]
     elsewhere = (catalog["row"] != entry["row"]) | (catalog["col"] != entry["col"])
