@@ -1,0 +1,102 @@
+"""What goes wrong at the source is recorded with its reason, and the run goes on."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from core.archive import Archive, Status
+from core.errors import FewcastError
+from core.satellite import simulator
+from core.satellite.faults import Fault, fault_of
+from core.satellite.granule import Reason
+from tests.core.ingest.world import SLOTS, config, path, run
+
+EXPECTED = {
+    None: (Status.COMPLETE, Reason.NONE),
+    Fault.DUPLICATED: (Status.CORRUPT, Reason.WRONG_TIME),
+    Fault.LATE: (Status.ABSENT, Reason.NONE),
+    Fault.MISLABELLED: (Status.CORRUPT, Reason.WRONG_CHANNEL),
+    Fault.WRONG_GRID: (Status.CORRUPT, Reason.WRONG_GRID),
+    Fault.HTML: (Status.CORRUPT, Reason.NOT_HDF5),
+    Fault.ALL_ZERO: (Status.CORRUPT, Reason.ALL_ZERO),
+}
+
+
+def test_every_fault_of_the_simulator_ends_as_its_status_and_reason(tmp_path):
+    settings = config(
+        tmp_path,
+        channels=["ir105", "ir112"],
+        times={"start": "2024-03-01T00:00", "end": "2024-03-02T06:00"},
+        simulator={"enabled": True, "seed": 5, "pixels": 48, "faults": 0.5},
+    )
+    simulator.simulate(settings)
+    run(settings)
+    archive = Archive.open(settings.archive)
+    status, reason = archive.status, archive.reason
+    seen = set()
+    for slot in range(60):
+        for column, name in enumerate(archive.channels):
+            fault = fault_of(5, name, archive.times[slot], 0.5)
+            seen.add(fault)
+            got = Status(status[slot, column]), Reason(reason[slot, column])
+            if fault == Fault.TRUNCATED:
+                assert got[0] == Status.CORRUPT
+            elif fault != Fault.FLIPPED:
+                assert got == EXPECTED[fault], (fault, archive.times[slot], name)
+            elif got[0] in (Status.COMPLETE, Status.PARTIAL):  # nothing shows it, but it must look like data
+                values = archive.read("brightness_temperature", [slot])[0, column]
+                assert 130 <= np.nanmin(values) <= np.nanmax(values) <= 430
+    assert seen == {None, *Fault}
+    late = (status[:60] == Status.ABSENT).sum()
+    assert len(simulator.simulate(settings)) == late  # they arrive after all
+    assert run(settings).written == late
+
+
+def test_bad_granules_are_recorded_with_their_reason_and_the_run_goes_on(root):
+    path(root, "ir105", "2024-03-01T21:00").write_text("<!DOCTYPE html><html>404</html>")
+    torn = path(root, "vi004", "2024-03-01T22:00")
+    torn.write_bytes(torn.read_bytes()[:3000])
+    shutil.copy(path(root, "ir105", "2024-03-02T01:00"), path(root, "ir105", "2024-03-02T00:00"))
+    path(root, "vi004", "2024-03-02T03:00").unlink()
+    settings = config(root)
+    summary = run(settings)
+    assert (summary.written, summary.corrupt, summary.absent) == (SLOTS * 2 - 4, 3, 1)
+    archive = Archive.open(settings.archive)
+    status, reason = archive.status, archive.reason
+
+    def of(stamp, channel):
+        at = archive.slot(np.datetime64(stamp)), archive.channels.index(channel)
+        return status[at], reason[at]
+
+    assert of("2024-03-01T21:00", "ir105") == (Status.CORRUPT, Reason.NOT_HDF5)
+    assert of("2024-03-01T22:00", "vi004")[0] == Status.CORRUPT
+    assert of("2024-03-02T00:00", "ir105") == (Status.CORRUPT, Reason.WRONG_TIME)
+    assert of("2024-03-02T03:00", "vi004") == (Status.ABSENT, Reason.NONE)
+    assert sum(summary.reasons.values()) == 3
+    # The absent one arrives after all.
+    simulator.simulate(settings.model_copy(update={"channels": ["vi004"]}))
+    run(settings)
+    assert Archive.open(settings.archive).status[archive.slot(np.datetime64("2024-03-02T03:00")), 1] == Status.COMPLETE
+
+
+def test_an_empty_source_is_one_clear_line_and_leaves_nothing(tmp_path):
+    (tmp_path / "granules").mkdir()
+    with pytest.raises(FewcastError, match=r"holds no granule to ingest: found none of ir105, vi004 from 2024-03-01"):
+        run(config(tmp_path))
+    assert not (tmp_path / "archive.zarr").exists()
+
+
+def test_a_source_of_corrupt_files_only_leaves_nothing(root):
+    for file in (root / "granules").rglob("*.nc"):
+        file.write_bytes(b"\x89HDF\r\n\x1a\n and no more")
+    with pytest.raises(FewcastError, match="holds nothing that can be read"):
+        run(config(root))
+    assert not (root / "archive.zarr").exists()
+
+
+def test_a_day_of_corrupt_files_before_the_first_good_one_is_recorded_too(root):
+    for file in (root / "granules/AMI/L1B/LA/202403/01").rglob("*.nc"):
+        file.write_bytes(b"nonsense")
+    summary = run(config(root))
+    assert (summary.corrupt, summary.written) == (12, SLOTS * 2 - 12)

@@ -1,0 +1,102 @@
+"""What each mode looks at, and when."""
+
+import shutil
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from core.archive import Archive, Status
+from core.config import IngestConfig
+from core.errors import FewcastError
+from core.ingest import ingest
+from tests.core.ingest.world import NOW, SLOTS, config, contents, path, run
+
+
+def latest(settings: IngestConfig, now: datetime):
+    config = settings.model_copy(update={"mode": "latest", "lookback_hours": 1.0, "catch_up_hours": 5.0})
+    summary = ingest(config, clock=lambda: now)
+    archive = Archive.open(settings.archive)
+    return summary, [str(t)[8:16] for t in archive.times[np.flatnonzero((archive.status == Status.COMPLETE).all(1))]]
+
+
+def test_latest_begins_near_and_catches_up_since_the_last_complete_slot(root):
+    settings = config(root)
+    _, slots = latest(settings, datetime(2024, 3, 1, 22, 10, tzinfo=UTC))
+    assert slots == ["01T21:30", "01T22:00"]
+    hole = path(root, "ir105", "2024-03-02T00:00")
+    content = hole.read_bytes()
+    hole.unlink()
+    _, slots = latest(settings, datetime(2024, 3, 2, 0, 40, tzinfo=UTC))
+    assert slots[2:] == ["01T22:30", "01T23:00", "01T23:30", "02T00:30"]
+    hole.write_bytes(content)
+    summary, slots = latest(settings, datetime(2024, 3, 2, 0, 50, tzinfo=UTC))
+    assert summary.written == 1
+    assert "02T00:00" in slots
+    summary, slots = latest(settings, datetime(2024, 3, 2, 8, 0, tzinfo=UTC))
+    assert slots[slots.index("02T00:30") + 1] == "02T03:00", "an outage longer than catch_up_hours is left to backfill"
+
+
+def test_repair_reads_the_statuses_it_is_told_and_never_makes_data_worse(root):
+    bad, good = path(root, "ir105", "2024-03-01T22:00"), path(root, "vi004", "2024-03-01T23:00")
+    contents_of = bad.read_bytes()
+    bad.write_bytes(contents_of[:5000])
+    settings = config(root)
+    assert run(settings).corrupt == 1
+    bad.write_bytes(contents_of)
+    good.write_bytes(b"spoilt since")
+    assert run(settings).written == 0, "backfill leaves a corrupt slot alone"
+    fixing = config(root, mode="repair", repair=["corrupt", "complete"])
+    summary = run(fixing)
+    archive = Archive.open(settings.archive)
+    assert (archive.status == Status.COMPLETE).sum() == SLOTS * 2
+    assert summary.written == SLOTS * 2 - 1
+    assert np.isfinite(archive.read("reflectance", [archive.slot(np.datetime64("2024-03-01T23:00"))])).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "now", "message"),
+    [
+        (
+            {"times": {"start": "2024-02-20", "end": "2024-03-02"}},
+            NOW,
+            "outside the archive's time axis: found 2024-02-20",
+        ),
+        ({"times": {"start": "2024-03-01", "end": "2026-01-01"}}, NOW, "to 2026-01-01 00:00, where the axis goes from"),
+        ({"mode": "latest"}, NOW.replace(year=2031), r"outside the archive's time axis.*or this machine's clock"),
+        ({"mode": "latest"}, NOW.replace(year=2021), "time axis begins in the future"),
+    ],
+)
+def test_a_clock_or_times_off_the_axis_are_one_clear_line(root, changes, now, message):
+    short = {"start": "2024-03-01T21:00", "end": "2024-03-01T22:00"}
+    for existing in (False, True):
+        if existing:
+            run(config(root, times=short))
+        with pytest.raises(FewcastError, match=message):
+            ingest(config(root, **changes), clock=lambda: now)
+
+
+def test_times_in_the_future_say_which_clock(root):
+    with pytest.raises(FewcastError, match=r"begins in the future: found 2024-03-01 21:00 when the clock says 2024-02"):
+        ingest(config(root), clock=lambda: datetime(2024, 2, 1, tzinfo=UTC))
+
+
+def test_a_young_slot_is_unseen_and_only_later_absent(root):
+    path(root, "ir105", "2024-03-02T03:30").unlink()
+    settings = config(root)
+    slot = np.datetime64("2024-03-02T03:30")
+    young = ingest(settings, clock=lambda: datetime(2024, 3, 2, 4, 10, tzinfo=UTC))
+    archive = Archive.open(settings.archive)
+    assert (young.absent, archive.status[archive.slot(slot), 0]) == (0, Status.UNSEEN)
+    old = ingest(settings, clock=lambda: datetime(2024, 3, 2, 4, 40, tzinfo=UTC))
+    assert (old.absent, archive.status[archive.slot(slot), 0]) == (1, Status.ABSENT)
+
+
+def test_a_second_run_skips_all_and_changes_nothing(root):
+    settings = config(root)
+    run(settings)
+    before = contents(settings.archive)
+    shutil.rmtree(root / "granules")  # it need not even look
+    summary = run(settings)
+    assert (summary.written, summary.skipped) == (0, SLOTS * 2)
+    assert contents(settings.archive) == before

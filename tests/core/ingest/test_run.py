@@ -1,0 +1,65 @@
+"""Ingestion of simulated granules into a real archive, against the simulated truth."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from core.archive import Archive, Status
+from core.errors import FewcastError
+from core.satellite import bands
+from core.satellite.truth import Truth
+from tests.core.ingest.world import SLOTS, config, contents, run
+
+
+def test_what_was_simulated_is_what_is_archived(root):
+    settings = config(root)
+    summary = run(settings)
+    assert (summary.written, summary.corrupt, summary.absent, summary.skipped) == (SLOTS * 2, 0, 0, 0)
+    archive = Archive.open(settings.archive)
+    assert archive.shape == (24, 24)
+    moment = np.datetime64("2024-03-02T00:30", "s")
+    slot = archive.slot(moment)
+    sky = Truth(5, 48).at(moment)
+    band = bands.BANDS["ir105"]
+    seen = bands.observe(band, sky, bands.noise_of(5, "ir105", moment))
+    expected = seen.reshape(24, 2, 24, 2).mean((1, 3))
+    got = archive.read("brightness_temperature", [slot])[0, 0]
+    assert np.abs(got - expected).max() < 0.04
+    assert (archive.status[archive.slot(np.datetime64("2024-03-01T21:00")) :][:SLOTS] == Status.COMPLETE).all()
+    assert (archive.status == Status.COMPLETE).sum() == SLOTS * 2
+
+
+def test_the_sun_comes_with_the_frames(root):
+    settings = config(root, sun_angle=True, times={"start": "2024-03-02T03:00", "end": "2024-03-02T04:00"})
+    run(settings)
+    archive = Archive.open(settings.archive)
+    assert archive.kinds["solar_elevation"] == ("solar_elevation",)
+    slot = archive.slot(np.datetime64("2024-03-02T03:30"))
+    assert archive.status[slot].tolist() == [Status.COMPLETE] * 3
+    assert 30 < np.nanmean(archive.read("solar_elevation", [slot])) < 60  # noon in Korea, March
+    assert run(settings).skipped == 4
+
+
+def test_an_archive_of_another_grid_is_refused_and_untouched(root):
+    settings = config(root, times={"start": "2024-03-01T21:00", "end": "2024-03-01T22:00"})
+    run(settings)
+    before = contents(settings.archive)
+    with pytest.raises(FewcastError, match=r"another grid: found 24x24 pixels there, 12x12 asked for"):
+        run(config(root, block=4))
+    assert contents(settings.archive) == before
+
+
+def test_workers_of_a_cluster_write_the_same_archive(root):
+    from distributed import Client, LocalCluster
+
+    settings = config(root)
+    run(settings)
+    alone = contents(settings.archive)
+    shutil.rmtree(settings.archive)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        run(settings, client=client)
+    assert contents(settings.archive) == alone
