@@ -120,12 +120,12 @@ def mixed(episode: Episode, theta: Tree) -> MetaGradient:
     return _adjoint_recursion(episode, theta, pull_back)
 
 
-EXACT: dict[str, Callable[[Episode, Tree], MetaGradient]] = {
+MODES: dict[str, Callable[[Episode, Tree], MetaGradient]] = {
     "unrolled": unrolled,
     "checkpointed": checkpointed,
     "mixed": mixed,
+    "first_order": first_order,
 }
-MODES = EXACT | {"first_order": first_order}
 
 
 def run_inner_loop(episode: Episode, theta: Tree, keep: Callable[[Tree], None] = lambda _: None) -> tuple[Tree, Tensor]:

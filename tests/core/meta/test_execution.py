@@ -115,7 +115,7 @@ def compare(mode: str, backend: str) -> None:
     compiled = Compiled(function, inputs[0], backend)
     expected, found = function(inputs[1]), compiled(inputs[1])
     for name, leaf in expected.items():
-        torch.testing.assert_close(found[name], leaf, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(found[name], leaf, rtol=1e-4, atol=1e-6)  # float32, sums in another order
 
 
 BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.soak)]
