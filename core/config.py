@@ -274,6 +274,9 @@ class TrainConfig(Stage):
     )
     steps: int = Field(1000, ge=1, description="Meta-steps.")
     budget_minutes: float = Field(60.0, gt=0, description="Stop cleanly after this many minutes of training.")
+    fit_budget: bool = Field(
+        False, description="Shorten both phases alike where a first trial says that the budget would cut them off."
+    )
     meta_batch: int = Field(4, ge=1, le=1024, description="Episodes of one meta-step.")
     pretrain_batch: int = Field(8, ge=1, le=1024, description="Episodes of one pooled step.")
     pretrain_windows: int = Field(

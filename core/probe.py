@@ -14,8 +14,8 @@ from core.meta.learner import Learner, LearnerState
 from core.meta.parallel import Ranks, Workers
 from core.model import build_learner
 from core.report import Report, Silent
-from core.run import Run
-from core.train import choose_device, validation_of
+from core.run import Run, choose_device
+from core.validation import validation_of
 
 _LOWEST, _HIGHEST = 1e-5, 0.3
 _SMOOTHING, _LOST = 0.85, 1.5  # a loss that rose by this many times what it had fallen ends the ramp

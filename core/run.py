@@ -1,5 +1,6 @@
 """A training run's state: where it starts from (afresh, resumed or forked) and what it leaves in its directory."""
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from core.meta import checkpoint
 from core.meta.learner import Learner, LearnerState
 from core.model import AVERAGE, DataSpec, Model, as_pooled, build_learner
 from core.report import Report
+from core.schedule import fitted
 
 
 @dataclass
@@ -27,6 +29,7 @@ class Progress:
     best: dict[str, float] = field(default_factory=dict)
     stale: int = 0  # validations since the best one
     forked_from: str = ""
+    fitted: float = 0.0  # fraction of the configured steps that the budget has room for; 0: not asked
     gradient: str = ""  # the exact mode that `auto` took; another after a resume would give other bits
 
 
@@ -47,6 +50,11 @@ class Run:
             averaged = branch(found.tensors, AVERAGE) if found else {}
             self.average = {n: leaf.to(device) for n, leaf in averaged.items()} or dict(self.state.theta)
         self._saved_step = self.progress.step if found else -1
+
+    @property
+    def plan(self) -> TrainConfig:
+        """The config with the numbers of steps that this run will take."""
+        return fitted(self.config, self.progress.fitted or 1.0)
 
     @property
     def learner(self) -> Learner:
@@ -91,10 +99,11 @@ class Run:
             "episodes_digest": self.store.digest,
             "episodes_version": self.store.version,
             "phase": progress["phase"],
+            "pretrain_steps": self.plan.pretrain_steps,
             "best_step": progress["best_step"],
             "progress": progress,
         }
-        keep = [s for s in (self.progress.best_step, self.config.pretrain_steps or None) if s is not None]
+        keep = [s for s in (self.progress.best_step, self.plan.pretrain_steps or None) if s is not None]
         tensors = self.state.tensors() | graft(AVERAGE, self.average)
         checkpoint.save(self.path, step, tensors, meta, keep_last=self.config.keep, keep=keep)
         self._saved_step = step
@@ -125,10 +134,11 @@ class Run:
 
     def _resume(self, found: checkpoint.Checkpoint, report: Report) -> tuple[LearnerState, Progress]:
         progress = Progress(step=found.step, **found.meta["progress"])
-        if progress.phase == "meta" and found.step < self.config.pretrain_steps:
+        planned = fitted(self.config, progress.fitted or 1.0).pretrain_steps
+        if progress.phase == "meta" and found.step < planned:
             raise FewcastError(
                 f"the run {self.path} is past its pooled steps",
-                found=f"it at step {found.step}, train.pretrain_steps = {self.config.pretrain_steps}",
+                found=f"it at step {found.step}, {planned} pooled steps configured",
                 mend=f"set train.pretrain_steps to at most {found.step}, or choose another train.run",
             )
         tensors = {n: leaf.to(self.device) for n, leaf in found.tensors.items() if not n.startswith(f"{AVERAGE}/")}
@@ -161,3 +171,17 @@ def _changes(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> s
         elif old != value:
             found.append(f"{prefix}{key} {old} -> {value}")
     return ", ".join(part for part in found if part)
+
+
+def choose_device(config: TrainConfig) -> torch.device:
+    """The configured device; `FewcastError` for a GPU that is not there."""
+    available = torch.cuda.is_available()
+    if config.device == "cuda" and not available:
+        raise FewcastError("there is no GPU that torch can use", found="train.device = cuda",
+                           mend="set train.device to auto or cpu")  # fmt: skip
+    if config.device == "cpu" or not available:
+        return torch.device("cpu")
+    torch.backends.cudnn.deterministic = True  # or a resumed run would not be bit-identical
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)  # where collectives and graphs look
+    return device

@@ -4,6 +4,7 @@ import math
 
 from core.config import TrainConfig
 
+_RESERVE = 0.15
 _FLOOR = 0.01  # of the full step size, at the end of a cosine
 
 
@@ -15,6 +16,19 @@ def is_pretraining(config: TrainConfig, step: int) -> bool:
 def total_steps(config: TrainConfig) -> int:
     """Pooled steps and meta-steps together."""
     return config.pretrain_steps + config.steps
+
+
+def fitted(config: TrainConfig, fraction: float) -> TrainConfig:
+    """The config with `fraction` of the steps of either phase."""
+    steps, pooled = max(round(config.steps * fraction), 1), round(config.pretrain_steps * fraction)
+    return config.model_copy(update={"steps": steps, "pretrain_steps": pooled})
+
+
+def fraction_that_fits(config: TrainConfig, pooled_seconds: float, meta_seconds: float) -> float:
+    """The fraction of the steps, in twentieths, that the budget has room for, with a reserve for validation."""
+    needed = config.pretrain_steps * pooled_seconds + config.steps * meta_seconds
+    room = (1 - _RESERVE) * config.budget_minutes * 60 / max(needed, 1e-9)
+    return min(max(math.floor(20 * room), 1), 20) / 20
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

@@ -4,7 +4,6 @@ A step is a function of the state, the config and the step's number alone: episo
 from the number. So a run that is killed anywhere and started again ends with the bits of one that was not.
 """
 
-import os
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing, nullcontext
@@ -14,19 +13,21 @@ from pathlib import Path
 
 import torch
 
-from core.bayes.gaussian import branch, graft
+from core.bayes.gaussian import Tree, branch, graft
 from core.config import TrainConfig
 from core.episodes.loader import EpisodeBatch, Loader
 from core.errors import FewcastError
 from core.guards import GradientGuard, check_loss, check_prior, gradient_norm, prior_log_std
 from core.meta import checkpoint
 from core.meta.checks import Examples
+from core.meta.learner import LearnerState
 from core.meta.parallel import RankLostError, Ranks, Workers, join, share
+from core.pace import Pace
 from core.pooling import pooled
 from core.report import Report, Silent
-from core.run import Run
-from core.schedule import is_pretraining, learning_rate, total_steps
-from core.validation import Validation, spread_evenly
+from core.run import Run, choose_device
+from core.schedule import fitted, fraction_that_fits, is_pretraining, learning_rate, total_steps
+from core.validation import validation_of
 
 LOG_EVERY = 10
 """Steps between reports of the training metrics, which are means over them."""
@@ -78,7 +79,6 @@ class _Loop:
         self, config: TrainConfig, report: Report, ranks: Ranks, device: torch.device, clock: Callable[[], float]
     ) -> None:
         self.config, self.report, self.ranks, self.device, self.clock = config, report, ranks, device, clock
-        self.total = total_steps(config)
         self.run = Run(config, report, device)
         self.validation = validation_of(self.run, ranks)
         self.workers = {
@@ -88,11 +88,13 @@ class _Loop:
         if self.run.progress.gradient and config.gradient == "auto":
             self.workers["meta"].configure(gradient=self.run.progress.gradient)
         self.guard = GradientGuard()
-        self.pace = _Pace(clock)
+        self.pace = Pace(clock)
 
     def go(self, stop: Callable[[], bool], segment: int) -> TrainSummary:
         progress = self.run.progress
         before, start, first = progress.elapsed_seconds, self.clock(), progress.step
+        if self.config.fit_budget and not progress.fitted and not before:
+            progress.fitted = self._fraction()
         ended = self._ended(over_budget=before >= self.config.budget_minutes * 60)
         if not ended:
             with closing(self._batches(first)) as batches:
@@ -118,18 +120,12 @@ class _Loop:
 
     def _step(self, batch: EpisodeBatch, stop: bool, over_budget: bool) -> tuple[bool, bool]:
         """One meta-step of all ranks; returns whether any rank wants to stop, and whether any is over the budget."""
-        run, config = self.run, self.config
-        if run.progress.phase == "pooled" and not is_pretraining(config, run.progress.step):
+        run = self.run
+        if run.progress.phase == "pooled" and not is_pretraining(run.plan, run.progress.step):
             run.start_meta()
             self.guard = GradientGuard()
         step = run.progress.step
-        if run.learner.config.learner == "pooled":
-            batch = pooled(batch, config.pretrain_windows, seed=config.seed, step=step, groups=config.workers)
-        size = len(batch.ids) * self.ranks.size
-        workers = self.workers[run.progress.phase]
-        if config.gradient == "auto" and run.progress.phase == "meta" and not run.progress.gradient:
-            self._pin_gradient(batch)
-        gradient, metrics = workers.gradient(run.state, batch.to(self.device), seed=config.seed)
+        gradient, metrics, size = self._differentiate(run.progress.phase, run.state, batch, step)
         mine = graft("gradient", gradient) | graft("metric", {n: v.double() for n, v in metrics.items()})
         mine["flags"] = torch.tensor([stop, over_budget], dtype=torch.float64, device=self.device)
         try:
@@ -141,27 +137,61 @@ class _Loop:
         means = {name: float(value) / size for name, value in branch(summed, "metric").items()}
         check_loss(means["loss"], step)
         means["gradient_norm"] = gradient_norm(gradient)
-        means["learning_rate"] = learning_rate(config, step)
+        means["learning_rate"] = learning_rate(run.plan, step)
         state = run.learner.apply(run.state, gradient, learning_rate=means["learning_rate"])
         self.guard.check(means["gradient_norm"], step)
         run.advance(state)
         self.pace.count(means)
-        if run.progress.step % LOG_EVERY == 0 or run.progress.step == self.total:
+        if run.progress.step % LOG_EVERY == 0 or run.progress.step == total_steps(self.run.plan):
             self._report_training(self.pace.read())
         stopped, over = summed["flags"].tolist()
         return stopped > 0, over > 0
+
+    def _differentiate(self, phase: str, state: LearnerState, batch: EpisodeBatch, step: int) -> tuple[Tree, Tree, int]:
+        """This rank's gradient and metrics, summed over its episodes, and how many there are in all ranks."""
+        config, learner = self.config, self.run.learners[phase]
+        if learner.config.learner == "pooled":
+            batch = pooled(batch, config.pretrain_windows, seed=config.seed, step=step, groups=config.workers)
+        elif config.gradient == "auto" and not self.run.progress.gradient:
+            self._pin_gradient(batch)
+        gradient, metrics = self.workers[phase].gradient(state, batch.to(self.device), seed=config.seed)
+        return gradient, metrics, len(batch.ids) * self.ranks.size
+
+    def _fraction(self) -> float:
+        """How much of the steps the budget has room for, by one trial step of either phase, the same on all ranks."""
+        seconds = {}
+        for phase, size in (("pooled", self.config.pretrain_batch), ("meta", self.config.meta_batch)):
+            seconds[phase] = torch.zeros((), dtype=torch.float64, device=self.device)
+            if phase in self.run.learners:
+                batch, state = self._loader(size).batch(0), self.run.learners[phase].init_state()
+                for _ in range(2):  # the first is slower
+                    begun = self.clock()
+                    self._differentiate(phase, state, batch, 0)
+                    seconds[phase].fill_(self.clock() - begun)
+        means = {phase: float(total) / self.ranks.size for phase, total in self.ranks.sum(seconds).items()}
+        fraction = fraction_that_fits(self.config, means["pooled"], means["meta"])
+        if fraction < 1:
+            plan = fitted(self.config, fraction)
+            self.report.message(
+                f"{self.config.budget_minutes:g} minutes have room for {fraction:.0%} of the configured steps: "
+                f"{plan.pretrain_steps} pooled steps and {plan.steps} meta-steps are taken"
+            )
+        return fraction
 
     def _pin_gradient(self, batch: EpisodeBatch) -> None:
         """Keep to the mode that `auto` takes first, in this process and in those that go on from its checkpoints."""
         run = self.run
         support, query = (Examples(w.x[0], w.y[0], w.mask[0]) for w in (batch.support, batch.query))
-        mode = run.learner.mode(run.state, support, query)
+        mode = run.learners["meta"].mode(run.learners["meta"].init_state(), support, query)
         if mode != "first_order":  # else exact gradients are yet to come
             run.progress.gradient = mode
             self.workers["meta"].configure(gradient=mode)
 
     def _validates_at(self, step: int) -> bool:
-        return step % self.config.validate_every == 0 or step in (self.config.pretrain_steps, self.total)
+        return step % self.config.validate_every == 0 or step in (
+            self.run.plan.pretrain_steps,
+            total_steps(self.run.plan),
+        )
 
     def _validate(self) -> None:
         run, step = self.run, self.run.progress.step
@@ -193,22 +223,25 @@ class _Loop:
 
     def _ended(self, over_budget: bool) -> str:
         progress, patience = self.run.progress, self.config.patience
-        if progress.step >= self.total:
+        if progress.step >= total_steps(self.run.plan):
             return "its steps"
         if over_budget:
             return "the budget"
         return "early stopping" if patience and progress.phase == "meta" and progress.stale >= patience else ""
 
     def _batches(self, first: int) -> Generator[EpisodeBatch]:
-        boundary = min(max(self.config.pretrain_steps, first), self.total)
-        phases = (self.config.pretrain_batch, first, boundary), (self.config.meta_batch, boundary, self.total)
+        total = total_steps(self.run.plan)
+        boundary = min(max(self.run.plan.pretrain_steps, first), total)
+        phases = (self.config.pretrain_batch, first, boundary), (self.config.meta_batch, boundary, total)
         for size, begin, end in phases:
             if begin < end:
-                share(size, self.ranks)
-                loader = Loader(self.run.store, split="train", batch_size=size, seed=self.config.seed,
-                                rank=self.ranks.rank, world_size=self.ranks.size,
-                                augment=self.config.augment)  # fmt: skip
-                yield from loader.stream(begin, end)
+                yield from self._loader(size).stream(begin, end)
+
+    def _loader(self, size: int) -> Loader:
+        share(size, self.ranks)
+        ranks, config = self.ranks, self.config
+        return Loader(self.run.store, split="train", batch_size=size, seed=config.seed, rank=ranks.rank,
+                      world_size=ranks.size, augment=config.augment)  # fmt: skip
 
     def _report_training(self, means: dict[str, float]) -> None:
         theta, progress = self.run.state.theta, self.run.progress
@@ -221,70 +254,12 @@ class _Loop:
             values["inner/rate"] = float(torch.cat(rates).mean().exp())
         self.report.metrics(values, progress.step)
         best = f", best CRPS {progress.best['crps']:.4f}" if progress.best else ""
-        self.report.progress(progress.step, self.total, f"{progress.phase} loss {means['loss']:.4f}{best}")
+        self.report.progress(
+            progress.step, total_steps(self.run.plan), f"{progress.phase} loss {means['loss']:.4f}{best}"
+        )
 
     def _summary(self, ended: str, finished: bool) -> TrainSummary:
         run, progress = self.run, self.run.progress
         return TrainSummary(
             str(run.path), progress.step, finished, ended, progress.best_step, progress.best, self.pace.steps_per_second
         )
-
-
-def validation_of(run: Run, ranks: Ranks) -> Validation:
-    """The run's fixed validation episodes; `FewcastError` where the store has none."""
-    config, store = run.config, run.store
-    ids = [int(i) for i in store.ids("validation")]
-    if not ids:
-        raise FewcastError(
-            f"the episode store {config.episodes} has no validation episodes",
-            found="none among its splits",
-            mend="give episodes.split.validation times that have frames",
-        )
-    return Validation(
-        Loader(store, split="validation", batch_size=1, seed=config.seed),
-        spread_evenly(ids, config.validation_episodes),
-        members=config.validation_members,
-        leads=run.spec.lead_minutes,
-        seed=config.seed,
-        ranks=ranks,
-        device=run.device,
-    )
-
-
-class _Pace:
-    """Means of the metrics since the last report, and the speed without what is not training."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self.clock, self.steps_per_second = clock, 0.0
-        self._sums: dict[str, float] = {}
-        self._steps, self._seconds, self._mark = 0, 0.0, clock()
-
-    def count(self, means: dict[str, float]) -> None:
-        self._sums = {name: self._sums.get(name, 0.0) + value for name, value in means.items()}
-        self._steps += 1
-        self._seconds += self.clock() - self._mark
-        self._mark = self.clock()
-
-    def pause(self) -> None:
-        """What passed since the last step is not training."""
-        self._mark = self.clock()
-
-    def read(self) -> dict[str, float]:
-        means = {name: value / self._steps for name, value in self._sums.items()}
-        means["steps_per_second"] = self.steps_per_second = self._steps / max(self._seconds, 1e-9)
-        self._sums, self._steps, self._seconds = {}, 0, 0.0
-        return means
-
-
-def choose_device(config: TrainConfig) -> torch.device:
-    """The configured device; `FewcastError` for a GPU that is not there."""
-    available = torch.cuda.is_available()
-    if config.device == "cuda" and not available:
-        raise FewcastError("there is no GPU that torch can use", found="train.device = cuda",
-                           mend="set train.device to auto or cpu")  # fmt: skip
-    if config.device == "cpu" or not available:
-        return torch.device("cpu")
-    torch.backends.cudnn.deterministic = True  # or a resumed run would not be bit-identical
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    torch.cuda.set_device(device)  # where collectives and graphs look
-    return device

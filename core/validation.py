@@ -7,10 +7,12 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from core.episodes.loader import EpisodeBatch
+from core.episodes.loader import EpisodeBatch, Loader
+from core.errors import FewcastError
 from core.meta.checks import Examples
 from core.meta.learner import Learner, LearnerState
 from core.meta.parallel import Ranks, Workers
+from core.run import Run
 from core.verify.mixture import Mixture
 from core.verify.statistics import metrics, window_statistics
 
@@ -117,6 +119,27 @@ class Validation:
         if "prior_crps" in values:
             values["gain"] = 1 - values["crps"] / values["prior_crps"]
         return values
+
+
+def validation_of(run: Run, ranks: Ranks) -> Validation:
+    """The run's fixed validation episodes; `FewcastError` where the store has none."""
+    config, store = run.config, run.store
+    ids = [int(i) for i in store.ids("validation")]
+    if not ids:
+        raise FewcastError(
+            f"the episode store {config.episodes} has no validation episodes",
+            found="none among its splits",
+            mend="give episodes.split.validation times that have frames",
+        )
+    return Validation(
+        Loader(store, split="validation", batch_size=1, seed=config.seed),
+        spread_evenly(ids, config.validation_episodes),
+        members=config.validation_members,
+        leads=run.spec.lead_minutes,
+        seed=config.seed,
+        ranks=ranks,
+        device=run.device,
+    )
 
 
 def spread_evenly(ids: Sequence[int], count: int) -> list[int]:

@@ -3,7 +3,7 @@
 import pytest
 
 from core.config import TrainConfig
-from core.schedule import is_pretraining, learning_rate, total_steps
+from core.schedule import fitted, fraction_that_fits, is_pretraining, learning_rate, total_steps
 
 
 def test_each_phase_warms_up_and_falls():
@@ -22,3 +22,13 @@ def test_each_phase_warms_up_and_falls():
 def test_without_decay_it_is_flat_and_a_short_phase_still_warms_up():
     config = TrainConfig(steps=6, warmup_steps=50, learning_rate=0.3, decay="none")
     assert [learning_rate(config, step) for step in range(6)] == pytest.approx([0.1, 0.2, 0.3, 0.3, 0.3, 0.3])
+
+
+def test_steps_are_fitted_to_the_budget_in_twentieths():
+    config = TrainConfig(pretrain_steps=1000, steps=100, budget_minutes=10)
+    assert fraction_that_fits(config, 0.1, 1.0) == 1.0  # 200 s of 510
+    assert fraction_that_fits(config, 0.5, 5.0) == 0.5  # 1000 s
+    assert fraction_that_fits(config, 100.0, 1000.0) == 0.05
+    half = fitted(config, 0.5)
+    assert (half.pretrain_steps, half.steps) == (500, 50)
+    assert fitted(config, 1.0) == config

@@ -247,3 +247,14 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(config, unbroken, monkeypatc
     assert checkpoint.load_latest(Path(config.run)).step == 6
     train(config)
     assert bits(config.run) == bits(unbroken)
+
+
+def test_a_budget_too_small_shortens_both_phases_and_a_resumed_run_keeps_to_it(config):
+    now = iter(float(i) for i in range(100_000))  # a look at the clock takes a second, so a trial step does too
+    report = Recorder()
+    config = variant(config, pretrain_steps=40, steps=20, budget_minutes=0.5, fit_budget=True)
+    train(config, report=report, stop=stop_after(1), clock=lambda: next(now))
+    assert "have room for 40% of the configured steps: 16 pooled steps and 8 meta-steps" in report.messages[0]
+    summary = train(variant(config, budget_minutes=10))
+    assert (summary.step, summary.ended) == (24, "its steps")
+    assert Model.load(config.run, "pretrained").step == 16
