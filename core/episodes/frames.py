@@ -1,5 +1,6 @@
 """The archive as episodes see it: the chosen channels of all kinds, as stored codes, and which slots count."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,10 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.archive import Archive, Status
-from core.archive.objects import LocalObjects
+from core.archive.objects import LocalObjects, RemoteObjects
 from core.errors import FewcastError
 
 MISSING = 65535
+
+
+def shard_key(kind: str, slot: int) -> str:
+    """Where the archive keeps one slot of one kind."""
+    return f"{kind}/c/{slot}/0/0/0"
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,26 @@ class Frames:
         status = self.archive.status[:, [self.archive.channels.index(name) for name in self.channels]]
         accepted = (Status.COMPLETE, Status.PARTIAL) if allow_partial else (Status.COMPLETE,)
         return np.asarray(np.isin(status, accepted).all(axis=1))
+
+    def written(self, slots: Sequence[int]) -> list[str]:
+        """A few words for each slot that change whenever one of its shards is written: sizes and times, or ETags."""
+        kinds = list(dict.fromkeys(self.archive.kind_of[name] for name in self.channels))
+        return [" ".join(words) for words in zip(*(self._written(kind, slots) for kind in kinds), strict=True)]
+
+    def _written(self, kind: str, slots: Sequence[int]) -> list[str]:
+        objects = self.archive.objects
+        if isinstance(objects, LocalObjects):
+            found = []
+            for slot in slots:
+                try:
+                    status = os.stat(os.path.join(objects.root, shard_key(kind, slot)))
+                    found.append(f"{status.st_size}:{status.st_mtime_ns}")
+                except FileNotFoundError:
+                    found.append("")
+            return found
+        assert isinstance(objects, RemoteObjects)
+        listed = objects.fs.find(f"{objects.prefix}/{kind}/c", detail=True)
+        return [str(listed.get(f"{objects.prefix}/{shard_key(kind, slot)}", {}).get("ETag", "")) for slot in slots]
 
     def codes(self, slots: Sequence[int], y: slice = slice(None), x: slice = slice(None)) -> NDArray[np.uint16]:
         """Stored codes (T, C, Y, X) of a window of the given slots."""

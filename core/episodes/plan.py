@@ -1,4 +1,4 @@
-"""From the archive to the list of episodes: survey, contexts, draws. Nothing is written here."""
+"""From the archive to the list of episodes: survey, contexts, draws."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,15 +9,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from core.archive.objects import open_objects
 from core.config import EpisodesConfig
 from core.episodes.context import HOLDOUTS, contexts, valid_windows, window_counts
 from core.episodes.cut import slots_of
 from core.episodes.daylight import lowest_sun
 from core.episodes.frames import Frames
 from core.episodes.lattice import clear_positions, lattice
+from core.episodes.memory import remembered_survey
 from core.episodes.sampler import EpisodeSpec, Sampler
 from core.episodes.spans import Span, Timing, spans, split_slots, timing, within
-from core.episodes.survey import normalisation, survey
+from core.episodes.survey import normalisation
 from core.episodes.tables import rows
 from core.errors import FewcastError
 from core.report import Report, Silent
@@ -68,7 +70,10 @@ def plan(
             True
         )
     slots = np.flatnonzero((wanted | used) & usable)
-    found = survey(frames, slots, tiles, config.tile_pixels, windows_in_slots.step, client=client, report=report)
+    found = remembered_survey(
+        open_objects(config.store), frames, slots, tiles, config.tile_pixels, windows_in_slots.step,
+        client=client, report=report,
+    )  # fmt: skip
     first, dense = int(slots[0]), int(slots[-1]) + 1 - int(slots[0])
     covered = _spread(found.coverage, slots - first, dense, np.nan)
     inside = {name: mask[first : first + dense] for name, mask in claimed.items()}

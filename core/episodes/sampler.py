@@ -126,8 +126,11 @@ class Sampler:
             return
         edges = np.floor(np.cumsum(mass) / mass.sum() * count + 0.5).astype(int)
         shares = np.diff(edges, prepend=0)
+        reachable: dict[int, NDArray[np.int64]] = {}
         for context, choice, weight, share in zip(listed, offered, weights, shares, strict=True):
-            places = nearby(self.clear, context.y0, context.x0, self.config.jitter_pixels)
+            if share and context.tile not in reachable:
+                reachable[context.tile] = nearby(self.clear, context.y0, context.x0, self.config.jitter_pixels)
+            places = reachable.get(context.tile, np.empty((0, 2), np.int64))
             for n in range(share):
                 seed = hashed(f"{context_key(self.config, context)}/{n}")
                 rng = np.random.Generator(np.random.Philox(seed))

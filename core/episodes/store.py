@@ -6,6 +6,7 @@ frames/zarr.json          (episode, window, frame, channel, y, x) uint16; suppor
 frames/c.<id>.0.0.0.0.0   one episode
 catalog/0001.parquet      the episodes of a version, those of earlier versions included
 contexts/0001.parquet     the contexts that a version was drawn from
+survey.npz                what the tiles look like, remembered for the next build; no part of the store's digest
 ```
 """
 

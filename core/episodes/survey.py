@@ -49,16 +49,19 @@ class Survey:
 
 def survey(
     frames: Frames, slots: NDArray[np.int64], tiles: pd.DataFrame, tile_pixels: int, step: int, *,
-    client: Any = None, report: Report | None = None,
+    known: NDArray[np.int64] | None = None, client: Any = None, report: Report | None = None,
 ) -> Survey:  # fmt: skip
-    """Statistics of the tiles (y0, x0) in the given ascending slots; `step` slots separate a window's frames."""
+    """Statistics of the tiles (y0, x0) in the given ascending slots; `step` slots separate a window's frames.
+
+    `known` are all usable slots, of which `slots` may be a part: change is measured from any of them.
+    """
     height, width = frames.archive.shape
     frame_bytes = 2 * height * width * len(frames.channels)
     size = max(8, BYTES_PER_TASK // frame_bytes)
     pieces = [slots[i : i + size] for i in range(0, len(slots), size)]
     places = tiles[["y0", "x0"]].to_numpy()
-    known = frozenset(int(slot) for slot in slots)
-    call = partial(_survey_piece, frames, places, tile_pixels, step, known)
+    others = frozenset((slots if known is None else known).tolist())
+    call = partial(_survey_piece, frames, places, tile_pixels, step, others)
     found = fan_out(call, pieces, client=client, report=report, note="surveying the archive")
     joined = {name: np.concatenate([piece[name] for piece in found]) for name in (*FIELDS, "digest")}
     return Survey(slots=slots, pixels=tile_pixels**2, **joined)

@@ -11,6 +11,7 @@ from core.archive import Archive, Status
 from core.archive.archive import unpack
 from core.config import EpisodesConfig
 from core.episodes import EpisodeStore, build, rebuild, validate
+from core.episodes.frames import Frames
 from core.episodes.leaks import leaks
 from core.errors import FewcastError
 from core.satellite.granule import Frame
@@ -85,3 +86,32 @@ def test_a_changed_archive_is_noticed_and_cannot_mend_a_shard(configure: Configu
     with pytest.raises(FewcastError, match=r"episode 2 of .* cannot be rebuilt: found other frames"):
         rebuild(config.store, [2])
     assert validate(config.store).valid
+
+
+def test_a_second_survey_reads_only_what_was_written_since(
+    configure: Configure, copied: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure(archive=copied.url)
+    build(config)
+    read: list[int] = []
+    codes = Frames.codes
+
+    def counting(self: Frames, slots: list[int], *box: slice) -> np.ndarray:
+        read.extend(slots)
+        return codes(self, slots, *box)
+
+    monkeypatch.setattr(Frames, "codes", counting)
+    assert build(config).built == 0
+    assert read == [], "nothing was written"
+    frame = Frame(
+        channel="ir", kind="brightness_temperature", time=copied.times[70], observation_time=copied.times[70],
+        values=copied.read("brightness_temperature", [70])[0, 0], grid=copied.grid,
+    )  # fmt: skip
+    copied.record(copied.write_frame(70, frame))
+    assert build(config).built == 0, "the same frame was published again"
+    assert set(read) == {69, 70, 71}, "the frame, the next one's change, and what that one's change is measured from"
+    kept = dict(np.load(Path(config.store, "survey.npz")))
+    Path(config.store, "survey.npz").write_bytes(b"torn")
+    assert build(config).built == 0
+    for name, values in np.load(Path(config.store, "survey.npz")).items():
+        assert np.array_equal(kept[name], values, equal_nan=values.dtype.kind == "f"), f"{name}: merged is from scratch"
