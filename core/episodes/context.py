@@ -1,6 +1,7 @@
 """Contexts: region tiles in spans of time, held out in space, in time or both, with what they hold."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -86,7 +87,7 @@ def contexts(
             if not some.any():
                 continue
             chosen = index[some]
-            piece = {"split": split, "holdout": holdout, "tile": chosen}
+            piece: dict[str, Any] = {"split": split, "holdout": holdout, "tile": chosen}
             piece |= {name: tiles[name].to_numpy()[chosen] for name in ("row", "col", "y0", "x0")}
             piece |= {"span_start": span.start, "span_stop": span.stop, "season": span.season, "year": span.year}
             piece |= {"windows": valid[some]}
@@ -94,10 +95,14 @@ def contexts(
                 total, known = sums[when, name]
                 n = known[end][chosen] - known[begin][chosen]
                 piece[name] = (total[end][chosen] - total[begin][chosen]) / np.where(n > 0, n, np.nan)
-            pieces.append(pd.DataFrame(piece))
+            pieces.append(piece)
     if not pieces:
         return pd.DataFrame(columns=["split", "holdout", "tile", "windows"])
-    return pd.concat(pieces, ignore_index=True)
+    whole = {
+        name: np.concatenate([np.broadcast_to(piece[name], len(piece["tile"])) for piece in pieces])
+        for name in pieces[0]
+    }
+    return pd.DataFrame(whole)
 
 
 def _running(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -1,6 +1,7 @@
 """Stores: what is in them, the same bytes every time, and what happens when things go wrong."""
 
 import hashlib
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import xarray as xr
 
 from core.config import EpisodesConfig
 from core.episodes import EpisodeStore, build, builder
+from core.episodes.frames import Frames
 from core.errors import FewcastError
 from core.report import Silent
 
@@ -174,3 +176,11 @@ def test_a_span_without_data_is_told_with_its_counts(configure: Configure) -> No
     build(configure({"train": train, **later}, span_stride_hours=20, input_frames=4, target_frames=6), report=told)
     assert any("no valid window in" in line and "usable frames in" in line for line in told.lines)
     assert "train: no usable frame from 2021-12-02 00:00 to 2021-12-04 00:00" in told.lines
+
+
+def test_what_travels_to_a_cluster_survives_the_journey(archive: Any) -> None:
+    frames = Frames.open(archive.url, ["vis"])
+    again = pickle.loads(pickle.dumps(frames))
+    box = (slice(3, 20), slice(5, 30))
+    assert np.array_equal(again.codes([5, 20, 7], *box), frames.codes([5, 20, 7], *box))
+    assert (again.codes([20], *box) == 65535).all()

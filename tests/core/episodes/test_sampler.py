@@ -67,7 +67,7 @@ def test_valid_windows_are_those_of_brute_force(step: int) -> None:
         assert row.windows == starts.sum()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 10_000), n_support=st.integers(0, 4), n_query=st.integers(1, 4), strides=st.integers(1, 3),
     gap=st.sampled_from([0, 60, 150]), draw=st.sampled_from(["recent", "random"]),
