@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from core.archive import layout, shard
 from core.archive.days import Days, Stored
 from core.archive.layout import Status
 from core.archive.matching import differs
-from core.archive.objects import Objects, open_objects
+from core.archive.objects import Objects, ReplacedError, open_objects
 from core.archive.packing import PACKINGS, Packing, pack, unpack
 from core.errors import FewcastError
 from core.satellite.granule import Frame, Grid, Kind, Reason
@@ -271,8 +272,10 @@ class Archive:
     ) -> shard.Codes | None:
         key = self._key(kind, slot)
         try:
-            with self.objects.reader(key) as read:
+            with suppress(ReplacedError), self.objects.reader(key) as read:
                 return shard.decode(read, (len(self.kinds[kind]), *self.shape), channels, y, x)
+            whole = self.objects.get(key)  # it changed under the reader: one request sees one version
+            return shard.decode(shard.within(whole), (len(self.kinds[kind]), *self.shape), channels, y, x)
         except shard.TornShardError as error:
             raise FewcastError(
                 f"{key} of the archive {self.url} is damaged",

@@ -3,13 +3,14 @@
 import errno
 import os
 import random
+import re
 import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import aiohttp
 import fsspec
@@ -20,6 +21,7 @@ from core.errors import FewcastError
 T = TypeVar("T")
 SCRATCH = ".partial"
 TRIES, FIRST_WAIT_SECONDS = 7, 0.2
+TAIL_BYTES = 1 << 20
 PASSING = (OSError, TimeoutError, BotoCoreError, aiohttp.ClientError)
 
 
@@ -32,7 +34,10 @@ class Objects(Protocol):
         """The object's bytes, or those of a range (a negative start counts from the end); None if there is none."""
 
     def reader(self, key: str) -> AbstractContextManager[Callable[[int, int | None], bytes | None]]:
-        """Opens the object once and gives `read(start, end)`, which is `get` of a range."""
+        """Opens one version of the object and gives `read(start, end)`, which is `get` of a range of that version.
+
+        Raises `ReplacedError` where the place has only the newest version and that is another by now.
+        """
 
     def put(self, key: str, data: bytes) -> None:
         """Create or replace the object: a reader sees all the old bytes or all the new ones."""
@@ -150,6 +155,19 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+class ReplacedError(Exception):
+    """An object was replaced between two reads of its parts: read it from the beginning."""
+
+
+class _Piece(NamedTuple):
+    """A range of an object: where it begins, the whole object's size, and the version that it is of."""
+
+    data: bytes
+    offset: int
+    size: int
+    tag: str
+
+
 class RemoteObjects:
     """A prefix of an S3 bucket through s3fs; one put is one PUT, acknowledged when it is durable.
 
@@ -174,7 +192,41 @@ class RemoteObjects:
 
     @contextmanager
     def reader(self, key: str) -> Iterator[Callable[[int, int | None], bytes | None]]:
-        yield lambda start, end: self.get(key, start, end)
+        """The end of the object comes with the first read: most frames are whole in it, so one request serves them."""
+        held: _Piece | None = None
+
+        def read(start: int, end: int | None) -> bytes | None:
+            nonlocal held
+            if held is None:
+                try:
+                    held = self._range(key, f"-{max(-start, TAIL_BYTES)}")
+                except FileNotFoundError:
+                    return None
+            begin = start if start >= 0 else max(0, held.size + start)
+            stop = held.size if end is None else end
+            if begin >= held.offset:
+                return held.data[begin - held.offset : stop - held.offset]
+            return self._range(key, f"{begin}-{stop - 1}", IfMatch=held.tag).data
+
+        yield read
+
+    def _range(self, key: str, span: str, **condition: str) -> _Piece:
+        async def ask() -> _Piece:
+            answer = await self.fs._call_s3(
+                "get_object", Bucket=self.bucket, Key=self._path(key), Range=f"bytes={span}", **condition
+            )
+            async with answer["Body"] as body:
+                data = await body.read()
+            place = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.get("ContentRange", ""))
+            offset, size = (int(place[1]), int(place[2])) if place else (0, len(data))
+            return _Piece(data, offset, size, answer["ETag"])
+
+        try:
+            return self._persist(lambda: fsspec.asyn.sync(self.fs.loop, ask))
+        except OSError as error:
+            if condition and error.errno == errno.EINVAL:
+                raise ReplacedError(key) from error
+            raise
 
     def put(self, key: str, data: bytes) -> None:
         self._persist(lambda: self.fs.pipe_file(f"{self.prefix}/{key}", data))
@@ -187,13 +239,16 @@ class RemoteObjects:
     def delete(self, key: str) -> None:
         self.call("delete_object", key)
 
+    def _path(self, key: str) -> str:
+        return f"{self.folder}/{key}".lstrip("/")
+
     def sweep(self) -> None:
         """Nothing: an interrupted PUT leaves no object."""
 
     def call(self, method: str, key: str, **arguments: Any) -> dict[str, Any]:
         """One raw S3 call on a key, for what needs conditions and entity tags."""
         answer: dict[str, Any] = self._persist(
-            lambda: self.fs.call_s3(method, Bucket=self.bucket, Key=f"{self.folder}/{key}".lstrip("/"), **arguments)
+            lambda: self.fs.call_s3(method, Bucket=self.bucket, Key=self._path(key), **arguments)
         )
         return answer
 

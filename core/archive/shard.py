@@ -132,6 +132,11 @@ def decode(
     return out
 
 
+def within(whole: bytes | None) -> Callable[[int, int | None], bytes | None]:
+    """What `decode` reads with, over a shard in memory."""
+    return lambda start, end: None if whole is None else whole[start:end]
+
+
 def _decompress(piece: memoryview, tile: Codes) -> None:
     """Fill a tile from a compressed chunk, whose header is looked at first: it is what bounds the memory written."""
     if len(piece) < HEADER_BYTES or int.from_bytes(piece[4:8], "little") != tile.nbytes:

@@ -40,7 +40,7 @@ def seaweed() -> Iterator[str]:
         "dir": folder, "ip": "127.0.0.1", "ip.bind": "127.0.0.1", "master.volumeSizeLimitMB": 256, "volume.max": 50,
         "master.port": master, "master.port.grpc": master_grpc, "volume.port": volume, "volume.port.grpc": volume_grpc,
         "filer.port": filer, "filer.port.grpc": filer_grpc, "s3.port": s3, "s3.port.grpc": s3_grpc,
-        "s3.autoCreateBucket": "false",
+        "s3.autoCreateBucket": "false", "s3.port.iceberg": 0, "s3.port.lance": 0,
     }  # fmt: skip
     command = [str(program), "server", "-s3", "-filer", *(f"-{name}={value}" for name, value in options.items())]
     secrets = {"AWS_ACCESS_KEY_ID": CREDENTIALS["AWS_ACCESS_KEY_ID"],

@@ -251,7 +251,7 @@ def test_a_torn_shard_is_never_data(archive):
     for torn in (whole[:-1], whole[:1000], b"", whole[:-40] + b"\x01" + whole[-39:]):
         with open(path, "wb") as file:
             file.write(torn)
-        with pytest.raises(FewcastError, match="is damaged: found .*fewcast archive repair"):
+        with pytest.raises(FewcastError, match=r"is damaged: found .*fewcast archive repair"):
             archive.read("brightness_temperature", [slot])
 
 

@@ -21,6 +21,7 @@ from core.config import IngestConfig
 from core.errors import FewcastError
 from core.ingest import ingest
 from core.satellite import simulator, source
+from core.satellite.granule import Frame, Grid
 from tests.core import loopback
 
 NOW = datetime(2024, 3, 2, 12, tzinfo=UTC)
@@ -159,6 +160,41 @@ def test_killed_while_writing_to_a_bucket_it_ends_bit_identical(server, undistur
             child.kill()
     run(config(url))  # takes the lease of the dead process over
     assert contents(url) == undisturbed
+
+
+@pytest.mark.parametrize("place", ["disk", "bucket", "bucket, by ranges"])
+def test_a_reader_sees_old_frames_or_new_ones_while_they_are_replaced(server, tmp_path, monkeypatch, place):
+    url = str(tmp_path / "a.zarr") if place == "disk" else f"s3://archives/{place.replace(', ', '-').replace(' ', '-')}"
+    if "ranges" in place:
+        monkeypatch.setattr("core.archive.objects.TAIL_BYTES", 1)
+    shape = (300, 260)
+    grid = Grid(np.arange(shape[1]) * 2e3, -np.arange(shape[0]) * 2e3, {"grid_mapping_name": "geostationary"})
+    archive = Archive.create(
+        url, grid=grid, channels={"ir": "brightness_temperature"}, origin=NOW, cadence_minutes=10, years=1
+    )
+    rng = np.random.default_rng(0)
+    time = np.datetime64(NOW.replace(tzinfo=None), "s")
+    frames = [
+        Frame("ir", "brightness_temperature", time, time, (base + rng.uniform(0, 9, shape)).astype(np.float32), grid)
+        for base in (200, 290)
+    ]
+    archive.record(archive.write_frame(0, frames[0]))
+    end = threading.Event()
+
+    def replace() -> None:
+        turn = 0
+        while not end.is_set():
+            turn += 1
+            archive.write_frame(0, frames[turn % 2])
+
+    writer = threading.Thread(target=replace)
+    writer.start()
+    try:
+        means = [round(float(archive.read("brightness_temperature", [0])[0, 0].mean()), 1) for _ in range(25)]
+    finally:
+        end.set()
+        writer.join()
+    assert set(means) == {round(float(frame.values.mean()), 1) for frame in frames}
 
 
 def objects(name: str) -> RemoteObjects:
