@@ -167,7 +167,7 @@ def find(run: Path, which: str | int) -> Checkpoint:
         raise FewcastError(f"there is no trained run in {run}", found="no checkpoint",
                            mend="run `fewcast train` first, or give the run's directory")  # fmt: skip
     if which == "pretrained":
-        if not last.meta["pretrain_steps"]:
+        if not last.meta.get("pretrain_steps"):
             raise FewcastError(f"the run {run} has no pooled steps", found="train.pretrain_steps = 0 in it",
                                mend="train with pooled steps, or load its best or last checkpoint")  # fmt: skip
         return checkpoint.load(run, last.meta["pretrain_steps"])

@@ -54,7 +54,7 @@ class Run:
     @property
     def plan(self) -> TrainConfig:
         """The config with the numbers of steps that this run will take."""
-        return fitted(self.config, self.progress.fitted or 1.0)
+        return _plan(self.config, self.progress)
 
     @property
     def learner(self) -> Learner:
@@ -115,7 +115,7 @@ class Run:
         return self.learners[phase].init_state(), Progress(phase=phase)
 
     def _fork(self, report: Report) -> tuple[LearnerState, Progress]:
-        """Another run's prior with a fresh optimiser; it stands for this run's pooled steps.
+        """Another run's prior with a fresh optimiser; a forked run has no pooled steps.
 
         Step sizes of the inner loop that the other has not learned, or not in this shape, start afresh.
         """
@@ -130,11 +130,11 @@ class Run:
         origin = f"{self.config.fork} at step {model.step} ({model.version})"
         report.message(f"forked from {origin}")
         state = replace(learner.init_state(), theta={name: theta[name] for name in fresh})
-        return state, Progress(step=self.config.pretrain_steps, forked_from=origin)
+        return state, Progress(forked_from=origin)
 
     def _resume(self, found: checkpoint.Checkpoint, report: Report) -> tuple[LearnerState, Progress]:
         progress = Progress(step=found.step, **found.meta["progress"])
-        planned = fitted(self.config, progress.fitted or 1.0).pretrain_steps
+        planned = _plan(self.config, progress).pretrain_steps
         if progress.phase == "meta" and found.step < planned:
             raise FewcastError(
                 f"the run {self.path} is past its pooled steps",
@@ -147,6 +147,12 @@ class Run:
         changes = _changes(found.meta["config"], self.config.model_dump(mode="json"))
         report.message(f"going on from step {found.step}" + (f" with {changes}" if changes else ""))
         return LearnerState.from_tensors(tensors), progress
+
+
+def _plan(config: TrainConfig, progress: Progress) -> TrainConfig:
+    if progress.forked_from:
+        config = config.model_copy(update={"pretrain_steps": 0})
+    return fitted(config, progress.fitted or 1.0)
 
 
 def _open_store(config: TrainConfig, meta: dict[str, Any] | None) -> EpisodeStore:

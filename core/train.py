@@ -169,9 +169,9 @@ class _Loop:
                     self._differentiate(phase, state, batch, 0)
                     seconds[phase].fill_(self.clock() - begun)
         means = {phase: float(total) / self.ranks.size for phase, total in self.ranks.sum(seconds).items()}
-        fraction = fraction_that_fits(self.config, means["pooled"], means["meta"])
+        fraction = fraction_that_fits(self.run.plan, means["pooled"], means["meta"])
         if fraction < 1:
-            plan = fitted(self.config, fraction)
+            plan = fitted(self.run.plan, fraction)
             self.report.message(
                 f"{self.config.budget_minutes:g} minutes have room for {fraction:.0%} of the configured steps: "
                 f"{plan.pretrain_steps} pooled steps and {plan.steps} meta-steps are taken"
