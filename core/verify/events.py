@@ -91,7 +91,8 @@ def event_statistics(
             inside = (bins == b).to(y.dtype)
             fields |= {f"rel_count_{b}": inside, f"rel_forecast_{b}": inside * p, f"rel_observed_{b}": inside * o}
         for side in FSS_SIDES:
-            forecast, observed = _share(p, seen, side), _share(o, seen, side)
+            near = _box(seen.to(y.dtype), side).clamp_min(1e-9)  # shares are of the observed pixels
+            forecast, observed = _box(p * seen, side) / near, _box(o * seen, side) / near
             fields[f"fss_error_{side}"] = (forecast - observed).square()
             fields[f"fss_worst_{side}"] = forecast.square() + observed.square()
         for name, values in fields.items():
@@ -130,11 +131,8 @@ def reliability(state: Mapping[str, Any] | pd.Series, event: str) -> tuple[np.nd
     return forecast / full, observed / full, count
 
 
-def _share(values: Tensor, seen: Tensor, side: int) -> Tensor:
-    """Mean over the observed pixels of the square around each pixel."""
+def _box(values: Tensor, side: int) -> Tensor:
+    """Mean over the square around each pixel, zeros beyond the edge: rows, then columns."""
     n, o, h, w = values.shape
-
-    def mean(field: Tensor) -> Tensor:
-        return F.avg_pool2d(field.reshape(n * o, 1, h, w), side, 1, side // 2).reshape(n, o, h, w)
-
-    return mean(values * seen) / mean(seen.to(values.dtype)).clamp_min(1e-9)
+    rows = F.avg_pool2d(values.reshape(n * o, 1, h, w), (side, 1), 1, (side // 2, 0))
+    return F.avg_pool2d(rows, (1, side), 1, (0, side // 2)).reshape(n, o, h, w)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scores.probability import crps_for_ensemble
 
-from core.verify.crps import ensemble_crps, mixture_crps
+from core.verify.crps import ensemble_crps, merge_exchange, mixture_crps
 
 
 @given(n=st.integers(2, 23), seed=st.integers(0, 2**31), rounded=st.booleans())
@@ -26,6 +26,25 @@ def test_sorted_ensemble_crps_equals_scores(n, seed, rounded):
     )
     found = ensemble_crps(torch.from_numpy(members), torch.from_numpy(y))
     np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [*range(2, 13), 20, 33, 64])
+def test_the_network_sorts_every_pattern_of_zeros_and_ones(n):
+    """By the 0-1 principle that suffices; all patterns of up to 12, and random ones beyond."""
+    generator = np.random.default_rng(n)
+    cases = np.arange(2**n)[:, None] >> np.arange(n) & 1 if n <= 12 else generator.integers(0, 2, (500, n))
+    rows = list(cases.T)
+    for i, j in merge_exchange(n):
+        rows[i], rows[j] = np.minimum(rows[i], rows[j]), np.maximum(rows[i], rows[j])
+    assert (np.diff(np.stack(rows), axis=0) >= 0).all()
+
+
+def test_many_members_are_sorted_otherwise_with_the_same_result(monkeypatch):
+    members, y = torch.randn(30, 4, 50), torch.randn(4, 50)
+    score = ensemble_crps(members, y)
+    monkeypatch.setattr("core.verify.crps._NETWORK_MEMBERS", 10)
+    monkeypatch.setattr("core.verify.crps._BLOCK", 17)
+    torch.testing.assert_close(ensemble_crps(members, y), score)
 
 
 def test_one_member_is_scored_by_its_absolute_error():

@@ -9,7 +9,7 @@ from scores.spatial import fss_2d
 from core.config import Threshold
 from core.errors import FewcastError
 from core.verify.ensemble import Ensemble
-from core.verify.events import FSS_SIDES, Event, event_metrics, event_statistics, events_of, reliability
+from core.verify.events import FSS_SIDES, Event, _box, event_metrics, event_statistics, events_of, reliability
 from core.verify.mixture import Mixture
 from core.verify.spectra import spectral_metrics, spectral_statistics
 
@@ -66,9 +66,7 @@ def test_fss_equals_scores_on_whole_fields_away_from_the_edge(scene):
     shares = [np.lib.stride_tricks.sliding_window_view(f, (side, side)).mean((-1, -2)) for f in fields]
     by_hand = 1 - ((shares[0] - shares[1]) ** 2).sum() / (shares[0] ** 2 + shares[1] ** 2).sum()
     assert float(expected) == pytest.approx(by_hand)
-    from core.verify.events import _share
-
-    ours = [_share(torch.tensor(f)[None, None], torch.ones(1, 1, 20, 26), side)[0, 0].numpy() for f in fields]
+    ours = [_box(torch.tensor(f)[None, None], side)[0, 0].numpy() for f in fields]
     for mine, theirs in zip(ours, shares, strict=True):
         np.testing.assert_allclose(mine[inside], theirs, atol=1e-6)
     assert _metrics(stats, 0, 0)["fss_3@e"] == pytest.approx(by_hand, abs=0.04)
