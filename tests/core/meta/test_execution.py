@@ -39,7 +39,7 @@ def batch(seed: int = 0, device: str = "cpu") -> SimpleNamespace:
 
 
 def learner(device: str = "cpu", **settings) -> Learner:
-    config = TrainConfig(**{"inner": INNER, "samples": 2, "initial_log_std": -2, "learning_rate": 0.01, **settings})
+    config = TrainConfig(**{"inner": INNER, "samples": 2, "initial_log_std": -2, "learning_rate": 0.03, **settings})
     return Learner(network().to(device), GaussianLikelihood(2), config)
 
 
@@ -141,7 +141,7 @@ def test_a_compiler_that_is_wrong_is_found_out():
 def curve(kind: str, device: str) -> torch.Tensor:
     model = learner(device, precision=kind, gradient="unrolled", inner=INNER.model_copy(update={"samples": 1}))
     state, losses = model.init_state(), []
-    for _ in range(30):
+    for _ in range(12):
         state, metrics = model.step(state, batch(0, device), seed=0)
         losses.append(metrics["loss"])
     return torch.tensor(losses)
