@@ -1,6 +1,7 @@
 """A trained run as a model in MLflow's registry: signature, card, and the alias `candidate`."""
 
 import shutil
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -22,13 +23,15 @@ def save(model: Model, folder: Path, card: str) -> None:
     beside = folder.with_name(f".writing-{folder.name}")
     for old in (beside, folder):
         shutil.rmtree(old, ignore_errors=True)
-    mlflow.pyfunc.save_model(
-        str(beside),
-        python_model=str(Path(__file__).with_name("pyfunc.py")),
-        artifacts={"checkpoint": str(model.path)},
-        signature=signature(model),
-        pip_requirements=[f"{name}=={version(name)}" for name in ("fewcast", "torch", "numpy", "safetensors")],
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it asks for type hints, which it would not understand
+        mlflow.pyfunc.save_model(
+            str(beside),
+            python_model=str(Path(__file__).with_name("pyfunc.py")),
+            artifacts={"checkpoint": str(model.path)},
+            signature=signature(model),
+            pip_requirements=[f"{name}=={version(name)}" for name in ("fewcast", "torch", "numpy", "safetensors")],
+        )
     (beside / "card.md").write_text(card)
     beside.rename(folder)
 

@@ -176,7 +176,7 @@ def test_applied_twice_it_changes_nothing(api: httpx.Client, folder: Path) -> No
 
         def plain(item: object) -> object:
             if isinstance(item, dict):
-                return {key: plain(value) for key, value in item.items() if key not in volatile}
+                return {key: plain(value) for key, value in item.items() if key not in volatile and value}
             return [plain(entry) for entry in item] if isinstance(item, list) else item
 
         kinds = ("deployments", "work_pools", "concurrency_limits", "automations")

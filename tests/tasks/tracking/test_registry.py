@@ -1,0 +1,31 @@
+"""The rule by which a candidate becomes champion."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from tasks.tracking.registry import judge
+
+
+def version(number: int, crps: str, episodes: str = "e") -> Any:
+    return SimpleNamespace(version=str(number), tags={"validation_crps": crps, "episodes": episodes})
+
+
+def test_a_candidate_takes_over_only_with_a_lower_score_on_the_same_episodes() -> None:
+    champion = version(1, "0.20")
+    assert judge(version(2, "0.19"), champion)[0]
+    assert not judge(version(2, "0.20"), champion)[0]
+    assert not judge(version(2, "0.21"), champion)[0]
+    assert not judge(version(2, "0.10", episodes="others"), champion)[0]
+    assert not judge(version(2, "nan"), champion)[0]
+    assert not judge(version(2, "nan"), None)[0]
+    assert judge(version(2, "0.9"), None)[0]
+    assert not judge(version(1, "0.20"), champion)[0]
+
+
+def test_a_champion_without_a_score_gives_way() -> None:
+    assert judge(version(2, "0.3"), version(1, "nan"))[0]
+
+
+def test_the_verdict_says_both_numbers() -> None:
+    _, verdict = judge(version(7, "0.1234"), version(5, "0.2345"))
+    assert verdict == "version 7 is champion: validation_crps 0.1234 against 0.2345 of 5"
