@@ -283,6 +283,12 @@ class TrainConfig(Stage):
         2, ge=1, le=128, description="Windows that a pooled step takes from each of its episodes, drawn anew each time."
     )
     augment: bool = Field(True, description="Turn and flip training episodes, all windows of one alike.")
+    pretrain_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Pooled steps see this earliest part of the training time, meta-steps the rest; 1: both see all.",
+    )
     pretrain_rate: float = Field(2e-3, gt=0, le=1, description="Outer step size of the pooled steps (Adam).")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Outer step size beta (Adam).")
     warmup_steps: int = Field(50, ge=0, description="Steps over which either step size rises linearly from 0.")

@@ -5,6 +5,8 @@ import torch
 from torch import Tensor
 
 from core.episodes.loader import EpisodeBatch, Windows
+from core.episodes.store import EpisodeStore
+from core.errors import FewcastError
 
 
 def pooled(batch: EpisodeBatch, windows: int, *, seed: int, step: int, groups: int = 1) -> EpisodeBatch:
@@ -29,6 +31,30 @@ def pooled(batch: EpisodeBatch, windows: int, *, seed: int, step: int, groups: i
     init_time = np.take_along_axis(times, rows, axis=1).reshape(groups, -1)
     nothing = Windows(x[:, :0], y[:, :0], mask[:, :0], init_time[:, :0])
     return EpisodeBatch(nothing, Windows(x, y, mask, init_time), tuple(range(groups)))
+
+
+def episodes_of_phase(store: EpisodeStore, share: float, phase: str) -> np.ndarray:
+    """Training episodes of the `pooled` or `meta` steps: before or after the time below which lies `share` of them.
+
+    A network that was fitted to the very windows that it then adapts to has nothing to gain there, so that its inner
+    loop learns little that helps elsewhere. Episodes that reach over the limit belong to neither. All where `share` is 1.
+    """
+    ids = store.ids("train")
+    if share == 1:
+        return ids
+    windows = [np.concatenate([*pair]) for pair in store.catalog.loc[ids, ["support", "query"]].to_numpy()]
+    first = np.array([window.min() for window in windows])
+    frames = store.spec.input_frames + store.spec.target_frames
+    last = np.array([window.max() for window in windows]) + frames
+    limit = np.quantile(first, share)
+    chosen = ids[last <= limit if phase == "pooled" else first >= limit]
+    if not len(chosen):
+        raise FewcastError(
+            f"no training episode is left for the {phase} steps",
+            found=f"train.pretrain_share = {share:g} of {len(ids)} episodes",
+            mend="set it to 1, or build episodes over a longer time",
+        )
+    return chosen
 
 
 def _draw(total: int, windows: int, key: tuple[int, int, int]) -> np.ndarray:

@@ -23,7 +23,7 @@ from core.meta.checks import Examples
 from core.meta.learner import LearnerState
 from core.meta.parallel import RankLostError, Ranks, Workers, join, share
 from core.pace import Pace
-from core.pooling import pooled
+from core.pooling import episodes_of_phase, pooled
 from core.report import Report, Silent
 from core.run import Run, choose_device
 from core.schedule import fitted, fraction_that_fits, is_pretraining, learning_rate, total_steps
@@ -160,10 +160,10 @@ class _Loop:
     def _fraction(self) -> float:
         """How much of the steps the budget has room for, by one trial step of either phase, the same on all ranks."""
         seconds = {}
-        for phase, size in (("pooled", self.config.pretrain_batch), ("meta", self.config.meta_batch)):
+        for phase in ("pooled", "meta"):
             seconds[phase] = torch.zeros((), dtype=torch.float64, device=self.device)
             if phase in self.run.learners:
-                batch, state = self._loader(size).batch(0), self.run.learners[phase].init_state()
+                batch, state = self._loader(phase).batch(0), self.run.learners[phase].init_state()
                 for _ in range(2):  # the first is slower
                     begun = self.clock()
                     self._differentiate(phase, state, batch, 0)
@@ -232,16 +232,19 @@ class _Loop:
     def _batches(self, first: int) -> Generator[EpisodeBatch]:
         total = total_steps(self.run.plan)
         boundary = min(max(self.run.plan.pretrain_steps, first), total)
-        phases = (self.config.pretrain_batch, first, boundary), (self.config.meta_batch, boundary, total)
-        for size, begin, end in phases:
+        for phase, begin, end in (("pooled", first, boundary), ("meta", boundary, total)):
             if begin < end:
-                yield from self._loader(size).stream(begin, end)
+                yield from self._loader(phase).stream(begin, end)
 
-    def _loader(self, size: int) -> Loader:
-        share(size, self.ranks)
+    def _loader(self, phase: str) -> Loader:
         ranks, config = self.ranks, self.config
-        return Loader(self.run.store, split="train", batch_size=size, seed=config.seed, rank=ranks.rank,
-                      world_size=ranks.size, augment=config.augment)  # fmt: skip
+        size = config.pretrain_batch if phase == "pooled" else config.meta_batch
+        share(size, ranks)
+        loader = Loader(self.run.store, split="train", batch_size=size, seed=config.seed, rank=ranks.rank,
+                        world_size=ranks.size, augment=config.augment)  # fmt: skip
+        if "pooled" in self.run.learners:
+            loader.episodes = episodes_of_phase(self.run.store, config.pretrain_share, phase)
+        return loader
 
     def _report_training(self, means: dict[str, float]) -> None:
         theta, progress = self.run.state.theta, self.run.progress

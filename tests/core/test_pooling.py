@@ -1,13 +1,15 @@
 """Pooled batches: the gradient of the windows they name, spread over the episodes."""
 
 import numpy as np
+import pytest
 import torch
 
 from core.config import NetworkConfig, TrainConfig
 from core.episodes.loader import Loader
 from core.episodes.store import EpisodeStore
+from core.errors import FewcastError
 from core.model import DataSpec, build_learner
-from core.pooling import pooled
+from core.pooling import episodes_of_phase, pooled
 
 
 def test_windows_keep_their_targets_masks_and_times(tiny_store):
@@ -43,3 +45,23 @@ def test_with_all_windows_the_gradient_is_the_pooled_learners(tiny_store):
     torch.testing.assert_close(mixed_metrics["loss"], metrics["loss"] / 3)
     for name, leaf in whole.items():
         torch.testing.assert_close(mixed[name], leaf / 3, rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_phases_share_no_frame(tiny_store):
+    store = EpisodeStore.open(tiny_store)
+    everything = store.ids("train")
+    assert np.array_equal(episodes_of_phase(store, 1.0, "meta"), everything)
+    early, late = (episodes_of_phase(store, 0.6, phase) for phase in ("pooled", "meta"))
+    assert len(early)
+    assert len(late)
+    frames = store.spec.input_frames + store.spec.target_frames
+
+    def slots(ids):
+        starts = np.concatenate(
+            [np.concatenate([*row]) for row in store.catalog.loc[ids, ["support", "query"]].to_numpy()]
+        )
+        return {int(start) + i for start in starts for i in range(frames)}
+
+    assert max(slots(early)) < min(slots(late))
+    with pytest.raises(FewcastError, match="no training episode is left for the pooled steps"):
+        episodes_of_phase(store, 0.001, "pooled")
