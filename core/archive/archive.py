@@ -178,7 +178,7 @@ class Archive:
                 whole = self._kept(slot, kind, channels, set(packed))
                 for name, codes in packed.items():
                     whole[channels.index(name)] = codes
-                self.objects.put(self._key(kind, slot), shard.encode(whole))
+                self.objects.put(self.key(kind, slot), shard.encode(whole))
         return stored
 
     def _kept(self, slot: int, kind: Kind, channels: tuple[str, ...], replaced: set[str]) -> shard.Codes:
@@ -261,16 +261,17 @@ class Archive:
         for slot in slots:
             total.update(np.int64(slot).tobytes() + self.status_of([slot]).tobytes())
             for kind in self.kinds:
-                total.update(hashlib.blake2b(self.objects.get(self._key(kind, slot)) or b"").digest())
+                total.update(hashlib.blake2b(self.objects.get(self.key(kind, slot)) or b"").digest())
         return total.hexdigest()
 
-    def _key(self, kind: Kind, slot: int) -> str:
+    def key(self, kind: Kind, slot: int) -> str:
+        """The object that holds a slot's frames of a kind."""
         return f"{kind}/c/{slot}/0/0/0"
 
     def _read_shard(
         self, kind: Kind, slot: int, y: slice, x: slice, channels: slice = slice(None)
     ) -> shard.Codes | None:
-        key = self._key(kind, slot)
+        key = self.key(kind, slot)
         try:
             with suppress(ReplacedError), self.objects.reader(key) as read:
                 return shard.decode(read, (len(self.kinds[kind]), *self.shape), channels, y, x)

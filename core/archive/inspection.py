@@ -82,10 +82,14 @@ class Inspection:
         return "\n".join(lines) + "\n"
 
 
-def inspect(url: str) -> Inspection:
-    """Look at an archive without changing it. Raises `FewcastError` where there is none."""
+def inspect(url: str, *, last_days: int = 0) -> Inspection:
+    """Look at an archive without changing it. Raises `FewcastError` where there is none.
+
+    With `last_days` it looks at the newest recorded days alone and estimates their size from a sample, which is quick
+    however long the archive is.
+    """
     archive = Archive.open(url)
-    recorded = archive.days.recorded()
+    recorded = archive.days.recorded()[-last_days:]
     counts = {name: dict.fromkeys((status.name.lower() for status in Status), 0) for name in archive.channels}
     reasons: Counter[str] = Counter()
     calendar: dict[str, NDArray[np.float64]] = {}
@@ -119,7 +123,7 @@ def inspect(url: str) -> Inspection:
         reasons=dict(reasons),
         out_of_range_pixels=lost,
         gaps=tuple(gap for name in archive.channels for gap in _gaps(archive, name, served_slots[name])),
-        stored_bytes=sum(size for kind in archive.kinds for _, size in archive.objects.keys(f"{kind}/c")),
+        stored_bytes=_sampled_bytes(archive, served_slots) if last_days else _stored_bytes(archive),
         raw_bytes=frames * height * width * 2,
         ranges={name: _range(archive, name, slots) for name, slots in served_slots.items() if slots},
         units={name: UNITS[kind] for name, kind in archive.kind_of.items()},
@@ -169,10 +173,29 @@ def _gaps(archive: Archive, name: str, slots: list[int]) -> list[Gap]:
     ]
 
 
+def _stored_bytes(archive: Archive) -> int:
+    return sum(size for kind in archive.kinds for _, size in archive.objects.keys(f"{kind}/c"))
+
+
+def _sampled_bytes(archive: Archive, served: dict[str, list[int]]) -> int:
+    total = 0.0
+    for kind, names in archive.kinds.items():
+        slots = sorted({slot for name in names for slot in served[name]})
+        picked = _sample(slots)
+        sizes = [len(archive.objects.get(archive.key(kind, slot)) or b"") for slot in picked]
+        total += len(slots) * sum(sizes) / max(len(sizes), 1)
+    return round(total)
+
+
+def _sample(slots: list[int]) -> list[int]:
+    if not slots:
+        return []
+    return [slots[place] for place in np.unique(np.linspace(0, len(slots) - 1, SAMPLED_SLOTS).astype(int))]
+
+
 def _range(archive: Archive, name: str, slots: list[int]) -> tuple[float, float, float]:
     kind = archive.kind_of[name]
-    picked = np.unique(np.linspace(0, len(slots) - 1, SAMPLED_SLOTS).astype(int))
-    values = [archive.read(kind, [slots[i]])[0, archive.kinds[kind].index(name)] for i in picked]
+    values = [archive.read(kind, [slot])[0, archive.kinds[kind].index(name)] for slot in _sample(slots)]
     finite = np.concatenate([one[np.isfinite(one)] for one in values])
     if not finite.size:
         return (np.nan, np.nan, np.nan)

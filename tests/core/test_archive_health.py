@@ -68,6 +68,15 @@ def test_inspection_counts_what_is_there(archive):
         assert word in seen.markdown
 
 
+def test_the_last_days_alone_are_quick_to_inspect(archive):
+    seen = inspect(archive.url, last_days=1)
+    assert list(seen.calendar) == ["2024-03-02"]
+    assert seen.counts["ir105"] == {"unseen": 8, "complete": 16, "partial": 0, "corrupt": 0, "absent": 0}
+    exact = sum(len(archive.objects.get(archive.key(kind, s)) or b"") for kind in archive.kinds for s in range(24, 40))
+    assert seen.stored_bytes == exact  # sixteen slots: the sample is all of them
+    assert seen.gaps == ()
+
+
 def test_an_empty_archive_can_be_inspected(tmp_path):
     url = str(tmp_path / "a.zarr")
     Archive.create(url, grid=GRID, channels=CHANNELS, origin=np.datetime64("2024-01-01"), cadence_minutes=10, years=1)
