@@ -93,9 +93,10 @@ def build(config: EpisodesConfig, *, report: Report | None = None, client: Any =
     settle(objects)
     digest = commit(objects, spec, attributes, everything, listed.reset_index(drop=True))
     _forget_parts(config.store)
-    store = EpisodeStore(config.store)
-    report.figure("contexts", context_map(store), store.version)
-    report.figure("episodes", sheet(store), store.version)
+    if type(report) is not Silent:  # drawing costs as much as cutting some hundred episodes
+        store = EpisodeStore(config.store)
+        report.figure("contexts", context_map(store), store.version)
+        report.figure("episodes", sheet(store), store.version)
     return _summary(config, digest, len(attributes["versions"]) + 1, everything, planned, len(full) - skipped)
 
 

@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -66,21 +67,28 @@ def configuration(folder: Path, episodes: int) -> EpisodesConfig:
     )  # type: ignore[arg-type]  # fmt: skip
 
 
-def timed(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
+class Cost(NamedTuple):
+    """Seconds on the clock, and CPU seconds of all threads, which a busy machine does not change."""
+
+    wall: float
+    cpu: float
+
+
+def timed(call: Callable[[], object]) -> Cost:
+    start, cpu = time.perf_counter(), time.process_time()
     call()
-    return time.perf_counter() - start
+    return Cost(time.perf_counter() - start, time.process_time() - cpu)
 
 
-def line(what: str, rate: float, unit: str, note: str = "") -> None:
-    print(f"{what:<58}{rate:>10,.0f} {unit:<11}{note}", flush=True)
+def line(what: str, amount: float, cost: Cost, unit: str, note: str = "") -> None:
+    print(f"{what:<56}{amount / cost.wall:>8,.0f} {unit:<6}{amount / cost.cpu:>8,.0f} a CPU s   {note}", flush=True)
 
 
 def building(config: EpisodesConfig, folder: Path, episodes: int) -> EpisodeStore:
     print(f"\nBuilding {episodes} episodes of {FRAMES}x{TILE}x{TILE}, {BYTES / 1024:.0f} KiB each")
-    seconds = timed(lambda: build(config))
+    cost = timed(lambda: build(config))
     store = EpisodeStore.open(config.store)
-    line("fewcast: survey, draw, cut, write, sync, catalog", len(store.catalog) / seconds, "episodes/s", "target 480")
+    line("fewcast: survey, draw, cut, write, sync, catalog", len(store.catalog), cost, "/s", "target 480 /s on 2 cores")
     frames, timing = Frames.open(config.archive), Timing(**store.attributes["timing"])
     specs = [spec_of(row) for row in store.catalog.itertuples()]
 
@@ -91,7 +99,7 @@ def building(config: EpisodesConfig, folder: Path, episodes: int) -> EpisodeStor
         fan_out(task, list(batches(list(enumerate(specs)), 64)))
 
     cutting = timed(ours)
-    line("fewcast: cut and write alone, two threads", len(specs) / cutting, "episodes/s")
+    line("fewcast: cut and write alone", len(specs), cutting, "/s")
 
     import zarr
 
@@ -105,9 +113,9 @@ def building(config: EpisodesConfig, folder: Path, episodes: int) -> EpisodeStor
             windows = [raw[w[0] : w[-1] + 1, :, spec.y0 : spec.y0 + TILE, spec.x0 : spec.x0 + TILE] for w in its]
             (folder / "plain" / str(number)).write_bytes(np.stack(windows).tobytes())
 
-    seconds = timed(plain)
-    line("plain loop: zarrs slices of the archive, one file each", len(specs) / seconds, "episodes/s",
-         f"ours takes {cutting / seconds:.2f} of its time, target at most 2")  # fmt: skip
+    cost = timed(plain)
+    ratio = f"ours takes {cutting.wall / cost.wall:.2f} of its time, {cutting.cpu / cost.cpu:.2f} of its CPU, target 2"
+    line("plain loop: zarrs slices of the archive, one file each", len(specs), cost, "/s", ratio)
     memory = frames.codes(range(SLOTS))
 
     def floor() -> None:
@@ -115,7 +123,7 @@ def building(config: EpisodesConfig, folder: Path, episodes: int) -> EpisodeStor
             block = memory[slots_of(spec, timing), :, spec.y0 : spec.y0 + TILE, spec.x0 : spec.x0 + TILE]
             (folder / "plain" / str(number)).write_bytes(block.tobytes())
 
-    line("floor: the same loop over decoded frames in memory", len(specs) / timed(floor), "episodes/s")
+    line("floor: the same loop over decoded frames in memory", len(specs), timed(floor), "/s")
     try:
         import xarray as xr
         import xbatcher
@@ -134,7 +142,7 @@ def building(config: EpisodesConfig, folder: Path, episodes: int) -> EpisodeStor
         for number in range(count):
             target[number] = generator[number]["brightness_temperature"].values
 
-    line("xbatcher: the same shapes to a Zarr array", count / timed(theirs), "episodes/s", f"({count} of them)")
+    line("xbatcher: the same shapes to a Zarr array", count, timed(theirs), "/s", f"({count} of them)")
     return store
 
 
@@ -150,9 +158,9 @@ def reading(store: EpisodeStore) -> None:
     other = tensorstore.open(spec, read=True).result()
     ours = min(timed(lambda: [store.read(part) for part in parts]) for _ in range(3))
     theirs = min(timed(lambda: [other[part].read().result() for part in parts]) for _ in range(3))
-    ratio = f"{theirs / ours:.2f} x TensorStore, target 0.8"
-    line("fewcast: EpisodeStore.read, one thread", size / ours, "MiB/s", ratio)
-    line("TensorStore, its own thread pool", size / theirs, "MiB/s")
+    ratio = f"{theirs.wall / ours.wall:.2f} x TensorStore, target 0.8"
+    line("fewcast: EpisodeStore.read, one thread", size, ours, "MiB/s", ratio)
+    line("TensorStore, its own thread pool", size, theirs, "MiB/s")
 
 
 def loading(store: EpisodeStore) -> None:
@@ -161,8 +169,8 @@ def loading(store: EpisodeStore) -> None:
     size = sum(t.nbytes for w in (batch.support, batch.query) for t in (w.x, w.y, w.mask)) / 2**20
     steps = 100
     print(f"\nLoading batches of 8 episodes, {size:.1f} MiB of tensors each")
-    seconds = timed(lambda: [loader.batch(i) for i in range(steps)])
-    line("decode and normalise, one thread", steps * size / seconds, "MiB/s")
+    cost = timed(lambda: [loader.batch(i) for i in range(steps)])
+    line("read, decode and normalise, one thread", steps * size, cost, "MiB/s")
     pause = size / 200
     waited = []
 
@@ -194,7 +202,7 @@ def memory(config: EpisodesConfig, folder: Path) -> None:
             "print(next(int(l.split()[1]) // 1024 for l in open('/proc/self/status') if l.startswith('VmHWM')))"
         )
         peak = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        line(f"{episodes} training episodes", float(peak), "MiB")
+        print(f"{episodes:>6} training episodes: {int(peak)} MiB", flush=True)
         shutil.rmtree(made.store)
 
 
