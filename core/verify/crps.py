@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_BLOCK = 16_384  # pixels scored at a time: the pairwise temporaries of 20 members then stay in the cache
+_BLOCK = 16_384  # pixels sorted at a time: 20 members then stay in the cache
+_PAIR_BLOCK = 4_096  # the same for the pairwise differences of a mixture
 _SMALLEST_STD = 1e-12
 _NETWORK_MEMBERS = 64
 
@@ -85,9 +86,9 @@ def mixture_crps(
         score = [
             _crps_own_std(m, s, t)
             for m, s, t in zip(
-                means_SP.split(_BLOCK, 1),
-                std.expand(means.shape).reshape(n, -1).clamp_min(_SMALLEST_STD).split(_BLOCK, 1),
-                y_P.split(_BLOCK),
+                means_SP.split(_PAIR_BLOCK, 1),
+                std.expand(means.shape).reshape(n, -1).clamp_min(_SMALLEST_STD).split(_PAIR_BLOCK, 1),
+                y_P.split(_PAIR_BLOCK),
                 strict=True,
             )
         ]
@@ -95,7 +96,9 @@ def mixture_crps(
         std_P = (std[0] if std.ndim == means.ndim else std).expand(shape).reshape(-1).clamp_min(_SMALLEST_STD)
         score = [
             _crps_shared_std(m, s, t)
-            for m, s, t in zip(means_SP.split(_BLOCK, 1), std_P.split(_BLOCK), y_P.split(_BLOCK), strict=True)
+            for m, s, t in zip(
+                means_SP.split(_PAIR_BLOCK, 1), std_P.split(_PAIR_BLOCK), y_P.split(_PAIR_BLOCK), strict=True
+            )
         ]
     return torch.cat(score).reshape(shape) if score else y_P.reshape(shape)
 

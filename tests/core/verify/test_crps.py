@@ -95,7 +95,7 @@ def test_blocks_do_not_change_the_result(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     means, y = torch.randn(4, 11, 13, generator=generator), torch.randn(11, 13, generator=generator)
     whole = mixture_crps(means, torch.tensor(0.4), y)
-    monkeypatch.setattr("core.verify.crps._BLOCK", 10)
+    monkeypatch.setattr("core.verify.crps._PAIR_BLOCK", 10)
     torch.testing.assert_close(mixture_crps(means, torch.tensor(0.4), y), whole)
 
 
