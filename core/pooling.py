@@ -37,7 +37,7 @@ def episodes_of_phase(store: EpisodeStore, share: float, phase: str) -> np.ndarr
     """Training episodes of the `pooled` or `meta` steps: before or after the time below which lies `share` of them.
 
     A network that was fitted to the very windows that it then adapts to has nothing to gain there, so that its inner
-    loop learns little that helps elsewhere. Episodes that reach over the limit belong to neither. All where `share` is 1.
+    loop learns little that helps elsewhere. Episodes across the limit belong to neither. All where `share` is 1.
     """
     ids = store.ids("train")
     if share == 1:
