@@ -9,13 +9,15 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[3]
-SAMPLE, SOAK = 240, 10_000
+SAMPLE, SOAK, SLICE = 240, 10_000, 1_000
 # Beyond the airlock's patience: a hang that it does not end would show.
 SECONDS_EACH = 90.0
 KINDS = ("flip", "flips", "truncate", "zero", "junk", "swap", "header")
@@ -121,30 +123,30 @@ def read_damaged(first: int, last: int) -> None:
         print(json.dumps([number, outcome, time.monotonic() - started]), flush=True)
 
 
-def run(total: int) -> dict[str, int]:
-    """Outcomes by kind; a crash or a hang of the child fails with the granule's number."""
-    done, outcomes = 0, {}
-    while done < total:
-        stop = min(done + 2000, total)
-        code = f"from tests.core.satellite.test_fuzz import read_damaged; read_damaged({done}, {stop})"
-        child = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-        )
-        lines = child.stdout.splitlines()
-        assert child.returncode == 0, f"exit {child.returncode} at: {lines[-1:]}\n{child.stderr[-2000:]}"
-        for line in lines:
-            if line.startswith("["):
-                _, outcome, seconds = json.loads(line)
-                assert seconds < SECONDS_EACH, line
-                outcomes[outcome] = outcomes.get(outcome, 0) + 1
-        done = stop
-    assert sum(outcomes.values()) == total
-    return outcomes
+def run_slice(first: int, last: int) -> Counter[str]:
+    """Outcomes of these granules, by kind; a crash or a hang of the child fails with the granule's number."""
+    code = f"from tests.core.satellite.test_fuzz import read_damaged; read_damaged({first}, {last})"
+    child = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    lines = child.stdout.splitlines()
+    assert child.returncode == 0, f"exit {child.returncode} at: {lines[-1:]}\n{child.stderr[-2000:]}"
+    ended = [json.loads(line) for line in lines if line.startswith("[")]
+    assert [number for number, _, _ in ended] == list(range(first, last))
+    assert max(seconds for _, _, seconds in ended) < SECONDS_EACH
+    return Counter(outcome for _, outcome, _ in ended)
+
+
+def run(total: int) -> Counter[str]:
+    """Outcomes of the first `total` granules, in slices side by side."""
+    starts = range(0, total, SLICE)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return sum(pool.map(run_slice, starts, [min(s + SLICE, total) for s in starts]), Counter())
 
 
 @pytest.mark.parametrize("total", [SAMPLE, pytest.param(SOAK, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])])
