@@ -83,12 +83,18 @@ def build(config: EpisodesConfig, *, report: Report | None = None, client: Any =
     for row in rows(planned.windows):
         report.message(f"{name_of(row.split, row.holdout)}: {row.windows} valid windows at {row.starts} starts")
     spec = _store_spec(config, frames, planned.timing)
-    digests, skipped = _write(config, frames, spec, planned, report, client)
-    full = _catalog(config, frames, planned, digests, len(attributes["versions"]) + 1)
-    everything = full if catalog is None else pd.concat([catalog, full], ignore_index=True)
+    added = _catalog(config, frames, planned, len(attributes["versions"]) + 1)
+    everything = added if catalog is None else pd.concat([catalog, added], ignore_index=True)
     found = leaks(everything)
+    assert not found or catalog is not None, f"the sampler leaks: {found[0]}"
     if found:
-        raise AssertionError(f"the sampler leaks, which is a fault of fewcast: {found[0]}")
+        raise FewcastError(
+            f"new episodes of {config.store} would leak into its earlier ones",
+            found=f"{len(found)} leaks, first: {found[0]}",
+            mend="give no split times that the store was built to give another, or build into another store",
+        )
+    digests, skipped = _write(config, frames, spec, planned, report, client)
+    everything.loc[everything.index[planned.first_id :], "digest"] = digests
     listed = planned.contexts if known_contexts is None else pd.concat([known_contexts, planned.contexts])
     settle(objects)
     digest = commit(objects, spec, attributes, everything, listed.reset_index(drop=True))
@@ -97,7 +103,7 @@ def build(config: EpisodesConfig, *, report: Report | None = None, client: Any =
         store = EpisodeStore(config.store)
         report.figure("contexts", context_map(store), store.version)
         report.figure("episodes", sheet(store), store.version)
-    return _summary(config, digest, len(attributes["versions"]) + 1, everything, planned, len(full) - skipped)
+    return _summary(config, digest, len(attributes["versions"]) + 1, everything, planned, len(added) - skipped)
 
 
 def _write(
@@ -146,17 +152,18 @@ def _write_task(
     return digests, 0
 
 
-def _catalog(config: EpisodesConfig, frames: Frames, planned: Plan, digests: list[str], version: int) -> pd.DataFrame:
+def _catalog(config: EpisodesConfig, frames: Frames, planned: Plan, version: int) -> pd.DataFrame:
+    """The rows of the planned episodes; the digests of their shards are still empty."""
     times, timing = frames.archive.times, planned.timing
     last_input = (timing.inputs - 1) * timing.step
     made = []
-    for number, (spec, digest) in enumerate(zip(planned.specs, digests, strict=True), planned.first_id):
+    for number, spec in enumerate(planned.specs, planned.first_id):
         row = {"id": number, **asdict(spec)}
         for name in ("support", "query"):
             starts = np.array(row[name], np.int64)
             row[name], row[f"{name}_init"] = starts, times[starts + last_input]
         row["frames_digest"] = frames_digest(spec, timing, planned.digests)
-        made.append(row | {"digest": digest, "version": version})
+        made.append(row | {"digest": "", "version": version})
     table = pd.DataFrame(made)
     constants = {
         "tile_pixels": config.tile_pixels,

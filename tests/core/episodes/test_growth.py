@@ -115,3 +115,16 @@ def test_a_second_survey_reads_only_what_was_written_since(
     assert build(config).built == 0
     for name, values in np.load(Path(config.store, "survey.npz")).items():
         assert np.array_equal(kept[name], values, equal_nan=values.dtype.kind == "f"), f"{name}: merged is from scratch"
+
+
+def test_times_that_change_their_split_are_refused(configure: Configure, copied: Archive) -> None:
+    config = configure(archive=copied.url)
+    first = build(config)
+    swapped = {
+        "train": [{"start": "2021-12-01", "end": "2021-12-02"}],
+        "test": [{"start": "2021-11-29", "end": "2021-11-30"}],
+    }
+    with pytest.raises(FewcastError, match=r"would leak into its earlier ones: found \d+ leaks, first: episode"):
+        build(configure(swapped, archive=copied.url))
+    assert EpisodeStore.open(config.store).digest == first.digest
+    assert build(config).built == 0
