@@ -53,7 +53,10 @@ def scorecard_table(
         learners = {str(name): part for name, part in group.groupby("learner", sort=False, observed=True)}
         for name, part in learners.items():
             sums, draws = _resample(part, stats, settings)
-            size = {"windows": len(part[WINDOW[:4]].drop_duplicates()), "blocks": len(part["block"].unique())}
+            size = {
+                "windows": len(part[["episode", "window"]].drop_duplicates()),
+                "blocks": len(part["block"].unique()),
+            }
             total, resampled = all_metrics(sums), all_metrics(draws)
             for metric, value in total.items():
                 rows.append(_row(metric, name, "", cut, float(value), resampled[metric], size))
@@ -97,7 +100,8 @@ def _with_all(frame: pd.DataFrame, column: str, word: str) -> Iterator[tuple[obj
 
 def _resample(part: pd.DataFrame, stats: list[str], settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
     """Sums over all blocks, and over each resample of them. The draw depends on nothing but the blocks' number."""
-    present = [name for name in stats if part[name].notna().all()]
+    complete = part[stats].notna().all()
+    present = [name for name in stats if complete[name]]
     by_block = part.groupby("block", sort=True)[present].sum().to_numpy()
     weights = resampling_weights(len(by_block), settings.samples, settings.seed)
     draws = weights @ by_block
@@ -121,7 +125,7 @@ def _pair(
     if ours.empty:
         return []
     (sums_a, draws_a), (sums_b, draws_b) = (_resample(part, ["count", "crps"], settings) for part in (ours, theirs))
-    size = {"windows": len(ours[WINDOW[:4]].drop_duplicates()), "blocks": len(ours["block"].unique())}
+    size = {"windows": len(ours[["episode", "window"]].drop_duplicates()), "blocks": len(ours["block"].unique())}
     with np.errstate(divide="ignore", invalid="ignore"):
         a, b = sums_a["crps"] / sums_a["count"], sums_b["crps"] / sums_b["count"]
         draw_a, draw_b = draws_a["crps"] / draws_a["count"], draws_b["crps"] / draws_b["count"]

@@ -23,8 +23,9 @@ from core.verify.statistics import window_statistics
 @pytest.fixture
 def config(chain, tmp_path) -> EvaluateConfig:
     return EvaluateConfig(
-        run=chain.run, episodes=chain.store, scorecard=str(tmp_path / "scorecard"), members=4, bootstrap_samples=100
-    )
+        run=chain.run, episodes=chain.store, scorecard=str(tmp_path / "scorecard"), members=4, bootstrap_samples=100,
+        pretrained=False, shuffled=False,
+    )  # fmt: skip
 
 
 def test_evaluate_scores_every_row_on_the_same_windows(config, chain, monkeypatch):
@@ -33,7 +34,7 @@ def test_evaluate_scores_every_row_on_the_same_windows(config, chain, monkeypatc
     monkeypatch.setattr("core.verify.scoring._TUNING_EPISODES", 2)
     scorecard = evaluate(config.model_copy(update={
         "archive": chain.archive, "baselines": ["climatology", "optical_flow", "steps"], "support_curve": [0, 1],
-        "step_curve": [2], "deep_ensemble": [chain.run, chain.run],
+        "step_curve": [2], "pretrained": True, "shuffled": True, "deep_ensemble": [chain.run, chain.run],
     }))  # fmt: skip
     table = scorecard.table
     assert set(table["learner"]) == {
