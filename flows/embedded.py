@@ -12,7 +12,7 @@ from core.errors import FewcastError
 
 DATA = Path("data")
 # One process after another shares one SQLite file; a start on a busy machine takes longer than prefect allows for.
-STARTUP_SECONDS = 90
+STARTUP_SECONDS = 180
 
 
 def prepare() -> None:

@@ -19,6 +19,8 @@ from deployments.catalogue import catalogue
 from flows.cli import PRESETS
 
 TINY = Path(__file__).parents[1] / "flows" / "tiny.toml"
+# Real servers and real runs: minutes on a machine that is busy with other things.
+pytestmark = pytest.mark.timeout(900)
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
@@ -71,7 +73,7 @@ def api(folder: Path) -> Iterator[httpx.Client]:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}/api", timeout=30) as client:
-            until(lambda: client.get("/health").status_code == 200, 90, server)
+            until(lambda: client.get("/health").status_code == 200, 240, server)
             yield client
     finally:
         end(server)
@@ -92,7 +94,7 @@ def served(api: httpx.Client, folder: Path) -> Iterator["subprocess.Popen[bytes]
     with (folder / "deploy.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True)
     try:
-        until(lambda: api.get("/deployments/name/pipeline/tiny").status_code == 200, 60, process)
+        until(lambda: api.get("/deployments/name/pipeline/tiny").status_code == 200, 120, process)
         yield process
     finally:
         end(process)
@@ -104,13 +106,20 @@ def start(
     """Start a deployment as the page's button does, and wait for its final state; the log on the way to a failure."""
     deployment = api.get(f"/deployments/name/{name}").json()
     asked = {"state": {"type": "SCHEDULED"}, "parameters": parameters or deployment["parameters"]}
-    run = api.post(f"/deployments/{deployment['id']}/create_flow_run", json=asked).json()
+
+    def ask() -> dict[str, Any] | None:
+        answer = api.post(f"/deployments/{deployment['id']}/create_flow_run", json=asked)
+        assert answer.is_success or answer.status_code == 503, answer.text  # 503: SQLite is busy, ask again
+        made: dict[str, Any] = answer.json()
+        return made if answer.is_success else None
+
+    run = until(ask, 60, served)
 
     def final() -> str:
         state: str = api.get(f"/flow_runs/{run['id']}").json()["state"]["type"]
         return state if state in FINAL else ""
 
-    state: str = until(final, 200, served)
+    state: str = until(final, 400, served)
     if state != "COMPLETED":
         logs = api.post("/logs/filter", json={"logs": {"flow_run_id": {"any_": [run["id"]]}}}).json()
         print(*(log["message"] for log in logs), sep="\n")
