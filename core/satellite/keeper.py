@@ -16,7 +16,7 @@ from core.satellite.granule import CorruptGranule, Reason
 
 MOST_CHILDREN = 4
 # An overloaded machine must not make a good file look damaged.
-START_SECONDS, SILENCE_SECONDS = 180.0, 60.0
+START_SECONDS, SILENCE_SECONDS = 180.0, 20.0
 # Larger files are handed over by the pieces that are asked for, instead of being copied whole.
 WHOLE_BYTES = 1 << 20
 PIPE_BYTES = 1 << 20
