@@ -33,6 +33,6 @@ def ingest(config: IngestConfig) -> IngestSummary:
         report.message(f"frames: {counts(**states)}; archive {summary.archive}")
     publish("ingest", summary)
     if summary.written or summary.partial:
-        create_markdown_artifact(inspect(summary.archive).markdown, key="archive")
+        create_markdown_artifact(inspect(summary.archive, last_days=14).markdown, key="archive")
         publish_figure("archive-frame", quick_look(summary.archive), "The newest frame of the archive")
     return summary
