@@ -59,7 +59,7 @@ def test_nothing_unpickles(path: Path) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=identify)
 def test_no_stub(path: Path) -> None:
     text = path.read_text()
-    assert not any(word in text for word in ("NotImplementedError", "TODO", "FIXME"))
+    assert not any(word in text for word in ("raise NotImplementedError", "TODO", "FIXME"))
 
 
 def test_every_package_is_a_package_and_no_test_folder_is() -> None:
