@@ -130,7 +130,7 @@ def play(learner: Learner, state: LearnerState, delta: float, total: int, every:
 def build(kind: str, seed: int, arguments: argparse.Namespace) -> Learner:
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Linear(2, 100), nn.ReLU(), nn.Linear(100, 100), nn.ReLU(), nn.Linear(100, ARMS))
-    inner = InnerConfig(steps=arguments.inner_steps, rate=arguments.rate, perturbation="local", clip=10.0)
+    inner = InnerConfig(steps=arguments.inner_steps, rate=arguments.rate, samples=2, antithetic=True, clip=10.0)
     return Learner(
         network,
         ArmRewards(),
@@ -140,6 +140,7 @@ def build(kind: str, seed: int, arguments: argparse.Namespace) -> Learner:
             outer=OuterConfig(clip=10.0),
             meta_batch=arguments.meta_batch,
             learning_rate=arguments.learning_rate,
+            samples=2,
             initial_log_std=-4,
             gradient="unrolled",
         ),
@@ -156,7 +157,7 @@ def main() -> None:
     parser.add_argument("--meta-batch", type=int, default=4)
     parser.add_argument("--inner-steps", type=int, default=5)
     parser.add_argument("--rate", type=float, default=0.1)
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{'learner':>18} " + " ".join(f"{'delta ' + str(d):>14}" for d in DELTAS))
