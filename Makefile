@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
-.PHONY: demo test check soak bench lock clean help
+.PHONY: demo test check soak bench up down deploy lock clean help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,15 @@ soak: .venv/installed-test ## the long kill, fault and fuzz runs
 
 bench: .venv/installed-bench ## every benchmark, each with its peer beside it
 	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+up: .venv/installed ## Prefect, MLflow, S3, Dask and a worker on loopback, with every deployment
+	$(BIN)/python -m deployments.stack up
+
+down: .venv/installed ## stop what `make up` started; data stay
+	$(BIN)/python -m deployments.stack down
+
+deploy: .venv/installed ## apply every deployment to the server that PREFECT_API_URL names
+	$(BIN)/python -m deployments.deploy --apply
 
 lock: .venv/installed-bench ## write requirements.lock from what is installed
 	$(BIN)/pip freeze --exclude-editable | sed -E 's/\+cpu$$//' | grep -vE '^(nvidia|triton)' > requirements.lock
