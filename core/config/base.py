@@ -1,0 +1,41 @@
+"""What the stages share: immutable models without stray keys, times in UTC, and events."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+
+def _as_utc(value: datetime) -> datetime:
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+UTCTime = Annotated[datetime, AfterValidator(_as_utc)]
+
+
+class Stage(BaseModel):
+    """What all stages share: immutable, and no key that nothing reads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class TimeRange(Stage):
+    """A half-open span of time."""
+
+    start: UTCTime = Field(description="First instant (UTC), included.")
+    end: UTCTime = Field(description="Last instant (UTC), excluded.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.end <= self.start:
+            raise ValueError(f"end {self.end:%Y-%m-%d %H:%M} must come after start {self.start:%Y-%m-%d %H:%M}")
+        return self
+
+
+class Threshold(Stage):
+    """An event whose probability a forecast states: a channel above, or below, a value."""
+
+    name: str = Field(min_length=1, pattern=r"^[a-z0-9_]+$", description="Name of the event, as cold_tops.")
+    channel: str = Field("", description="Channel, by the archive's name; empty: the first.")
+    value: float = Field(ge=-100, le=65_534, description="Threshold in the channel's units (K, percent or counts).")
+    above: bool = Field(False, description="The event is a value above the threshold; off: below it.")

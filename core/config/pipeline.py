@@ -1,0 +1,64 @@
+"""All stages of one named run, each location filled from one root, and where the run is remembered."""
+
+from typing import Any
+
+from pydantic import BaseModel, Field, model_validator
+
+from core.config.base import Stage
+from core.config.episodes import EpisodesConfig
+from core.config.evaluate import EvaluateConfig
+from core.config.forecast import ForecastConfig
+from core.config.ingest import IngestConfig
+from core.config.train import TrainConfig
+
+
+class TrackingConfig(Stage):
+    """Where runs are remembered."""
+
+    uri: str = Field("", description="MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else data/mlflow.db (SQLite).")
+    experiment: str = Field("", description="MLflow experiment; empty: the preset's name.")
+    parent: str = Field("", description="Folder of a tracked run in which MLflow shows this one; empty: none.")
+
+
+class PipelineConfig(Stage):
+    """All stages of one named run."""
+
+    name: str = Field(min_length=1, pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Name of the preset.")
+    root: str = Field("", description="Folder or URL under which all data are kept; empty: data/<name>.")
+    ingest: IngestConfig
+    episodes: EpisodesConfig
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    forecast: ForecastConfig = ForecastConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _place(cls, values: Any) -> Any:
+        """Fill every location that was left empty from the root, so that each stage stands alone."""
+        if not isinstance(values, dict) or "name" not in values:
+            return values
+        root = (values.get("root") or f"data/{values['name']}").rstrip("/")
+        places = {
+            ("ingest", "archive"): f"{root}/archive.zarr",
+            ("episodes", "archive"): f"{root}/archive.zarr",
+            ("episodes", "store"): f"{root}/episodes.zarr",
+            ("train", "episodes"): f"{root}/episodes.zarr",
+            ("train", "run"): f"{root}/run",
+            ("evaluate", "run"): f"{root}/run",
+            ("evaluate", "episodes"): f"{root}/episodes.zarr",
+            ("evaluate", "archive"): f"{root}/archive.zarr",
+            ("evaluate", "scorecard"): f"{root}/scorecard",
+            ("forecast", "archive"): f"{root}/archive.zarr",
+            ("forecast", "run"): f"{root}/run",
+            ("forecast", "output"): f"{root}/forecasts",
+            ("tracking", "experiment"): values["name"],
+        }
+        filled = {**values, "root": root}
+        for (stage, key), place in places.items():
+            table = filled.get(stage, {})
+            if isinstance(table, BaseModel):
+                table = table.model_dump()
+            if isinstance(table, dict) and not table.get(key):
+                filled[stage] = {**table, key: place}
+        return filled
