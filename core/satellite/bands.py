@@ -58,16 +58,20 @@ def noise_of(seed: int, channel: str, time: np.datetime64) -> np.random.Generato
     """The generator of one granule's noise."""
     return np.random.default_rng([seed, 2, *channel.encode(), int(time.astype("datetime64[m]").astype(np.int64))])
 
+WANDER_KELVIN = 0.5
+"""Std of the offset that all pixels of a scan share."""
+
 
 def observe(band: Band, sky: Sky, generator: np.random.Generator) -> NDArray[np.float32]:
-    """What a noiseless sky looks like in a band, plus noise: kelvin, or percent of reflectance (Y, X)."""
+    """What a noiseless sky looks like in a band, plus noise and a wandering offset: kelvin, or percent of reflectance (Y, X)."""
     noise = generator.standard_normal(sky.low.shape, dtype=np.float32) * sky.noise
     if band.infrared:
         below = (1 - sky.low) * sky.surface + sky.low * LOW_TOP
         air = band.air + 4 * sky.moisture * (1 - band.clear)
         clear = band.clear * below + (1 - band.clear) * air
         top = min(HIGH_TOP, band.air)
-        return np.asarray((1 - sky.high) * clear + sky.high * top + noise, np.float32)
+        wander = np.float32(WANDER_KELVIN * generator.standard_normal())
+        return np.asarray((1 - sky.high) * clear + sky.high * top + sky.air_mass + wander + noise, np.float32)
     cloud = np.maximum(0.8 * sky.low, sky.high)
     return np.asarray(
         100 * max(sky.sun, 0.0) * (band.clear + (band.air - band.clear) * cloud) + 0.3 * noise, np.float32

@@ -8,6 +8,8 @@ without the ones before it. The region that a cell is born in decides its laws:
     period                      waves make it swell and shrink, each cell with its own phase
     rate, swing, phase          how many are born, and when in the day
 
+Above all this pass air masses, which warm or cool a region's whole column for a day or two.
+
 A few noisy frames show roughly where clouds go, but hardly how long they live, whether they grow early or late, the
 period of their swelling, how their paths bend, or when the next are born. Several windows of the same place show it:
 this is what adaptation has to learn, and what an expert on the place would know.
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 
 SIDE = 500
 MARGIN = 90
+AIR_MASS_KELVIN, AIR_MASS_HOURS = 12.0, 66.0
 REGIONS = 5
 BIRTHS_PER_HOUR = 64
 LONGEST_LIFE = 18.0
@@ -32,7 +35,10 @@ Field = NDArray[np.float32]
 
 
 class Sky(NamedTuple):
-    """What is above one place at one instant, each (Y, X): emissivity of two cloud layers, temperatures in kelvin."""
+    """What is above one place at one instant, each (Y, X): emissivity of two cloud layers, temperatures in kelvin.
+
+    `air_mass` is how much warmer than usual the whole column is.
+    """
 
     low: Field
     high: Field
@@ -40,6 +46,7 @@ class Sky(NamedTuple):
     moisture: Field
     noise: Field
     sun: float
+    air_mass: Field
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,9 @@ class Truth:
         ).astype(np.float32)
         self.moist = _interpolate(generator.normal(size=(5, 5)), grid_y, grid_x).astype(np.float32)
         self.noise = np.exp(_interpolate(generator.uniform(-1.5, 1.2, (REGIONS, REGIONS)), grid_y, grid_x)).astype("f4")
+        self.air_masses = [
+            _interpolate(generator.normal(0, AIR_MASS_KELVIN, (3, 3)), grid_y, grid_x).astype("f4") for _ in range(2)
+        ]
         self.births = lru_cache(maxsize=64)(self.births)  # type: ignore[method-assign]
 
     def at(self, time: np.datetime64) -> Sky:
@@ -116,10 +126,12 @@ class Truth:
         local = (hours + HOURS_EAST) % 24
         day = np.cos(2 * np.pi * (local - 13.5) / 24)
         season = np.cos(2 * np.pi * (hours / 24 / 365.25 - 0.55))
-        surface = self.warmth + np.float32(8 * season) + self.land * np.float32(7 * day) - (1 - self.land) * 1.5
+        surface = self.warmth + np.float32(8 * season) + self.land * np.float32(3 * day) - (1 - self.land) * 1.5
         sun = float(np.cos(2 * np.pi * (local - 12) / 24) * 0.8 + 0.1 * season)
         moisture = self.moist * np.float32(np.cos(2 * np.pi * hours / 31))
-        return Sky(low, high, surface, moisture, self.noise, sun)
+        turn = 2 * np.pi * hours / AIR_MASS_HOURS
+        air_mass = self.air_masses[0] * np.float32(np.cos(turn)) + self.air_masses[1] * np.float32(np.sin(turn))
+        return Sky(low, high, surface, moisture, self.noise, sun, air_mass)
 
     def optical_depth(self, layer: int, hours: float) -> Field:
         """Sum over living cells of depth * Gaussian(y) * Gaussian(x): one matrix product."""
