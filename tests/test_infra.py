@@ -1,0 +1,126 @@
+"""The container files agree with themselves and with the code; no engine is needed, and none is used."""
+
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deployments.catalogue import CPU_POOL, GPU_POOL
+from flows import cli
+
+ROOT = Path(__file__).parents[1]
+INFRA = ROOT / "infra"
+COMPOSE = yaml.safe_load((INFRA / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+MANIFESTS = [
+    manifest
+    for path in sorted((INFRA / "k8s").rglob("*.yaml"))
+    if path.name != "kustomization.yaml"
+    for manifest in yaml.safe_load_all(path.read_text())
+    if manifest
+]
+PODS = {
+    manifest["metadata"]["name"]: manifest["spec"]["template"]["spec"]
+    for manifest in MANIFESTS
+    if "template" in manifest.get("spec", {})
+}
+COMMANDS = {
+    **{f"compose/{name}": service["command"] for name, service in SERVICES.items() if "command" in service},
+    **{f"k8s/{name}": pod["containers"][0]["args"] for name, pod in PODS.items() if "args" in pod["containers"][0]},
+}
+PINNED = re.compile(r"[\w./-]+:\d+\.\d+[\w.-]*")
+SECRET = re.compile(r"PASSWORD|SECRET|ACCESS_KEY|AUTH|_STORE_URI")
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_pinned_limited_and_watched(name: str) -> None:
+    service = SERVICES[name]
+    assert "build" in service or PINNED.fullmatch(service["image"])
+    assert "mem_limit" in service
+    assert ("healthcheck" in service) == (service["restart"] != "no"), "all but a one-shot say how they are"
+    for needed, how in service.get("depends_on", {}).items():
+        once = SERVICES[needed]["restart"] == "no"
+        assert how["condition"] == ("service_completed_successfully" if once else "service_healthy")
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_published_on_loopback_alone(name: str) -> None:
+    assert "network_mode" not in SERVICES[name]
+    assert all(str(port).startswith("127.0.0.1:") for port in SERVICES[name].get("ports", []))
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_secret_comes_from_the_environment_and_must_be_there(name: str) -> None:
+    example = (INFRA / ".env.example").read_text()
+    for key, value in SERVICES[name].get("environment", {}).items():
+        if SECRET.search(key):
+            [variable] = re.findall(r"\$\{(\w+):\?", value)
+            assert f"\n{variable}=\n" in example
+
+
+def test_volumes_are_declared_and_used() -> None:
+    mounts = [mount.split(":")[0] for service in SERVICES.values() for mount in service.get("volumes", [])]
+    assert {mount for mount in mounts if not mount.startswith(".")} == set(COMPOSE["volumes"])
+    assert all((INFRA / mount).is_file() for mount in mounts if mount.startswith("."))
+
+
+def test_there_is_a_worker_for_each_pool() -> None:
+    pools = [command[command.index("--pool") + 1] for command in COMMANDS.values() if "--pool" in command]
+    assert set(pools) == {CPU_POOL, GPU_POOL}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_names_what_exists(name: str) -> None:
+    program, *words = COMMANDS[name]
+    if program == "python":
+        assert words[0] == "-m"
+        assert find_spec(words[1])
+    elif program == "fewcast":
+        cli._parser().parse_args(words)
+    elif program == "server":
+        assert name.endswith("/s3"), "seaweedfs"
+    else:
+        assert program in {script.name for script in entry_points(group="console_scripts")}
+
+
+@pytest.mark.parametrize(
+    ("program", "depth"), [("prefect server start", 3), ("prefect worker start", 3), ("mlflow server", 2)]
+)
+def test_the_pinned_commands_take_the_options_given(program: str, depth: int, tmp_path: Path) -> None:
+    words = program.split()
+    given = [command for command in COMMANDS.values() if command[:depth] == words]
+    help_text = subprocess.run(
+        [str(Path(sys.executable).parent / words[0]), *words[1:], "--help"],
+        capture_output=True, text=True, check=True, env={**os.environ, "PREFECT_HOME": str(tmp_path)},
+    ).stdout  # fmt: skip
+    options = {word.split("=")[0] for command in given for word in command[depth:] if word.startswith("--")}
+    assert given
+    assert {option for option in options if option not in help_text} == set()
+
+
+def test_the_dockerfile_copies_what_exists_and_may_be_sent() -> None:
+    text = (INFRA / "Dockerfile").read_text()
+    sent = (INFRA / "Dockerfile.dockerignore").read_text()
+    copied = [word for line in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.M) for word in line.split()]
+    assert {"requirements.lock", "core", "tasks", "flows", "deployments"} <= set(copied)
+    for path in copied:
+        assert (ROOT / path).exists(), path
+        assert f"!{path}\n" in sent
+
+
+def test_the_image_is_pinned_locked_unprivileged_and_has_both_targets() -> None:
+    text = (INFRA / "Dockerfile").read_text()
+    stages = re.findall(r"^FROM (\S+) AS (\w+)$", text, re.M)
+    names = [name for _, name in stages]
+    assert all(source in names or PINNED.fullmatch(source) for source, _ in stages)
+    assert {"cpu", "cuda"} <= set(names)
+    assert text.index("^torch==") < text.index("--constraint requirements.lock")
+    assert "\nUSER 10001:10001\n" in text
+    assert text.rindex("USER") < text.index("AS cpu"), "both targets run as that user"
