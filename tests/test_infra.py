@@ -124,3 +124,49 @@ def test_the_image_is_pinned_locked_unprivileged_and_has_both_targets() -> None:
     assert text.index("^torch==") < text.index("--constraint requirements.lock")
     assert "\nUSER 10001:10001\n" in text
     assert text.rindex("USER") < text.index("AS cpu"), "both targets run as that user"
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_a_pod_is_pinned_limited_and_unprivileged(name: str) -> None:
+    pod = PODS[name]
+    assert pod["enableServiceLinks"] is False, "MLFLOW_PORT of the service would be read as an option"
+    assert pod["securityContext"]["runAsNonRoot"]
+    for container in pod["containers"]:
+        assert PINNED.fullmatch(container["image"])
+        assert container["resources"]["limits"]["memory"]
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert (
+            pod["restartPolicy"] == "OnFailure"
+            if name == "deploy"
+            else {"readinessProbe", "livenessProbe"} & {*container}
+        )
+        for variable in container.get("env", []):
+            if SECRET.search(variable["name"]):
+                value = variable.get("value", "$(")
+                assert "valueFrom" in variable or "$(" in value
+
+
+def test_kubernetes_runs_what_compose_runs() -> None:
+    assert {*PODS} == {*SERVICES}
+    for name, pod in PODS.items():
+        ours, theirs = pod["containers"][0], SERVICES[name]
+        assert ours["image"] == theirs["image"] or ours["image"].startswith("fewcast:")
+        differ = {*ours.get("args", [])} ^ {*theirs.get("command", [])}
+        assert all(re.search(r"-ip=|-volume\.max=|:87\d\d$", word) for word in differ), differ
+
+
+def test_kustomize_finds_its_files_and_the_pods_their_volumes() -> None:
+    kustomization = yaml.safe_load((INFRA / "k8s" / "kustomization.yaml").read_text())
+    assert all((INFRA / "k8s" / resource).exists() for resource in kustomization["resources"])
+    assert {path.name for path in (INFRA / "k8s").glob("*.yaml")} - {"kustomization.yaml"} <= {
+        *kustomization["resources"]
+    }
+    claims = {manifest["metadata"]["name"] for manifest in MANIFESTS if manifest["kind"] == "PersistentVolumeClaim"}
+    volumes = [volume for pod in PODS.values() for volume in pod.get("volumes", [])]
+    assert claims == {v["persistentVolumeClaim"]["claimName"] for v in volumes if "persistentVolumeClaim" in v}
+
+
+def test_no_file_holds_a_secret() -> None:
+    ignored = (INFRA / ".gitignore").read_text(), (INFRA / "k8s" / ".gitignore").read_text()
+    assert ignored == (".env\n", "secrets.env\n")
+    assert not re.search(r"^(?!TORCH)[A-Z_0-9]+=.+$", (INFRA / ".env.example").read_text(), re.M)
