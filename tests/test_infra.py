@@ -170,3 +170,12 @@ def test_no_file_holds_a_secret() -> None:
     ignored = (INFRA / ".gitignore").read_text(), (INFRA / "k8s" / ".gitignore").read_text()
     assert ignored == (".env\n", "secrets.env\n")
     assert not re.search(r"^(?!TORCH)[A-Z_0-9]+=.+$", (INFRA / ".env.example").read_text(), re.M)
+
+
+def test_mlflow_names_the_driver_that_the_image_has() -> None:
+    assert "psycopg2-binary" in (INFRA / "Dockerfile").read_text()
+    in_pod = {variable["name"]: variable.get("value", "") for variable in PODS["mlflow"]["containers"][0]["env"]}
+    for environment in (SERVICES["mlflow"]["environment"], in_pod):
+        assert environment["MLFLOW_BACKEND_STORE_URI"].startswith("postgresql+psycopg2://"), (
+            "SQLAlchemy's default is psycopg"
+        )
