@@ -63,7 +63,7 @@ WANDER_KELVIN = 0.5
 
 
 def observe(band: Band, sky: Sky, generator: np.random.Generator) -> NDArray[np.float32]:
-    """What a noiseless sky looks like in a band, plus noise and a wandering offset: kelvin, or percent of reflectance (Y, X)."""
+    """A sky as a band sees it, with noise and a wandering offset: kelvin, or percent of reflectance (Y, X)."""
     noise = generator.standard_normal(sky.low.shape, dtype=np.float32) * sky.noise
     if band.infrared:
         below = (1 - sky.low) * sky.surface + sky.low * LOW_TOP
