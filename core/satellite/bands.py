@@ -58,6 +58,7 @@ def noise_of(seed: int, channel: str, time: np.datetime64) -> np.random.Generato
     """The generator of one granule's noise."""
     return np.random.default_rng([seed, 2, *channel.encode(), int(time.astype("datetime64[m]").astype(np.int64))])
 
+
 WANDER_KELVIN = 0.5
 """Std of the offset that all pixels of a scan share."""
 

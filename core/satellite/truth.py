@@ -115,7 +115,8 @@ class Truth:
         self.moist = _interpolate(generator.normal(size=(5, 5)), grid_y, grid_x).astype(np.float32)
         self.noise = np.exp(_interpolate(generator.uniform(-1.5, 1.2, (REGIONS, REGIONS)), grid_y, grid_x)).astype("f4")
         self.air_masses = [
-            _interpolate(generator.normal(0, AIR_MASS_KELVIN, (3, 3)), grid_y, grid_x).astype("f4") for _ in range(2)
+            _interpolate(generator.normal(0, AIR_MASS_KELVIN, (3, 3)), grid_y, grid_x).astype(np.float32)
+            for _ in range(2)
         ]
         self.births = lru_cache(maxsize=64)(self.births)  # type: ignore[method-assign]
 
@@ -130,7 +131,7 @@ class Truth:
         sun = float(np.cos(2 * np.pi * (local - 12) / 24) * 0.8 + 0.1 * season)
         moisture = self.moist * np.float32(np.cos(2 * np.pi * hours / 31))
         turn = 2 * np.pi * hours / AIR_MASS_HOURS
-        air_mass = self.air_masses[0] * np.float32(np.cos(turn)) + self.air_masses[1] * np.float32(np.sin(turn))
+        air_mass: Field = self.air_masses[0] * np.float32(np.cos(turn)) + self.air_masses[1] * np.float32(np.sin(turn))
         return Sky(low, high, surface, moisture, self.noise, sun, air_mass)
 
     def optical_depth(self, layer: int, hours: float) -> Field:
