@@ -20,7 +20,7 @@ class ForecastConfig(Stage):
     support_windows: int = Field(4, ge=0, le=64, description="Newest windows to adapt on; 0: the prior as it is.")
     support_tiles: int = Field(4, ge=1, le=64, description="Tiles of the area that each support window is cut at.")
     correlation_pixels: float = Field(
-        0.0, ge=0, le=100, description="Length over which a member's noise is smooth; 0: independent pixels."
+        2.0, ge=0, le=100, description="Length over which a member's noise is smooth; 0: independent pixels."
     )
     thresholds: list[Threshold] = Field([], description="Events whose probability is written.")
     netcdf: bool = Field(False, description="Write a NetCDF file beside the Zarr store.")

@@ -12,6 +12,9 @@ from core.verify.crps import mixture_crps
 
 _BISECTIONS = 40
 
+CORRELATION_PIXELS = 2.0
+"""Length over which the noise of a drawn member is smooth: about the texture of clouds at a few kilometres a pixel."""
+
 
 @dataclass(frozen=True)
 class Mixture:

@@ -14,7 +14,7 @@ from core.report import Report
 from core.verify.baselines import last_frame
 from core.verify.diagnostics import curve_figure, reliability_figure, texture_figure
 from core.verify.ensemble import Prediction
-from core.verify.mixture import Mixture
+from core.verify.mixture import CORRELATION_PIXELS, Mixture
 from core.verify.page import animation
 from core.verify.plots import calibration, forecast_sheet, score_by_lead
 from core.verify.rows import PERSISTENCE
@@ -85,7 +85,7 @@ def panels(
     rows = {"truth": truth, f"{name}: mean": best.mean()[window, outputs] * std + mean}
     rows["spread (std)"] = best.variance()[window, outputs].sqrt() * std
     if isinstance(best, Mixture):
-        members = best.members(torch.Generator().manual_seed(0))[:2, window, outputs] * std + mean
+        members = best.members(torch.Generator().manual_seed(0), CORRELATION_PIXELS)[:2, window, outputs] * std + mean
         rows |= {f"{name}: member {i + 1}": member for i, member in enumerate(members)}
     last = last_frame(query.x, channels, store.spec.target_frames, height, width)
     rows[PERSISTENCE] = last[window, outputs] * std + mean

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from core.verify.ensemble import Ensemble, Prediction
-from core.verify.mixture import Mixture
+from core.verify.mixture import CORRELATION_PIXELS, Mixture
 
 # Wavelengths in pixels: from, to. The lowest wavenumbers, larger than 32 pixels, are the window's mean state.
 BANDS = ((2, 4), (4, 8), (8, 16), (16, 32))
@@ -54,7 +54,7 @@ def spectral_metrics(state: Mapping[str, Any]) -> dict[str, Any]:
 
 def _members(prediction: Prediction, seed: int) -> Tensor | None:
     if isinstance(prediction, Mixture):
-        return prediction.first(_MEMBERS).members(torch.Generator().manual_seed(seed))
+        return prediction.first(_MEMBERS).members(torch.Generator().manual_seed(seed), CORRELATION_PIXELS)
     if isinstance(prediction, Ensemble) and not prediction.quantiles:
         return prediction.members[:_MEMBERS]
     return None  # quantiles are no fields

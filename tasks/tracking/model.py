@@ -17,21 +17,22 @@ from core.model import Model
 
 ALIAS = "candidate"
 
+# MLflow asks for type hints that it would not understand; a filter for the while of a call is no use in a thread.
+warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")
+
 
 def save(model: Model, folder: Path, card: str) -> None:
     """Write `model` as a pyfunc model with its checkpoint and its card; the folder appears whole or not at all."""
     beside = folder.with_name(f".writing-{folder.name}")
     for old in (beside, folder):
         shutil.rmtree(old, ignore_errors=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it asks for type hints, which it would not understand
-        mlflow.pyfunc.save_model(
-            str(beside),
-            python_model=str(Path(__file__).with_name("pyfunc.py")),
-            artifacts={"checkpoint": str(model.path)},
-            signature=signature(model),
-            pip_requirements=[f"{name}=={version(name)}" for name in ("fewcast", "torch", "numpy", "safetensors")],
-        )
+    mlflow.pyfunc.save_model(
+        str(beside),
+        python_model=str(Path(__file__).with_name("pyfunc.py")),
+        artifacts={"checkpoint": str(model.path)},
+        signature=signature(model),
+        pip_requirements=[f"{name}=={version(name)}" for name in ("fewcast", "torch", "numpy", "safetensors")],
+    )
     (beside / "card.md").write_text(card)
     beside.rename(folder)
 
