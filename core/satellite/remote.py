@@ -35,6 +35,8 @@ def filesystem(config: IngestConfig) -> tuple[Any, str]:
                 "connect_timeout": config.timeout_seconds,
                 "read_timeout": config.timeout_seconds,
                 "max_pool_connections": config.connections + 2,
+                # A public bucket is where it is, whatever AWS_ENDPOINT_URL says of our own.
+                "ignore_configured_endpoint_urls": config.anonymous,
             },
             # `latest` must see what has just appeared.
             "use_listings_cache": False,

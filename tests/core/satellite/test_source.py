@@ -135,6 +135,16 @@ def test_an_endpoint_that_does_not_answer_is_told_in_one_line():
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("anonymous", "expected"), [(True, "https://s3.amazonaws.com"), (False, "http://127.0.0.1:9")])
+def test_a_public_bucket_is_not_looked_for_at_our_own_endpoint(anonymous, expected, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "ours")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "ours")
+    files, _ = remote.filesystem(settings("s3://noaa-gk2a-pds", anonymous=anonymous))
+    files.connect(refresh=True)
+    assert files.s3.meta.endpoint_url == expected
+
+
 def test_refused_credentials_are_told_with_the_mend(folder, monkeypatch):
     class Refusing:
         def find(self, *_, **__):
