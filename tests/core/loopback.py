@@ -15,6 +15,9 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import boto3
+from botocore.exceptions import ClientError
+
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "fewcast",
     "AWS_SECRET_ACCESS_KEY": "loopback-only",
@@ -51,6 +54,7 @@ def seaweed() -> Iterator[str]:
         )
     try:
         _wait_for(s3, server, Path(folder) / "log")
+        _wait_for_credentials(f"http://127.0.0.1:{s3}")
         yield f"http://127.0.0.1:{s3}"
     finally:
         server.kill()
@@ -74,6 +78,22 @@ def _wait_for(port: int, server: "subprocess.Popen[bytes]", log: Path) -> None:
     raise RuntimeError(f"the S3 server did not start: {log.read_text(errors='replace')[-2000:]}")
 
 
+def _wait_for_credentials(endpoint: str) -> None:
+    """The server answers before it has read whom it knows."""
+    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1",
+                          aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
+                          aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"])  # fmt: skip
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            client.list_buckets()
+            return
+        except ClientError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
 @contextmanager
 def faulty(endpoint: str, *, rate: float, seed: int = 0) -> Iterator[tuple[str, dict[str, int]]]:
     """A proxy that spoils a share of the requests; yields its endpoint and how often each fault was served.
@@ -93,7 +113,8 @@ def faulty(endpoint: str, *, rate: float, seed: int = 0) -> Iterator[tuple[str, 
         def relay(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             with guard:
-                fault = rng.choice(FAULTS) if rng.random() < rate else ""
+                spoiled = sum(count for name, count in served.items() if name)
+                fault = FAULTS[spoiled % len(FAULTS)] if rng.random() < rate else ""  # in turn: each kind is met
                 served[fault] = served.get(fault, 0) + 1
             if fault in ("500", "503"):
                 self._answer(int(fault), {}, b"")
