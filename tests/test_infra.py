@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -173,7 +174,9 @@ def test_no_file_holds_a_secret() -> None:
 
 
 def test_mlflow_names_the_driver_that_the_image_has() -> None:
-    assert "psycopg2-binary" in (INFRA / "Dockerfile").read_text()
+    assert '".[postgres]"' in (INFRA / "Dockerfile").read_text()
+    project = tomllib.loads((INFRA.parent / "pyproject.toml").read_text())["project"]
+    assert project["optional-dependencies"]["postgres"] == ["psycopg2-binary"]
     in_pod = {variable["name"]: variable.get("value", "") for variable in PODS["mlflow"]["containers"][0]["env"]}
     for environment in (SERVICES["mlflow"]["environment"], in_pod):
         assert environment["MLFLOW_BACKEND_STORE_URI"].startswith("postgresql+psycopg2://"), (

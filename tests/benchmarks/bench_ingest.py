@@ -66,7 +66,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="fewcast-bench-"))
     with loopback.seaweed() as endpoint:
         os.environ.update(loopback.CREDENTIALS, AWS_ENDPOINT_URL=endpoint)
-        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        boto3.session.Session().client("s3").create_bucket(Bucket=BUCKET)
         try:
             measure(options.granules, options.pixels, folder)
         finally:

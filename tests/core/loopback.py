@@ -18,6 +18,7 @@ from pathlib import Path
 import boto3
 from botocore.exceptions import ClientError
 
+# Clients in the tests have a session of their own: boto3's default one keeps the first credentials that it saw.
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "fewcast",
     "AWS_SECRET_ACCESS_KEY": "loopback-only",
@@ -80,7 +81,7 @@ def _wait_for(port: int, server: "subprocess.Popen[bytes]", log: Path) -> None:
 
 def _wait_for_credentials(endpoint: str) -> None:
     """The server answers before it has read whom it knows."""
-    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1",
+    client = boto3.session.Session().client("s3", endpoint_url=endpoint, region_name="us-east-1",
                           aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
                           aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"])  # fmt: skip
     deadline = time.monotonic() + 60

@@ -35,7 +35,7 @@ def server():
     before = {name: os.environ.get(name) for name in (*loopback.CREDENTIALS, "AWS_ENDPOINT_URL")}
     with loopback.seaweed() as endpoint:
         os.environ.update(loopback.CREDENTIALS, AWS_ENDPOINT_URL=endpoint)
-        client = boto3.client("s3")
+        client = boto3.session.Session().client("s3")
         for bucket in (BUCKET, "archives"):
             client.create_bucket(Bucket=bucket)
         simulator.simulate(config("s3://archives/unused"))
@@ -120,7 +120,7 @@ def test_through_a_failing_network_the_archive_is_the_same(server, at, undisturb
 
 def test_a_granule_that_vanishes_after_the_listing_is_left_for_later(server, tmp_path, monkeypatch):
     key = simulator.key("ir105", np.datetime64("2024-03-01T23:30", "s"))
-    client = boto3.client("s3")
+    client = boto3.session.Session().client("s3")
     body = client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
     settings = config(str(tmp_path / "archive.zarr"))
     listing = source.list_granules
