@@ -1,9 +1,9 @@
 """A training run's state: where it starts from (afresh, resumed or forked) and what it leaves in its directory."""
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -12,6 +12,7 @@ from core.config import TrainConfig
 from core.episodes.store import EpisodeStore
 from core.errors import FewcastError
 from core.meta import checkpoint
+from core.meta.checkpoint import Checkpoint
 from core.meta.learner import Learner, LearnerState
 from core.model import AVERAGE, DataSpec, Model, as_pooled, build_learner
 from core.report import Report
@@ -24,13 +25,23 @@ class Progress:
 
     step: int = 0
     phase: str = "meta"  # or "pooled"
-    elapsed_seconds: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)  # spent so far, by what (`core.pace`)
     best_step: int | None = None
     best: dict[str, float] = field(default_factory=dict)
     stale: int = 0  # validations since the best one
     forked_from: str = ""
     fitted: float = 0.0  # fraction of the configured steps that the budget has room for; 0: not asked
     gradient: str = ""  # the exact mode that `auto` took; another after a resume would give other bits
+
+    @property
+    def trained_seconds(self) -> float:
+        """What a budget counts: all calls, without their starts."""
+        return sum(spent for what, spent in self.seconds.items() if what != "start")
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Self:
+        known = {item.name for item in fields(cls)}
+        return cls(checkpoint.step, **{n: v for n, v in checkpoint.meta["progress"].items() if n in known})
 
 
 class Run:
@@ -91,7 +102,7 @@ class Run:
         """Checkpoint, unless this step has one."""
         if self._saved_step == self.progress.step:
             return
-        progress = vars(self.progress).copy()
+        progress = asdict(self.progress)
         step = progress.pop("step")
         meta: dict[str, Any] = {
             "config": self.config.model_dump(mode="json"),
@@ -125,15 +136,15 @@ class Run:
         taken = {n: leaf for n, leaf in model.state.theta.items() if n not in rates or leaf.shape == fresh[n].shape}
         taken = {n: leaf for n, leaf in taken.items() if n in fresh or not n.startswith(("log_rate/", "log_std/"))}
         theta = {n: leaf for n, leaf in fresh.items() if n.startswith(("log_rate/", "log_std/"))} | taken
-        other = checkpoint.Checkpoint(model.path, model.step, theta, {}, model.version)
+        other = Checkpoint(model.path, model.step, theta, {}, model.version)
         checkpoint.require_same_shapes(other, fresh)
         origin = f"{self.config.fork} at step {model.step} ({model.version})"
         report.message(f"forked from {origin}")
         state = replace(learner.init_state(), theta={name: theta[name] for name in fresh})
         return state, Progress(forked_from=origin)
 
-    def _resume(self, found: checkpoint.Checkpoint, report: Report) -> tuple[LearnerState, Progress]:
-        progress = Progress(step=found.step, **found.meta["progress"])
+    def _resume(self, found: Checkpoint, report: Report) -> tuple[LearnerState, Progress]:
+        progress = Progress.of(found)
         planned = _plan(self.config, progress).pretrain_steps
         if progress.phase == "meta" and found.step < planned:
             raise FewcastError(

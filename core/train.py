@@ -22,7 +22,7 @@ from core.meta import checkpoint
 from core.meta.checks import Examples
 from core.meta.learner import LearnerState
 from core.meta.parallel import RankLostError, Ranks, Workers, join, share
-from core.pace import Pace
+from core.pace import Pace, overhead
 from core.pooling import episodes_of_phase, pooled
 from core.report import Report, Silent
 from core.run import Run, choose_device
@@ -44,6 +44,7 @@ class TrainSummary:
     best_step: int | None
     best: dict[str, float] = field(default_factory=dict)
     steps_per_second: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)  # that this call spent, by what (`core.pace`)
 
 
 def train(
@@ -79,7 +80,10 @@ class _Loop:
         self, config: TrainConfig, report: Report, ranks: Ranks, device: torch.device, clock: Callable[[], float]
     ) -> None:
         self.config, self.report, self.ranks, self.device, self.clock = config, report, ranks, device, clock
+        begun = clock()
         self.run = Run(config, report, device)
+        self.before = dict(self.run.progress.seconds)
+        self.pace = Pace(clock, self.run.progress.seconds, begun)
         self.validation = validation_of(self.run, ranks)
         self.workers = {
             phase: Workers([learner, *(deepcopy(learner) for _ in range(config.workers - 1))])
@@ -88,20 +92,18 @@ class _Loop:
         if self.run.progress.gradient and config.gradient == "auto":
             self.workers["meta"].configure(gradient=self.run.progress.gradient)
         self.guard = GradientGuard()
-        self.pace = Pace(clock)
 
     def go(self, stop: Callable[[], bool], segment: int) -> TrainSummary:
-        progress = self.run.progress
-        before, start, first = progress.elapsed_seconds, self.clock(), progress.step
-        if self.config.fit_budget and not progress.fitted and not before:
+        progress, first = self.run.progress, self.run.progress.step
+        if self.config.fit_budget and not progress.fitted and not first:
             progress.fitted = self._fraction()
-        ended = self._ended(over_budget=before >= self.config.budget_minutes * 60)
+        self.pace.lap("start")
+        ended = self._ended(self._over_budget())
         if not ended:
             with closing(self._batches(first)) as batches:
                 for batch in batches:
-                    over_budget = before + self.clock() - start >= self.config.budget_minutes * 60
-                    stopped, over_budget = self._step(batch, stop(), over_budget)
-                    progress.elapsed_seconds = before + self.clock() - start
+                    self.pace.lap("data")
+                    stopped, over_budget = self._step(batch, stop(), self._over_budget())
                     if self._validates_at(progress.step) or over_budget:
                         self._validate()
                         ended = self._ended(over_budget)
@@ -110,6 +112,8 @@ class _Loop:
                         break
                     if stopped or (segment and progress.step - first >= segment):
                         self._save()
+                        if stopped:
+                            self.report.message(f"stopped at step {progress.step}, which has a checkpoint")
                         return self._summary("a request to stop" if stopped else "the end of its segment", False)
         self._save()
         return self._summary(ended, True)
@@ -144,6 +148,7 @@ class _Loop:
         self.pace.count(means)
         if run.progress.step % LOG_EVERY == 0 or run.progress.step == total_steps(self.run.plan):
             self._report_training(self.pace.read())
+            self.pace.lap("reports")
         stopped, over = summed["flags"].tolist()
         return stopped > 0, over > 0
 
@@ -198,16 +203,23 @@ class _Loop:
         check_prior(run.state.theta, self.config, step)
         values = self.validation.run(self.workers[run.progress.phase], run.judged)
         run.judge(values)
-        self.report.metrics({f"validation/{name}": value for name, value in values.items()}, step)
+        self.pace.lap("validation")
+        spent = run.progress.seconds
+        self.report.metrics(
+            {f"validation/{name}": value for name, value in values.items()}
+            | {f"time/{what}_seconds": value for what, value in spent.items()}
+            | {"time/overhead": overhead(spent)},
+            step,
+        )
         if self.ranks.leads:
             figure = self.validation.figure(self.workers[run.progress.phase], run.judged)
             self.report.figure("validation", figure, step)
-        self.pace.pause()
+        self.pace.lap("reports")
 
     def _save(self) -> None:
         if self.ranks.leads:
             self.run.save()
-            self.pace.pause()
+            self.pace.lap("checkpoints")
 
     def _save_alone(self) -> None:
         """The leader writes; where it is the one that is gone, the first of the others to hold the run does."""
@@ -220,6 +232,9 @@ class _Loop:
                     self.run.save()
         except FewcastError:
             pass  # the leader lives and holds it
+
+    def _over_budget(self) -> bool:
+        return self.run.progress.trained_seconds >= self.config.budget_minutes * 60
 
     def _ended(self, over_budget: bool) -> str:
         progress, patience = self.run.progress, self.config.patience
@@ -263,6 +278,8 @@ class _Loop:
 
     def _summary(self, ended: str, finished: bool) -> TrainSummary:
         run, progress = self.run, self.run.progress
+        spent = {what: seconds - self.before.get(what, 0.0) for what, seconds in progress.seconds.items()}
         return TrainSummary(
-            str(run.path), progress.step, finished, ended, progress.best_step, progress.best, self.pace.steps_per_second
-        )
+            str(run.path), progress.step, finished, ended, progress.best_step, progress.best,
+            self.pace.steps_per_second, spent,
+        )  # fmt: skip

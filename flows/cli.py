@@ -2,8 +2,10 @@
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
@@ -31,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         # Each command imports what it needs: prefect, torch and mlflow take seconds.
         module, function = options.run.split(":")
-        code: int = getattr(import_module(module), function)(options)
+        with _sigterm_as_interrupt():
+            code: int = getattr(import_module(module), function)(options)
         return code
     except FewcastError as error:
         print(f"fewcast: {error}", file=sys.stderr)
@@ -39,9 +42,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as end:
         print("fewcast: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+        return 143 if isinstance(end, _TerminatedError) else 130
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM, as an exception."""
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """End as on Ctrl-C, so that Prefect's server and whatever else was started ends too: the default leaves them."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise _TerminatedError
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def find_preset(name: str) -> Path:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 import warnings
 from argparse import Namespace
 from collections.abc import Callable
@@ -77,7 +76,6 @@ def follow(config: PipelineConfig) -> int:
     from core.train import train
     from tasks.stopping import run_until_stopped
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     run_until_stopped(lambda stop: train(config.train, stop=stop))
     return 0
 
