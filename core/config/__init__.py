@@ -9,6 +9,7 @@ from core.config.episodes import EpisodesConfig, SplitConfig
 from core.config.evaluate import EvaluateConfig
 from core.config.forecast import ForecastConfig
 from core.config.ingest import IngestConfig, SimulatorConfig
+from core.config.monitor import MonitorConfig
 from core.config.pipeline import PipelineConfig, TrackingConfig
 from core.config.toml import change, load
 from core.config.train import InnerConfig, NetworkConfig, OuterConfig, TrainConfig
@@ -19,6 +20,7 @@ __all__ = [
     "ForecastConfig",
     "IngestConfig",
     "InnerConfig",
+    "MonitorConfig",
     "NetworkConfig",
     "OuterConfig",
     "PipelineConfig",

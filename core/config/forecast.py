@@ -1,5 +1,7 @@
 """Prior and the newest frames to a forecast."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from core.config.base import Stage, Threshold
@@ -9,9 +11,15 @@ class ForecastConfig(Stage):
     """Prior and the newest frames to a forecast."""
 
     archive: str = Field("", description="URL of the archive; empty: under the pipeline's root.")
-    run: str = Field("", description="Directory of the trained run; empty: under the pipeline's root.")
+    run: str = Field(
+        "", description="Trained run: a folder, or models:/NAME@champion; empty: the run under the pipeline's root."
+    )
     output: str = Field("", description="Folder of the forecasts; empty: under the pipeline's root.")
     init_time: str = Field("", description="Start of the forecast (ISO time, UTC); empty: the newest frame.")
+    region: str = Field(
+        "",
+        description="Named area (korea, japan, ...) or 'west,south,east,north' in degrees; empty: y0, x0, ... below.",
+    )
     y0: int = Field(0, ge=0, description="First row of the area, in archive pixels.")
     x0: int = Field(0, ge=0, description="First column of the area, in archive pixels.")
     height: int = Field(0, ge=0, description="Rows of the area; 0: down to the archive's edge.")
@@ -19,9 +27,20 @@ class ForecastConfig(Stage):
     members: int = Field(20, ge=2, le=500, description="Members, one a weight sample.")
     support_windows: int = Field(4, ge=0, le=64, description="Newest windows to adapt on; 0: the prior as it is.")
     support_tiles: int = Field(4, ge=1, le=64, description="Tiles of the area that each support window is cut at.")
+    lookback_hours: float = Field(
+        72.0, gt=0, le=8760, description="How far back frames to start from, and support windows, are looked for (h)."
+    )
+    max_age_minutes: int = Field(
+        0, ge=0, le=100_000, description="Refuse to start from frames older than this by the clock (min); 0: any age."
+    )
     correlation_pixels: float = Field(
         2.0, ge=0, le=100, description="Length over which a member's noise is smooth; 0: independent pixels."
     )
     thresholds: list[Threshold] = Field([], description="Events whose probability is written.")
     netcdf: bool = Field(False, description="Write a NetCDF file beside the Zarr store.")
+    animation: bool = Field(True, description="Make an animation (GIF) beside the picture.")
+    keep_days: float = Field(
+        14.0, ge=0, le=3650, description="Delete forecasts that start this long before the newest one (days); 0: never."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute; auto: a GPU if there is one.")
     seed: int = Field(0, ge=0, description="Seed of weight samples and noise.")

@@ -9,6 +9,7 @@ from core.config.episodes import EpisodesConfig
 from core.config.evaluate import EvaluateConfig
 from core.config.forecast import ForecastConfig
 from core.config.ingest import IngestConfig
+from core.config.monitor import MonitorConfig
 from core.config.train import TrainConfig
 
 
@@ -30,6 +31,7 @@ class PipelineConfig(Stage):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     forecast: ForecastConfig = ForecastConfig()
+    monitor: MonitorConfig = MonitorConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="before")
@@ -52,6 +54,9 @@ class PipelineConfig(Stage):
             ("forecast", "archive"): f"{root}/archive.zarr",
             ("forecast", "run"): f"{root}/run",
             ("forecast", "output"): f"{root}/forecasts",
+            ("monitor", "name"): values["name"],
+            ("monitor", "archive"): f"{root}/archive.zarr",
+            ("monitor", "forecasts"): f"{root}/forecasts",
             ("tracking", "experiment"): values["name"],
         }
         filled = {**values, "root": root}

@@ -1,0 +1,17 @@
+"""What a monitoring system is told."""
+
+from pydantic import Field
+
+from core.config.base import Stage
+
+
+class MonitorConfig(Stage):
+    """What a monitoring system is told of the archive, the forecasts and the runs."""
+
+    name: str = Field("", description="Label `preset` of the metrics; empty: the pipeline's name.")
+    archive: str = Field("", description="URL of the archive; empty: under the pipeline's root.")
+    forecasts: str = Field("", description="Folder of the forecasts; empty: under the pipeline's root.")
+    folder: str = Field("data/metrics", description="Folder of the metrics file, read by a textfile collector.")
+    window_hours: float = Field(
+        24.0, gt=0, le=720, description="Span that gaps, failures and skill are counted over (h)."
+    )
