@@ -6,6 +6,8 @@ from pydantic import Field
 
 from core.config.base import Stage
 
+ExtraInput = Literal["time", "sun", "location"]
+
 
 class NetworkConfig(Stage):
     """The U-Net."""
@@ -15,6 +17,11 @@ class NetworkConfig(Stage):
     max_width: int = Field(128, ge=4, le=2048, description="Channels double from level to level up to this many.")
     patch: int = Field(
         1, ge=1, le=8, description="Side in pixels of the squares that the first layer folds into planes."
+    )
+    extra_inputs: list[ExtraInput] = Field(
+        [],
+        description="Planes that the network sees beside the frames: the season and the solar hour, the sun's height, "
+        "the place on Earth.",
     )
 
 
@@ -121,8 +128,9 @@ class TrainConfig(Stage):
     precision: Literal["float32", "tf32", "bf16"] = Field(
         "float32", description="Arithmetic of the network; tf32 needs a GPU. Parameters and losses stay in float32."
     )
-    execution: Literal["eager", "cuda_graph", "compile"] = Field(
+    execution: Literal["eager", "stacked", "cuda_graph", "compile"] = Field(
         "eager",
-        description="Run a meta-gradient operator by operator, as one recorded CUDA graph (GPU), or by torch.compile.",
+        description="Run a meta-gradient operator by operator; so for all episodes of a meta-batch at once (quicker for "
+        "small dense networks); as one recorded CUDA graph (GPU); or by torch.compile.",
     )
     seed: int = Field(0, ge=0, description="Seed of weights, noise and episode order.")

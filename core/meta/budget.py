@@ -12,8 +12,8 @@ from core.meta.meta_gradient import Episode, differentiable_step
 SHARE = 0.5  # of the free memory, since other ranks, the loader and fragmentation want theirs
 
 
-def fastest_exact(episode: Episode, theta: Tree) -> str:
-    """`unrolled` where M steps and the outer loss fit in half the free memory, else `checkpointed`.
+def fastest_exact(episode: Episode, theta: Tree, at_once: int = 1) -> str:
+    """`unrolled` where the graphs of M steps and the outer loss fit in half the free memory, else `checkpointed`.
 
     Recomputing costs a third more time on a CPU and on a GPU alike; `mixed` needs no second reverse derivative, but its
     eager overhead makes it the slowest of the three (docs/core.md has the measurements).
@@ -21,9 +21,8 @@ def fastest_exact(episode: Episode, theta: Tree) -> str:
     if episode.steps == 0:
         return "unrolled"
     device = next(iter(theta.values())).device
-    return (
-        "unrolled" if (episode.steps + 1) * graph_bytes(episode, theta) < SHARE * free_bytes(device) else "checkpointed"
-    )
+    needed = at_once * (episode.steps + 1) * graph_bytes(episode, theta)
+    return "unrolled" if needed < SHARE * free_bytes(device) else "checkpointed"
 
 
 def graph_bytes(episode: Episode, theta: Tree) -> int:

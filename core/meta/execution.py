@@ -6,21 +6,20 @@ every noise draw go in, so nothing in it touches a generator or the host.
 """
 
 from collections.abc import Callable, Hashable
-from dataclasses import replace
 from typing import Literal
 
 import torch
 
 from core.bayes.gaussian import Tree, branch, graft
 from core.errors import FewcastError
-from core.meta.checks import Examples
 from core.meta.inner_loop import BayesianEpisode
 from core.meta.meta_gradient import MODES, MetaGradient
+from core.meta.stacked import StackedEpisodes, tensors_of, with_tensors
 
 WARM_UP = 3  # calls before recording, so that libraries have chosen their kernels and reserved their workspaces
 TOLERANCE = 1e-3  # of a compiled gradient against the eager one, relative to its norm; rounding is far below
 
-Execution = Literal["eager", "cuda_graph", "compile"]
+Execution = Literal["eager", "stacked", "cuda_graph", "compile"]
 
 
 class CompiledDiffersError(FewcastError):
@@ -83,8 +82,8 @@ class Executor:
         self.execution = execution
         self._prepared: dict[Hashable, Callable[[Tree], Tree]] = {}
 
-    def __call__(self, mode: str, episode: BayesianEpisode, theta: Tree) -> MetaGradient:
-        if self.execution == "eager":
+    def __call__(self, mode: str, episode: BayesianEpisode | StackedEpisodes, theta: Tree) -> MetaGradient:
+        if self.execution == "eager" or isinstance(episode, StackedEpisodes):
             return MODES[mode](episode, theta)
         inputs = pack(episode, theta)
         terms = episode.outer_terms
@@ -97,27 +96,14 @@ class Executor:
 
 def pack(episode: BayesianEpisode, theta: Tree) -> Tree:
     """Every tensor that an episode's meta-gradient depends on, its noise included."""
-    assert episode.query is not None
-    inputs = graft("theta", theta)
-    for part, examples in (("support", episode.support), ("query", episode.query)):
-        inputs |= graft(part, {"x": examples.x, "y": examples.y})
-        if examples.mask is not None:
-            inputs[f"{part}/mask"] = examples.mask
-    for draw, noise in episode.all_noise(theta).items():
-        inputs |= graft(f"draw {draw}", noise)
-    return inputs
+    return graft("theta", theta) | tensors_of(episode, theta)
 
 
 def as_function(mode: str, episode: BayesianEpisode) -> Callable[[Tree], Tree]:
     """The meta-gradient as a function of `pack`'s tree alone; the episode gives what is not a tensor."""
 
     def function(inputs: Tree) -> Tree:
-        names = {name.partition("/")[0] for name in inputs if name.startswith("draw ")}
-        sets = {part: branch(inputs, part) for part in ("support", "query")}
-        support, query = (Examples(part["x"], part["y"], part.get("mask")) for part in sets.values())
-        noise = {name.removeprefix("draw "): branch(inputs, name) for name in names}
-        here = replace(episode, support=support, query=query, noise=noise)
-        result = MODES[mode](here, branch(inputs, "theta"))
+        result = MODES[mode](with_tensors(episode, inputs), branch(inputs, "theta"))
         parts = {"gradient": result.gradient, "terms": result.terms, "adapted": result.adapted}
         flat = {"loss": result.loss, "data": result.data}
         return flat | {name: leaf for part, tree in parts.items() for name, leaf in graft(part, tree).items()}

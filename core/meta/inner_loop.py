@@ -116,7 +116,10 @@ class BayesianEpisode:
         weights = theta | adapted
         mean = branch(weights, "mean") | branch(weights, "point")
         log_std = branch(weights, "log_std")
-        noise = self._draw(draw, examples, mean, log_std, samples) if self.noise is None else self.noise[draw]
+        if self.noise is None:
+            noise = self._draw(draw, examples, mean, log_std, samples)
+        else:
+            noise = self.noise[draw] if log_std else {}
         parameters = branch(theta, "noise")
         losses = [
             self.likelihood.loss(output, examples.y, examples.mask, parameters)
@@ -128,10 +131,11 @@ class BayesianEpisode:
         """Every draw of this episode by its name: what `noise` takes where nothing may be drawn later."""
         mean, log_std = branch(theta, "mean") | branch(theta, "point"), branch(theta, "log_std")
         inner = [(f"inner {m}", self.support, self.inner.samples) for m in range(self.steps)]
+        sets = self._outer_sets() if self.query is not None else []
         outer = [
             (f"outer {m} {i}", examples, self.outer_terms.samples)
             for m in self.outer_weights
-            for i, examples in enumerate(self._outer_sets())
+            for i, examples in enumerate(sets)
         ]
         return {name: self._draw(name, examples, mean, log_std, n) for name, examples, n in inner + outer}
 

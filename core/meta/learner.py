@@ -30,6 +30,7 @@ from core.meta.forward_mode import explain
 from core.meta.inner_loop import BayesianEpisode, OuterTerms, adapt, check_finite, initial_log_rates
 from core.meta.meta_gradient import MetaGradient
 from core.meta.precision import precision
+from core.meta.stacked import StackedEpisodes
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's usual ones
 
@@ -155,8 +156,8 @@ class Learner:
         gradient = {name: torch.zeros_like(leaf) for name, leaf in state.theta.items()}
         metrics: Tree = {}
         versions = buffer_versions(self.network)
-        for row, identity in enumerate(batch.ids):
-            result = self._episode_gradient(state, batch, row, f"{seed} {state.step} {identity}")
+        for problem in self._problems(state, batch, seed):
+            result = self._differentiate(state, problem)
             gradient = {name: leaf + result.gradient[name] for name, leaf in gradient.items()}
             seen = {"loss": result.loss, **result.terms}
             if len(result.data):
@@ -235,7 +236,8 @@ class Learner:
             return self.config.gradient
         shapes = (support.x.shape, query.x.shape)
         if shapes not in self._fastest:
-            self._fastest[shapes] = fastest_exact(self._episode(state, support, query, seed=""), state.theta)
+            at_once = self.config.meta_batch if self.config.execution == "stacked" else 1
+            self._fastest[shapes] = fastest_exact(self._episode(state, support, query, seed=""), state.theta, at_once)
         return self._fastest[shapes]
 
     def _episode(self, state: LearnerState, support: Examples, query: Examples, seed: str) -> BayesianEpisode:
@@ -248,16 +250,25 @@ class Learner:
         )
         return BayesianEpisode(support, query, self.perturbation, self.likelihood, self.inner, outer, seed)
 
-    def _episode_gradient(self, state: LearnerState, batch: Episodes, row: int, seed: str) -> MetaGradient:
-        support, query = (Examples(w.x[row], w.y[row], w.mask[row]) for w in (batch.support, batch.query))
-        check_examples(support, "support")
-        check_examples(query, "query")
-        mode, episode = self.mode(state, support, query), self._episode(state, support, query, seed)
+    def _problems(self, state: LearnerState, batch: Episodes, seed: int) -> list[BayesianEpisode] | list[StackedEpisodes]:
+        """The batch's episodes, checked; or all of them as one, where they are stacked."""
+        episodes = []
+        for row, identity in enumerate(batch.ids):
+            support, query = (Examples(w.x[row], w.y[row], w.mask[row]) for w in (batch.support, batch.query))
+            check_examples(support, "support")
+            check_examples(query, "query")
+            episodes.append(self._episode(state, support, query, f"{seed} {state.step} {identity}"))
+        return [StackedEpisodes.of(episodes, state.theta)] if self.config.execution == "stacked" else episodes
+
+    def _differentiate(self, state: LearnerState, problem: BayesianEpisode | StackedEpisodes) -> MetaGradient:
+        one = problem.one if isinstance(problem, StackedEpisodes) else problem
+        assert one.query is not None
+        mode, x = self.mode(state, one.support, one.query), one.support.x
         try:
-            with precision(self.config.precision, support.x.device):
-                result = self._execute(mode, episode, state.theta)
+            with precision(self.config.precision, x.device):
+                result = self._execute(mode, problem, state.theta)
         except (NotImplementedError, RuntimeError) as error:
-            named = explain(self.network, weights_of(state.theta), support.x) if mode == "mixed" else None
+            named = explain(self.network, weights_of(state.theta), x) if mode == "mixed" else None
             raise named or error from error
         check_finite(result.data, {"loss": result.loss}, self.inner.rate)
         return result
