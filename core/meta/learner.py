@@ -250,7 +250,9 @@ class Learner:
         )
         return BayesianEpisode(support, query, self.perturbation, self.likelihood, self.inner, outer, seed)
 
-    def _problems(self, state: LearnerState, batch: Episodes, seed: int) -> list[BayesianEpisode] | list[StackedEpisodes]:
+    def _problems(
+        self, state: LearnerState, batch: Episodes, seed: int
+    ) -> list[BayesianEpisode] | list[StackedEpisodes]:
         """The batch's episodes, checked; or all of them as one, where they are stacked."""
         episodes = []
         for row, identity in enumerate(batch.ids):
