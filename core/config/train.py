@@ -130,7 +130,7 @@ class TrainConfig(Stage):
     )
     execution: Literal["eager", "stacked", "cuda_graph", "compile"] = Field(
         "eager",
-        description="Run a meta-gradient operator by operator; so, but for all episodes of a meta-batch at once (quicker "
-        "with small dense networks); as one recorded CUDA graph (GPU); or by torch.compile.",
+        description="Run a meta-gradient operator by operator; for all episodes of a meta-batch at once (quicker with "
+        "small dense networks); as one recorded CUDA graph (GPU); or by torch.compile.",
     )
     seed: int = Field(0, ge=0, description="Seed of weights, noise and episode order.")
