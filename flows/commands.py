@@ -2,11 +2,13 @@
 
 import logging
 import os
+import time
 import warnings
 from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 from rich.console import Console
 
 from core.config import PipelineConfig, TrackingConfig
@@ -34,6 +36,8 @@ def run_flow(options: Namespace) -> int:
     for name, place in places.items():
         print(f"{name:<10} {place}")
     print(f"{'pages':<10} fewcast ui")
+    if options.command == "train":
+        print(f"{'time':<10} {account(result.seconds)}")
     if options.command in ("pipeline", "evaluate"):
         print(result.terminal)
     if options.command == "sweep":
@@ -69,6 +73,14 @@ def _flow(options: Namespace, config: PipelineConfig) -> tuple[Callable[[], Any]
         "sweep": (lambda: sweep(config, options.grid), {"runs": f"{config.root}/sweep"} | mlflow),
     }
     return calls[options.command]
+
+
+def account(seconds: dict[str, float]) -> str:
+    """Where the time of this process went, from its very start."""
+    wall = time.time() - psutil.Process().create_time()
+    spent = seconds | {"everything around": wall - sum(seconds.values())}
+    parts = (f"{what} {share:.1%}" for what, part in spent.items() if (share := part / wall) >= 0.0005)
+    return f"{wall / 60:.1f} minutes: {', '.join(parts)}"
 
 
 def follow(config: PipelineConfig) -> int:

@@ -1,5 +1,8 @@
 """Episodes to prior."""
 
+from collections import Counter
+from dataclasses import replace
+
 from prefect import flow
 
 from core.config import TrackingConfig, TrainConfig
@@ -19,6 +22,9 @@ def train(config: TrainConfig, tracking: TrackingConfig, segment_steps: int = SE
         tracking: Where MLflow remembers the run.
         segment_steps: Steps of one task; each starts from the last good checkpoint and is retried by itself.
     """
-    while not (summary := tasks.train(config, tracking, segment_steps)).finished:
-        pass
-    return summary
+    spent = Counter[str]()
+    while True:
+        summary = tasks.train(config, tracking, segment_steps)
+        spent.update(summary.seconds)
+        if summary.finished:
+            return replace(summary, seconds=dict(spent))

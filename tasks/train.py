@@ -1,5 +1,6 @@
 """Episodes to prior."""
 
+import time
 from pathlib import Path
 
 from prefect import task
@@ -19,6 +20,7 @@ from tasks.tracking import TrackedRun
 @task(name="train", task_run_name="train {config.learner}", tags=["gpu"], **SEGMENT)
 def train(config: TrainConfig, tracking: TrackingConfig, segment_steps: int = 0) -> TrainSummary:
     """Train one segment from the last good checkpoint on: so many steps, or (0) all that are left."""
+    begun = time.monotonic()
     parent = Path(tracking.parent) if tracking.parent else None
     name, folder = f"train {config.learner}", tracking_folder(config.run)
     with (
@@ -29,6 +31,8 @@ def train(config: TrainConfig, tracking: TrackingConfig, segment_steps: int = 0)
         summary = run_until_stopped(lambda stop: train_learner(config, report=report, stop=stop, segment=segment_steps))
         tell_result(tracked, config, summary)
         report.message(describe(summary))
+        around = time.monotonic() - begun - sum(summary.seconds.values())
+        report.metrics({"time/segment_orchestration_seconds": around}, summary.step)
         if not summary.finished:
             tracked.goes_on()
     publish("train", summary, mlflow=tracked.address)
