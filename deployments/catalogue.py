@@ -11,6 +11,7 @@ from prefect.schedules import Cron
 from pydantic import BaseModel
 
 from core.config import PipelineConfig
+from deployments.pools import CPU_POOL, GPU_POOL
 from flows.archive import check_archive
 from flows.episodes import episodes
 from flows.evaluate import evaluate
@@ -20,7 +21,6 @@ from flows.pipeline import pipeline
 from flows.promote import promote
 from flows.train import train
 
-CPU_POOL, GPU_POOL = "fewcast-cpu", "fewcast-gpu"
 # A schedule that comes while the last run is at work leaves the rest to the one after; what a person starts waits.
 SKIP, WAIT = ConcurrencyLimitStrategy.CANCEL_NEW, ConcurrencyLimitStrategy.ENQUEUE
 

@@ -15,7 +15,8 @@ from prefect.settings import PREFECT_API_URL
 from core.config import load
 from core.errors import FewcastError
 from deployments.automations import apply_automations
-from deployments.catalogue import CPU_POOL, GPU_POOL, Entry, catalogue
+from deployments.catalogue import Entry, catalogue
+from deployments.pools import CPU_POOL, GPU_POOL
 from flows.cli import PRESETS
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Collection
 from pathlib import Path
 
 from core.errors import FewcastError
@@ -58,9 +59,9 @@ def serve_pages() -> int:
                 end_process(process)
 
 
-def free_port(wanted: int) -> int:
-    """`wanted` if nothing listens there, else any free port of loopback."""
-    for port in (wanted, 0):
+def free_port(wanted: int, beside: Collection[int] = ()) -> int:
+    """`wanted` if nothing listens there and it is none of `beside`, else any free port of loopback."""
+    for port in (*([] if wanted in beside else [wanted]), 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

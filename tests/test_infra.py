@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deployments.catalogue import CPU_POOL, GPU_POOL
+from deployments.pools import CPU_POOL, GPU_POOL
 from flows import cli
 
 ROOT = Path(__file__).parents[1]

@@ -1,30 +1,64 @@
-"""The local stack knows its own processes, and ends no other. `make soak` brings the whole of it up and down."""
+"""The local stack knows its own processes, and ends no other; it gives each no more than it needs."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from deployments.stack import Running, Service, Stack
+from core.errors import FewcastError
+from deployments.stack import Stack
+from deployments.stack.processes import Processes, Running, Service
+from deployments.stack.secrets import read_secrets
+from deployments.stack.services import INNER_PORTS, PORTS, Plan
+from flows.access import Auth, read_auth
 
-TINY = Path(__file__).parents[1] / "flows" / "tiny.toml"
+SLEEP = [sys.executable, "-c", "import time; time.sleep(100)"]
+SPAWN = [
+    sys.executable,
+    "-c",
+    "import subprocess as s, sys; s.Popen(sys.argv[1:], start_new_session=True).wait()",
+    *SLEEP,
+]
 
 
-def test_what_it_started_it_finds_and_ends(tmp_path: Path) -> None:
-    stack = Stack(tmp_path / "data")
-    stack._start(
-        Service("sleeper", [sys.executable, "-c", "import time; time.sleep(100)"], address="x:1"), {**os.environ}
-    )
-    [entry] = Stack(tmp_path / "data").running().values()
+@pytest.fixture
+def processes(tmp_path: Path) -> Processes:
+    return Processes(tmp_path)
+
+
+def until(condition, seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_what_it_started_it_finds_and_ends(processes: Processes, tmp_path: Path) -> None:
+    processes.start(Service("sleeper", SLEEP, address="x:1"), tmp_path)
+    [entry] = Processes(tmp_path).running().values()
     assert entry.address == "x:1"
-    assert psutil.pid_exists(entry.pid)
-    assert stack.down() == ["sleeper"]
+    processes.start(Service("sleeper", SLEEP), tmp_path)
+    assert list(processes.running().values()) == [entry], "what lives is not started again"
+    assert Processes(tmp_path).end_all() == ["sleeper"]
     assert entry.process() is None
-    assert stack.down() == []
+    assert processes.end_all() == []
+
+
+def test_what_a_killed_service_leaves_is_ended_too(processes: Processes, tmp_path: Path) -> None:
+    processes.start(Service("parent", SPAWN), tmp_path)
+    until(lambda: len(processes.marked()) == 2)
+    [parent] = processes.running().values()
+    os.kill(parent.pid, signal.SIGKILL)
+    until(lambda: not processes.running())
+    [orphan] = processes.marked()
+    assert processes.end_all() == []
+    assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
 
 
 def test_another_process_with_the_same_id_is_left_alone() -> None:
@@ -34,27 +68,71 @@ def test_another_process_with_the_same_id_is_left_alone() -> None:
     assert replace(entry, started=entry.started - 60).process() is None
 
 
-def test_keys_are_kept_from_others_and_stay(tmp_path: Path) -> None:
-    stack = Stack(tmp_path)
-    ports = {"prefect": 1, "mlflow": 2, "dask": 3, "s3": 4}
-    first = stack._environment(ports)["AWS_SECRET_ACCESS_KEY"]
-    assert len(first) == 40
-    assert stack._environment(ports)["AWS_SECRET_ACCESS_KEY"] == first
-    assert (stack.folder / "s3-keys.json").stat().st_mode & 0o077 == 0
+def test_a_service_that_ends_at_once_is_told_of_with_its_log(processes: Processes, tmp_path: Path) -> None:
+    service = Service("brief", [sys.executable, "-c", "print('why')"], "http://127.0.0.1:9/")
+    processes.start(service, tmp_path)
+    with pytest.raises(FewcastError, match=r"brief does not start.*its process gone.*brief\.log"):
+        processes.wait(service)
 
 
-@pytest.mark.soak
-def test_the_whole_stack_comes_up_stays_and_goes(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "deployments.stack"]
-    try:
-        up = subprocess.run([*command, "up", "--config", str(TINY)], cwd=tmp_path, capture_output=True, text=True)
-        assert up.returncode == 0, up.stderr
-        first = Stack(tmp_path / "data").running()
-        assert len(first) >= 6
-        assert subprocess.run([*command, "up", "--config", str(TINY)], cwd=tmp_path).returncode == 0
-        assert Stack(tmp_path / "data").running() == first
-        family = [p for entry in first.values() for p in [entry.process(), *entry.process().children(recursive=True)]]
-        assert sum(p.memory_info().rss for p in family) < 3e9
-    finally:
-        subprocess.run([*command, "down"], cwd=tmp_path, check=True)
-    assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+def test_secrets_are_kept_from_others_and_stay(tmp_path: Path) -> None:
+    first = read_secrets(tmp_path)
+    assert len(first["AWS_SECRET_ACCESS_KEY"]) == 40
+    assert read_secrets(tmp_path) == first
+    assert (tmp_path / "secrets.json").stat().st_mode & 0o077 == 0
+
+
+def test_each_service_is_on_loopback_and_told_no_more_than_it_needs(tmp_path: Path) -> None:
+    (tmp_path / "stack").mkdir()
+    secrets = read_secrets(tmp_path / "stack")
+    auth = Auth("someone", "a long password")
+    ports = dict(zip((*PORTS, *INNER_PORTS), range(10_000, 20_000), strict=False))
+    plan = Plan(tmp_path, ports, secrets, auth, None)
+    services = {service.name: service for service in (*plan.servers(), *plan.workers())}
+    assert {"prefect", "mlflow", "s3", "dask", "dask-worker", "worker-fewcast-cpu"} <= {*services}
+    for service in services.values():
+        line = " ".join(service.command)
+        assert "0.0.0.0" not in line
+        assert "127.0.0.1" in line + str(service.environment.get("PREFECT_WORKER_WEBSERVER_HOST"))
+        assert not [value for value in (*secrets.values(), auth.password) if value in line], "others see it with ps"
+        assert "FEWCAST_AUTH" not in service.environment
+    assert secrets["AWS_SECRET_ACCESS_KEY"] not in services["prefect"].environment.values()
+    assert "--allowed-hosts" in services["mlflow"].command
+    assert services["prefect"].environment["PREFECT_SERVER_API_AUTH_STRING"] == "someone:a long password"
+    assert services["worker-fewcast-cpu"].environment["MLFLOW_TRACKING_PASSWORD"] == "a long password"
+    assert "a long password" not in repr(services)
+
+
+@pytest.mark.parametrize("given", ["nobody", ":without a user", "someone:short", "someone"])
+def test_a_bad_password_is_refused_and_not_shown(given: str) -> None:
+    with pytest.raises(FewcastError, match="FEWCAST_AUTH is not user:password") as refusal:
+        read_auth({"FEWCAST_AUTH": given})
+    assert given not in str(refusal.value)
+
+
+def test_a_password_may_come_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "auth").write_text("someone:with: colons and blanks\n")
+    assert read_auth({"FEWCAST_AUTH_FILE": str(tmp_path / "auth")}) == Auth("someone", "with: colons and blanks")
+    assert read_auth({}) is None
+    with pytest.raises(FewcastError, match="FEWCAST_AUTH_FILE cannot be read"):
+        read_auth({"FEWCAST_AUTH_FILE": str(tmp_path / "absent")})
+
+
+def test_ports_stay_from_one_start_to_the_next(tmp_path: Path) -> None:
+    first = Stack(tmp_path)._ports()
+    assert Stack(tmp_path)._ports() == first
+    assert len(set(first.values())) == len(first)
+
+
+def test_records_stay_in_the_profile_they_are_in(tmp_path: Path) -> None:
+    assert Stack(tmp_path)._profile("") == "sqlite"
+    with pytest.raises(FewcastError, match="are in sqlite"):
+        Stack(tmp_path)._profile("postgres")
+    with pytest.raises(FewcastError, match="no such profile"):
+        Stack(tmp_path)._profile("oracle")
+
+
+def test_status_of_an_idle_folder_is_empty(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "deployments.stack", "status"]
+    done = subprocess.run([*command, "--data", str(tmp_path)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")

@@ -1,0 +1,142 @@
+"""Processes that outlive the command that started them, known again by id and start time.
+
+State is one file, so that nothing else is ever ended in their place. Whatever a service starts, and what is left when
+it is killed, bears its mark in the environment.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import time
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import psutil
+
+from core.errors import FewcastError
+
+PATIENCE_SECONDS = 240
+GRACE_SECONDS = 20
+MARK = "FEWCAST_STACK"
+
+
+@dataclass(frozen=True)
+class Service:
+    """What to start, and the address that answers once it is well; empty: it is well while it lives."""
+
+    name: str
+    command: list[str]
+    health: str = ""
+    address: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    user: str = ""  # empty: whoever runs this
+    farewell: int = signal.SIGTERM
+
+
+@dataclass(frozen=True)
+class Running:
+    """A process of ours, that its start time tells from another with the same id."""
+
+    pid: int
+    started: float
+    address: str
+    farewell: int = signal.SIGTERM
+
+    def process(self) -> psutil.Process | None:
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+            return process if same else None
+        except psutil.NoSuchProcess:
+            return None
+
+
+class Processes:
+    """The services whose state lies in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._state = folder / "state.json"
+
+    def running(self) -> dict[str, Running]:
+        """What was started and lives, in the order in which it was started."""
+        try:
+            known = {name: Running(**entry) for name, entry in json.loads(self._state.read_text()).items()}
+        except (OSError, ValueError, TypeError):
+            known = {}
+        return {name: entry for name, entry in known.items() if entry.process()}
+
+    def start(self, service: Service, working_dir: Path) -> None:
+        """Start a service that does not live, in a session of its own, with its output in `NAME.log`."""
+        if service.name in self.running():
+            return
+        with (self.folder / f"{service.name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                service.command, env={**service.environment, MARK: str(self.folder)}, cwd=working_dir,
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, user=service.user or None,
+            )  # fmt: skip
+        started = psutil.Process(process.pid).create_time()
+        now = {**self.running(), service.name: Running(process.pid, started, service.address, service.farewell)}
+        beside = self._state.with_suffix(".new")
+        beside.write_text(json.dumps({name: asdict(entry) for name, entry in now.items()}, indent=1))
+        beside.replace(self._state)
+
+    def wait(self, service: Service) -> None:
+        """Return once the service is well; `FewcastError` if it ends or time runs out."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline and service.name in self.running():
+            if not service.health or answers(service.health):
+                return
+            time.sleep(0.2)
+        raise FewcastError(
+            f"{service.name} does not start",
+            found=f"no answer from {service.health}" if service.name in self.running() else "its process gone",
+            mend=f"see {self.folder / service.name}.log, then run `make down` and `make up`",
+        )
+
+    def end(self, name: str) -> None:
+        """End a service and what it started: as it likes to be asked first, by force after a while."""
+        entry = self.running().get(name)
+        if entry and (process := entry.process()):
+            family = [process, *process.children(recursive=True)]
+            process.send_signal(entry.farewell)
+            _, alive = psutil.wait_procs(family, timeout=GRACE_SECONDS)
+            for left in alive:
+                left.kill()
+
+    def end_all(self) -> list[str]:
+        """End every service, the last started first, and what killed ones left behind; returns their names."""
+        ended = list(reversed(self.running()))
+        for name in ended:
+            self.end(name)
+        if left := self.marked():
+            for process in left:
+                process.terminate()
+            for process in psutil.wait_procs(left, timeout=GRACE_SECONDS)[1]:
+                process.kill()
+        self._state.unlink(missing_ok=True)
+        return ended
+
+    def marked(self) -> list[psutil.Process]:
+        """Every living process that a service of this folder started, however far down."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                ours = process.environ().get(MARK) == str(self.folder)
+                if ours and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        return found
+
+
+def answers(url: str) -> bool:
+    """Whether an address answers 200 at this moment."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False

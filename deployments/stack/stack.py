@@ -1,0 +1,131 @@
+"""All services over one data folder, up and down. Started twice it starts what is missing; data outlive it."""
+
+import base64
+import json
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from core.errors import FewcastError
+from deployments.stack.postgres import Postgres
+from deployments.stack.processes import Processes, Running, Service
+from deployments.stack.secrets import read_secrets
+from deployments.stack.services import INNER_PORTS, PORTS, Plan
+from flows.access import read_auth
+from flows.pages import free_port
+
+PROFILES = ("sqlite", "postgres")
+
+
+class Stack:
+    """The services whose data and state lie in one folder."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data.resolve()
+        self.folder = self.data / "stack"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.processes = Processes(self.folder)
+
+    def running(self) -> dict[str, Running]:
+        """What was started and lives."""
+        return self.processes.running()
+
+    def up(self, configs: Sequence[str] = (), profile: str = "", only: Collection[str] = ()) -> dict[str, str]:
+        """Start what is missing, wait until all is well, apply the deployments; returns the addresses.
+
+        `only` names the services to start, where not all are wanted. Raises `FewcastError` where something does not
+        start, or the profile is not the one that the data are in.
+        """
+        plan = self.plan(profile)
+        for service in self._begin(plan.databases(), only):
+            self.processes.wait(service)
+        if plan.postgres:
+            plan.postgres.make_databases()
+        servers = self._begin(plan.servers(), only)
+        self.processes.wait(servers[0])  # prefect
+        self._deploy(configs, plan)
+        for service in (*servers, *self._begin(plan.workers(), only)):
+            self.processes.wait(service)
+        if plan.auth:
+            self._try_the_key(plan)
+        return {service.name: service.address for service in servers if service.address}
+
+    def down(self) -> list[str]:
+        """End what was started, the workers first, and whatever a killed one left; returns their names."""
+        return self.processes.end_all()
+
+    def plan(self, profile: str = "") -> Plan:
+        """How the services are started over this folder."""
+        profile = self._profile(profile)
+        ports, secrets = self._ports(), read_secrets(self.folder)
+        postgres = None
+        if profile == "postgres":
+            postgres = Postgres(self.folder / "postgres", ports["postgres"], secrets)
+            postgres.prepare()
+        return Plan(self.data, ports, secrets, read_auth(), postgres)
+
+    def _begin(self, services: list[Service], only: Collection[str]) -> list[Service]:
+        chosen = [service for service in services if not only or service.name in only or service.name == "postgres"]
+        for service in chosen:
+            self.processes.start(service, self.data.parent)
+        return chosen
+
+    def _deploy(self, configs: Sequence[str], plan: Plan) -> None:
+        chosen = [word for config in configs for word in ("--config", config)]
+        words = ["deployments.deploy", "--apply", "--working-dir", str(self.data.parent), *chosen]
+        done = subprocess.run(
+            [sys.executable, "-m", *words], env=plan.client_environment(), capture_output=True, text=True
+        )
+        if done.returncode:
+            raise FewcastError(
+                "the deployments were not applied",
+                found=(done.stderr.strip().splitlines() or ["no word"])[-1],
+                mend="mend that and run `make up` again; the services stay up",
+            )
+
+    def _profile(self, asked: str) -> str:
+        """The profile of the data: chosen when they are first made, and kept."""
+        note = self.folder / "profile"
+        kept = note.read_text().strip() if note.exists() else ""
+        chosen = asked or kept or "sqlite"
+        if chosen not in PROFILES:
+            raise FewcastError("no such profile", found=repr(chosen), mend=f"choose one of {', '.join(PROFILES)}")
+        if kept and chosen != kept:
+            raise FewcastError(
+                f"the records in {self.data} are in {kept}",
+                found=f"PROFILE={chosen}",
+                mend="leave PROFILE out, or use another folder with --data",
+            )
+        note.write_text(chosen)
+        return chosen
+
+    def _ports(self) -> dict[str, int]:
+        """The ports of last time as far as ours or free, else the usual ones, else any: addresses survive a restart."""
+        note = self.folder / "ports.json"
+        before: dict[str, int] = json.loads(note.read_text()) if note.exists() else {}
+        lives = self.running()
+        ports: dict[str, int] = {}
+        for name in (*PORTS, *INNER_PORTS):
+            wanted = before.get(name) or PORTS.get(name, 0)
+            owner = name if name in PORTS or name.startswith("worker-") else "s3"
+            ports[name] = wanted if owner in lives else free_port(wanted, beside=ports.values())
+        note.write_text(json.dumps(ports))
+        return ports
+
+    def _try_the_key(self, plan: Plan) -> None:
+        """MLflow remembers the first password that it was given: say so, rather than let runs fail one by one."""
+        if plan.auth is None or "mlflow" not in self.running():
+            return
+        key = base64.b64encode(f"{plan.auth.user}:{plan.auth.password}".encode()).decode()
+        url = f"{plan.url('mlflow')}/api/2.0/mlflow/experiments/search?max_results=1"
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, headers={"Authorization": f"Basic {key}"}), timeout=20)
+        except urllib.error.HTTPError as error:
+            raise FewcastError(
+                "MLflow does not take FEWCAST_AUTH",
+                found=f"status {error.code}: it keeps the password that it was first given",
+                mend=f"`make down`, delete {self.data / 'mlflow-users.db'}, which holds users alone, and `make up`",
+            ) from error

@@ -1,0 +1,69 @@
+"""One setting for who may come in: FEWCAST_AUTH, or a file that FEWCAST_AUTH_FILE names, holding `user:password`."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from core.errors import FewcastError
+
+SHORTEST = 12  # MLflow's own rule
+
+
+@dataclass(frozen=True)
+class Auth:
+    """A user and a password, which no representation shows."""
+
+    user: str
+    password: str = field(repr=False)
+
+    def for_clients(self) -> dict[str, str]:
+        """What the clients of Prefect and MLflow read."""
+        return {
+            "PREFECT_API_AUTH_STRING": f"{self.user}:{self.password}",
+            "MLFLOW_TRACKING_USERNAME": self.user,
+            "MLFLOW_TRACKING_PASSWORD": self.password,
+        }
+
+    def for_prefect_server(self) -> dict[str, str]:
+        """What the Prefect server reads."""
+        return {"PREFECT_SERVER_API_AUTH_STRING": f"{self.user}:{self.password}"}
+
+    def for_mlflow_server(self) -> dict[str, str]:
+        """What MLflow's `basic-auth` app reads when it first starts; later it knows its users itself."""
+        return {"MLFLOW_AUTH_ADMIN_USERNAME": self.user, "MLFLOW_AUTH_ADMIN_PASSWORD": self.password}
+
+
+def read_auth(environment: Mapping[str, str] = os.environ) -> Auth | None:
+    """The setting, or None where there is none: then all who reach loopback may do all.
+
+    Raises `FewcastError`, which never shows what was given.
+    """
+    text = environment.get("FEWCAST_AUTH", "")
+    if not text and (file := environment.get("FEWCAST_AUTH_FILE", "")):
+        try:
+            text = Path(file).read_text().strip()
+        except OSError as error:
+            raise FewcastError(
+                "FEWCAST_AUTH_FILE cannot be read",
+                found=f"{file}: {error.strerror}",
+                mend="name a file with user:password",
+            ) from error
+        text = text or ":"
+    if not text:
+        return None
+    user, _, password = text.partition(":")
+    if not user or len(password) < SHORTEST:
+        raise FewcastError(
+            "FEWCAST_AUTH is not user:password",
+            found=f"a user of {len(user)} and a password of {len(password)} characters",
+            mend=f"give a user, a colon, and a password of at least {SHORTEST} characters",
+        )
+    return Auth(user, password)
+
+
+def open_doors() -> None:
+    """Put the setting where this process's clients look; before prefect is first imported."""
+    if auth := read_auth():
+        for key, value in auth.for_clients().items():
+            os.environ.setdefault(key, value)
