@@ -21,8 +21,6 @@ from core.archive.packing import PACKINGS, Packing, pack, unpack
 from core.errors import FewcastError
 from core.satellite.granule import Frame, Grid, Kind, Reason
 
-READERS = 4
-
 
 class Archive:
     """Frames in one Zarr v3 store under a path or an `s3://` URL.
@@ -233,16 +231,18 @@ class Archive:
         height, width = len(range(self.shape[0])[y]), len(range(self.shape[1])[x])
         codes = np.full((len(slots), len(self.kinds[kind]), height, width), shard.MISSING, np.uint16)
 
-        def fill(position: int) -> None:
-            window = self._read_shard(kind, slots[position], y, x)
-            if window is not None:
-                codes[position] = window
+        def fill(positions: range) -> None:
+            for position in positions:
+                window = self._read_shard(kind, slots[position], y, x)
+                if window is not None:
+                    codes[position] = window
 
-        if len(slots) == 1:
-            fill(0)
+        readers = min(self.objects.readers, len(slots))
+        if readers < 2:
+            fill(range(len(slots)))
         else:
-            with ThreadPoolExecutor(READERS) as pool:
-                list(pool.map(fill, range(len(slots))))
+            with ThreadPoolExecutor(readers) as pool:
+                list(pool.map(fill, [range(first, len(slots), readers) for first in range(readers)]))
         return codes
 
     def read(

@@ -29,6 +29,8 @@ class Objects(Protocol):
     """What the archive asks of a place: get, put, list and delete of whole objects by key."""
 
     url: str
+    readers: int
+    """How many threads to read several objects with."""
 
     def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes | None:
         """The object's bytes, or those of a range (a negative start counts from the end); None if there is none."""
@@ -66,6 +68,8 @@ def open_objects(url: str) -> Objects:
 
 class LocalObjects:
     """A folder. A put writes beside, fsyncs, renames and fsyncs the folder, which zarr's own store does not."""
+
+    readers = 1  # between two chunks threads would wait for each other longer than decompressing takes
 
     def __init__(self, root: str) -> None:
         self.url = root
@@ -173,6 +177,8 @@ class RemoteObjects:
 
     Every call is tried again, with growing and jittered waits, on what may pass: server errors, throttling, resets.
     """
+
+    readers = 16
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")

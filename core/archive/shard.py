@@ -14,7 +14,9 @@ from numcodecs import blosc
 CHUNK = 128
 MISSING = 65535
 COMPRESSOR, LEVEL = "zstd", 3
-EMPTY = np.uint64(2**64 - 1)
+EMPTY = 2**64 - 1
+# What a read of its own costs more than to read over.
+NEAR_BYTES = 1 << 16
 HEADER_BYTES = 16
 
 Codes = np.ndarray[tuple[int, ...], np.dtype[np.uint16]]
@@ -63,7 +65,7 @@ def encode(codes_CYX: Codes) -> bytes:
     offset = 0
     for c, row, column in np.ndindex(index.shape[:3]):
         tile = padded[c, row * CHUNK : (row + 1) * CHUNK, column * CHUNK : (column + 1) * CHUNK]
-        if (tile == MISSING).all():
+        if tile[0, 0] == MISSING and (tile == MISSING).all():
             continue
         piece = blosc.compress(np.ascontiguousarray(tile), COMPRESSOR.encode(), LEVEL, blosc.BITSHUFFLE, tile.nbytes, 2)
         index[c, row, column] = offset, len(piece)
@@ -87,7 +89,7 @@ def decode(
     """The codes (C', Y', X') of a window of a stored shard; None where there is no shard.
 
     `read(start, end)` gives a range of the object, a negative start counting from the end. Only the chunks that the
-    window touches are read, in one range per row of neighbours.
+    window touches are read, those that lie near each other in one range.
     """
     _, _, padded_height, padded_width = shard_shape(*shape)
     rows, columns = padded_height // CHUNK, padded_width // CHUNK
@@ -97,39 +99,53 @@ def decode(
         return None
     if len(tail) != size + 4 or google_crc32c.value(tail[:size]).to_bytes(4, "little") != tail[size:]:
         raise TornShardError("the shard's index does not match its checksum")
-    index = np.frombuffer(tail, "<u8", size // 8).reshape(shape[0], rows, columns, 2)
     c0, c1, _ = channels.indices(shape[0])
     y0, y1, _ = y.indices(shape[1])
     x0, x1, _ = x.indices(shape[2])
-    out = np.full((c1 - c0, max(y1 - y0, 0), max(x1 - x0, 0)), MISSING, np.uint16)
+    out = np.empty((max(c1 - c0, 0), max(y1 - y0, 0), max(x1 - x0, 0)), np.uint16)
     if out.size == 0:
         return out
-    first, last = x0 // CHUNK, (x1 - 1) // CHUNK
-    tile = np.empty((CHUNK, CHUNK), "<u2")
-    for c in range(c0, c1):
-        for row in range(y0 // CHUNK, (y1 - 1) // CHUNK + 1):
-            entries = index[c, row, first : last + 1]
-            present = entries[:, 0] != EMPTY
-            if not present.any():
-                continue
-            begin = int(entries[present, 0].min())
-            end = int((entries[present, 0] + entries[present, 1]).max())
-            data = read(begin, end)
-            if data is None or len(data) != end - begin:
-                raise TornShardError("the shard ends before its chunks do")
-            pieces = memoryview(data)
-            for column in range(first, last + 1):
-                start, length = (int(v) for v in index[c, row, column])
-                if start == int(EMPTY):
-                    continue
-                _decompress(pieces[start - begin : start - begin + length], tile)
-                top, left = row * CHUNK, column * CHUNK
-                ys = slice(max(y0, top), min(y1, top + CHUNK))
-                xs = slice(max(x0, left), min(x1, left + CHUNK))
-                out[c - c0, ys.start - y0 : ys.stop - y0, xs.start - x0 : xs.stop - x0] = tile[
-                    ys.start - top : ys.stop - top, xs.start - left : xs.stop - left
-                ]
+    top, left, bottom, right = y0 // CHUNK, x0 // CHUNK, -(-y1 // CHUNK), -(-x1 // CHUNK)
+    index = np.frombuffer(tail, "<u8", size // 8).reshape(shape[0], rows, columns, 2)[c0:c1, top:bottom, left:right]
+    tiles = np.empty((bottom - top, right - left, CHUNK, CHUNK), "<u2")
+    mosaic = tiles.swapaxes(1, 2)  # (row of chunks, row in the chunk, column of chunks, column in the chunk)
+    for window, places in zip(out, index, strict=True):
+        _fill(tiles.reshape(-1, CHUNK * CHUNK), places.reshape(-1, 2).tolist(), read)
+        whole = mosaic.reshape((bottom - top) * CHUNK, (right - left) * CHUNK)
+        window[...] = whole[y0 - top * CHUNK : y1 - top * CHUNK, x0 - left * CHUNK : x1 - left * CHUNK]
     return out
+
+
+def _fill(tiles: Codes, places: list[list[int]], read: Callable[[int, int | None], bytes | None]) -> None:
+    """Decompress the chunks at these places, each (start, bytes) in the shard, into their tiles.
+
+    Plain integers and little else between two chunks: that is what threads beside this one wait for.
+    """
+    there = [number for number, (start, _) in enumerate(places) if start != EMPTY]
+    if len(there) < len(places):
+        tiles[...] = MISSING
+    for near in _neighbours(there, places):
+        begin, end = places[near[0]][0], sum(places[near[-1]])
+        data = read(begin, end)
+        if data is None or len(data) != end - begin:
+            raise TornShardError("the shard ends before its chunks do")
+        pieces = memoryview(data)
+        for number in near:
+            start, length = places[number]
+            _decompress(pieces[start - begin : start - begin + length], tiles[number])
+
+
+def _neighbours(numbers: list[int], places: list[list[int]]) -> list[list[int]]:
+    """The numbers of chunks that lie so near each other that one read brings them all, in order of place."""
+    runs: list[list[int]] = []
+    end = 0
+    for number in sorted(numbers, key=places.__getitem__):
+        if runs and places[number][0] <= end + NEAR_BYTES:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+        end = sum(places[number])
+    return runs
 
 
 def within(whole: bytes | None) -> Callable[[int, int | None], bytes | None]:

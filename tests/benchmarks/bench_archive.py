@@ -27,7 +27,7 @@ from core.satellite.truth import Truth
 
 KIND = "brightness_temperature"
 WINDOW, DEPTH = 256, 24
-THREADS = 4
+IN_FLIGHT = 8  # writes at a time, as an ingest has by default
 
 
 def skies(frames: int, side: int, channels: int) -> np.ndarray:
@@ -75,14 +75,12 @@ def main() -> None:
         store = peer(theirs)
 
         def we_write() -> None:
-            with ThreadPoolExecutor(THREADS) as pool:
+            with ThreadPoolExecutor(IN_FLIGHT) as pool:
                 list(pool.map(lambda t: ours.objects.put(f"{KIND}/c/{t}/0/0/0", encode(codes[t])), slots))
 
         def they_write() -> None:
-            for first in range(0, options.frames, 2 * THREADS):
-                pending = [store[t].write(codes[t]) for t in slots[first : first + 2 * THREADS]]
-                for one in pending:
-                    one.result()
+            with ThreadPoolExecutor(IN_FLIGHT) as pool:
+                list(pool.map(lambda t: store[t].write(codes[t]).result(), slots))
 
         def we_write_then_read() -> list[np.ndarray]:
             we_write()
