@@ -61,7 +61,7 @@ def forecast(
 
     mixture = mosaic(
         predict,
-        lambda y, x: view.cut(codes, y, x),
+        lambda y, x: view.cut(codes, init, y, x),
         view.shape,
         model.spec.tile_pixels,
         lambda done, total: report.progress(done, total, "tiles forecast"),

@@ -13,6 +13,8 @@ from core.bayes.gaussian import branch
 from core.bayes.likelihood import GaussianLikelihood
 from core.bayes.unet import UNet
 from core.config import TrainConfig
+from core.config.train import ExtraInput
+from core.episodes.extra import in_order, plane_names
 from core.episodes.store import EpisodeStore
 from core.errors import FewcastError
 from core.meta import checkpoint
@@ -72,6 +74,7 @@ def build_learner(config: TrainConfig, spec: DataSpec, device: torch.device | No
             spec.target_frames,
             len(spec.channels),
             scale_head=scale_head,
+            extra_planes=len(plane_names(config.network.extra_inputs)),
             margin=spec.margin_pixels,
         )
     likelihood = GaussianLikelihood(
@@ -131,6 +134,19 @@ class Model:
             state = replace(state, theta={name: leaf.to(device) for name, leaf in average.items()})
         return cls(learner, state, learner.config, spec, found.step, found.path, found.digest[:16],
                    found.meta["episodes_digest"])  # fmt: skip
+
+    @property
+    def extra_inputs(self) -> tuple[ExtraInput, ...]:
+        """What the network sees beside the frames, in the order of its planes."""
+        return in_order(self.config.network.extra_inputs)
+
+    @property
+    def input_planes(self) -> tuple[str, ...]:
+        """What each plane of an input is: the frames, oldest first, then how much is observed, then extra planes."""
+        spec, cadence = self.spec, self.spec.lead_minutes[0]
+        ages = [(spec.input_frames - 1 - frame) * cadence for frame in range(spec.input_frames)]
+        frames = [f"{name}, {age} minutes before" if age else name for age in ages for name in spec.channels]
+        return (*frames, "fraction observed", *plane_names(self.extra_inputs))
 
     @property
     def inner_steps(self) -> int:

@@ -1,12 +1,14 @@
 """The newest frames of an archive, cut and normalised as a trained model sees them."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from core.config import ForecastConfig
+from core.episodes.extra import ExtraPlanes
 from core.episodes.frames import MISSING, Frames
 from core.errors import FewcastError
 from core.meta.checks import Examples
@@ -99,11 +101,21 @@ class Newest:
         slots = [init + offset * self.step for offset in range(1 - spec.input_frames, 1)]
         return self._padded(slots, spec.margin_pixels)
 
-    def cut(self, codes: np.ndarray, y: int, x: int) -> Tensor:
-        """Inputs (I, tile + 2m, tile + 2m) of the tile at (y, x) of the area: k*C planes, then their validity."""
-        side = self.model.spec.tile_pixels + 2 * self.model.spec.margin_pixels
+    def cut(self, codes: np.ndarray, init: int, y: int, x: int) -> Tensor:
+        """Inputs (I, tile + 2m, tile + 2m) of the tile at (y, x) of the area, from `inputs(init)`.
+
+        k*C planes, then their validity, then what the model sees beside the frames at the time of slot `init`.
+        """
+        margin = self.model.spec.margin_pixels
+        side = self.model.spec.tile_pixels + 2 * margin
         values, seen = self._normalised(codes[..., y : y + side, x : x + side])
-        return torch.cat([values.flatten(0, 1), seen.float().mean((0, 1))[None]])
+        top, left = self.area[0].start + y - margin, self.area[1].start + x - margin
+        extra = self._extra.at(self.frames.archive.times[init : init + 1], top, left, side, side)[0]
+        return torch.cat([values.flatten(0, 1), seen.float().mean((0, 1))[None], torch.from_numpy(extra)])
+
+    @cached_property
+    def _extra(self) -> ExtraPlanes:
+        return ExtraPlanes(self.frames.archive.grid, self.model.extra_inputs)
 
     def support(self, slots: list[int]) -> Examples:
         """Support windows, each at a few tiles spread over the area: x (N, I, ...), y and mask (N, L*C, ...)."""
@@ -114,12 +126,12 @@ class Newest:
             before = self.inputs(slot)
             after = self._padded([slot + (lead + 1) * self.step for lead in range(spec.target_frames)], 0)
             for top, left in tiles:
-                x.append(self.cut(before, top, left))
+                x.append(self.cut(before, slot, top, left))
                 part = after[..., top : top + spec.tile_pixels, left : left + spec.tile_pixels]
                 values, seen = self._normalised(part)
                 targets.append(values.flatten(0, 1))
                 masks.append(seen.flatten(0, 1))
-        side, planes = spec.tile_pixels, spec.input_frames * len(spec.channels) + 1
+        side, planes = spec.tile_pixels, len(self.model.input_planes)
         outer = side + 2 * spec.margin_pixels
         if not x:
             empty = torch.empty(0, spec.target_frames * len(spec.channels), side, side)

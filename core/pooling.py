@@ -29,8 +29,8 @@ def pooled(batch: EpisodeBatch, windows: int, *, seed: int, step: int, groups: i
     x, y, mask = (pick((getattr(support, name), getattr(query, name))) for name in ("x", "y", "mask"))
     times = np.concatenate([support.init_time, query.init_time], axis=1)
     init_time = np.take_along_axis(times, rows, axis=1).reshape(groups, -1)
-    nothing = Windows(x[:, :0], y[:, :0], mask[:, :0], init_time[:, :0])
-    return EpisodeBatch(nothing, Windows(x, y, mask, init_time), tuple(range(groups)))
+    nothing = Windows(x[:, :0], y[:, :0], mask[:, :0], init_time[:, :0], query.extra)
+    return EpisodeBatch(nothing, Windows(x, y, mask, init_time, query.extra), tuple(range(groups)))
 
 
 def episodes_of_phase(store: EpisodeStore, share: float, phase: str) -> np.ndarray:

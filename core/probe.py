@@ -75,8 +75,9 @@ class _Trial:
     def __init__(self, run: Run, config: TrainConfig, report: Report, stop: Callable[[], bool], total: int) -> None:
         self.run, self.config, self.report, self.stop, self.total, self.done = run, config, report, stop, total, 0
         self.loader = Loader(
-            run.store, split="train", batch_size=config.meta_batch, seed=config.seed, augment=config.augment
-        )
+            run.store, split="train", batch_size=config.meta_batch, seed=config.seed, augment=config.augment,
+            extra=config.network.extra_inputs,
+        )  # fmt: skip
 
     def ramp(self, learner: Learner, state: LearnerState, steps: int) -> list[tuple[float, float]]:
         """(step size, smoothed loss) up to where the loss is lost."""

@@ -256,7 +256,7 @@ class _Loop:
         size = config.pretrain_batch if phase == "pooled" else config.meta_batch
         share(size, ranks)
         loader = Loader(self.run.store, split="train", batch_size=size, seed=config.seed, rank=ranks.rank,
-                        world_size=ranks.size, augment=config.augment)  # fmt: skip
+                        world_size=ranks.size, augment=config.augment, extra=config.network.extra_inputs)  # fmt: skip
         if "pooled" in self.run.learners:
             loader.episodes = episodes_of_phase(self.run.store, config.pretrain_share, phase)
         return loader

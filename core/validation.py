@@ -132,7 +132,7 @@ def validation_of(run: Run, ranks: Ranks) -> Validation:
             mend="give episodes.split.validation times that have frames",
         )
     return Validation(
-        Loader(store, split="validation", batch_size=1, seed=config.seed),
+        Loader(store, split="validation", seed=config.seed, extra=config.network.extra_inputs),
         spread_evenly(ids, config.validation_episodes),
         members=config.validation_members,
         leads=run.spec.lead_minutes,

@@ -26,7 +26,7 @@ from core.episodes.store import EpisodeStore, StoreSpec, commit, read_root, shar
 from core.episodes.tables import rows
 from core.errors import FewcastError
 from core.report import Report, Silent
-from core.satellite.granule import UNITS
+from core.satellite.granule import UNITS, Grid
 
 SHARDS_PER_TASK = 64
 # What may change between the versions of a store that grows.
@@ -65,13 +65,14 @@ def build(config: EpisodesConfig, *, report: Report | None = None, client: Any =
         attributes: dict[str, Any] = {
             "archive": config.archive,
             "shape": list(frames.archive.shape),
+            "grid": _grid(frames.archive.grid),
             "settings": settings,
             "timing": asdict(planned.timing),
             "normalisation": {"mean": planned.mean, "std": planned.std},
             "versions": [],
         }
     else:
-        attributes = root
+        attributes = {"grid": _grid(frames.archive.grid), **root}
         _same_settings(config, settings, root["settings"])
         store = EpisodeStore(config.store)
         catalog, known_contexts = store.catalog, store.contexts
@@ -194,6 +195,15 @@ def _store_spec(config: EpisodesConfig, frames: Frames, timing: Timing) -> Store
         lead_minutes=timing.lead_minutes,
         compression=config.compression,
     )
+
+
+def _grid(grid: Grid) -> dict[str, Any]:
+    """First centre, last centre and number of centres of either axis in metres, and the projection."""
+    return {
+        "x": [float(grid.x[0]), float(grid.x[-1]), len(grid.x)],
+        "y": [float(grid.y[0]), float(grid.y[-1]), len(grid.y)],
+        "crs": grid.crs,
+    }
 
 
 def _settings(config: EpisodesConfig) -> dict[str, Any]:

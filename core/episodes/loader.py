@@ -3,16 +3,20 @@
 import queue
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from core.config.train import ExtraInput
+from core.episodes.extra import ExtraPlanes, in_order, plane_names
 from core.episodes.frames import MISSING
 from core.episodes.store import EpisodeStore
 
+Number = TypeVar("Number", np.uint16, np.float32)
 SYMMETRIES = 8  # of a square: four right-angle turns, each with and without a flip
 
 
@@ -20,23 +24,43 @@ SYMMETRIES = 8  # of a square: four right-angle turns, each with and without a f
 class Windows:
     """Windows (E, N) of a set of episodes, normalised; where a pixel is missing it is 0 and masked.
 
-    x: (E, N, k*C + 1, H + 2m, W + 2m) inputs in (frame, channel) order, then one plane with the fraction of the
-    k*C inputs that are observed at the pixel. y: (E, N, L*C, H, W) targets in (lead, channel) order, and mask: True
-    where they are observed. init_time: (E, N) datetime64[ns], the time of the last input frame, UTC.
+    x: (E, N, I, H + 2m, W + 2m) k*C inputs in (frame, channel) order, then one plane with the fraction of them that is
+    observed at the pixel, then the planes of `extra` (see `core.episodes.extra`). y: (E, N, L*C, H, W) targets in
+    (lead, channel) order, and mask: True where they are observed. init_time: (E, N) datetime64[ns], the time of the
+    last input frame, UTC.
     """
 
     x: Tensor
     y: Tensor
     mask: Tensor
     init_time: NDArray[np.datetime64]
+    extra: tuple[ExtraInput, ...] = ()
+
+    def only(self, extra: Sequence[ExtraInput] = ()) -> "Windows":
+        """The same windows as a network sees them that takes these extra inputs, and no others."""
+        wanted = in_order(extra)
+        if wanted == self.extra:
+            return self
+        missing = set(wanted) - set(self.extra)
+        if missing:
+            raise ValueError(f"these windows were loaded without {', '.join(sorted(missing))}")
+        axis = self.x.ndim - 3
+        frames = self.x.shape[axis] - len(plane_names(self.extra))
+        kept, first = list(range(frames)), frames
+        for name in self.extra:
+            count = len(plane_names([name]))
+            kept += range(first, first + count) if name in wanted else ()
+            first += count
+        x = self.x.index_select(axis, torch.tensor(kept, device=self.x.device))
+        return replace(self, x=x, extra=wanted)
 
     def to(self, device: torch.device | str) -> "Windows":
         """The same windows on a device, without waiting for a copy from pinned memory."""
         x, y, mask = (tensor.to(device, non_blocking=True) for tensor in (self.x, self.y, self.mask))
-        return Windows(x, y, mask, self.init_time)
+        return replace(self, x=x, y=y, mask=mask)
 
     def pin(self) -> "Windows":
-        return Windows(self.x.pin_memory(), self.y.pin_memory(), self.mask.pin_memory(), self.init_time)
+        return replace(self, x=self.x.pin_memory(), y=self.y.pin_memory(), mask=self.mask.pin_memory())
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +83,8 @@ class Loader:
 
     `batch_size` episodes make one step over all ranks; a rank gets its contiguous share of them. Every epoch goes
     through all episodes in a new order. With `augment`, each episode of a batch is flipped and turned by one of the
-    square's eight symmetries, the same for all of its windows; `load` never augments.
+    square's eight symmetries, the same for all of its windows; `load` never augments. `extra` inputs are computed for
+    each window's init time and place, and turned with it.
     """
 
     def __init__(
@@ -73,8 +98,11 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
         augment: bool = False,
+        extra: Sequence[ExtraInput] = (),
     ) -> None:
         self.store = store
+        self.extra = in_order(extra)
+        self._planes = ExtraPlanes(store.grid, self.extra) if self.extra else None
         self.episodes = store.ids(split, holdout)
         if not len(self.episodes):
             raise ValueError(f"{store.url} has no episode of split {split!r}, holdout {holdout!r}")
@@ -155,18 +183,38 @@ class Loader:
             for episode, symmetry in enumerate(symmetries):
                 codes[episode] = turned(codes[episode], symmetry)
         support, query = self.store.init_times(ids)
+        extra = self._extra_planes(ids, np.concatenate([support, query], axis=1), symmetries)
         n = self.store.spec.support_windows
-        return EpisodeBatch(self._windows(codes[:, :n], support), self._windows(codes[:, n:], query), ids)
+        return EpisodeBatch(
+            self._windows(codes[:, :n], support, extra[:, :n]), self._windows(codes[:, n:], query, extra[:, n:]), ids
+        )
 
-    def _windows(self, codes: NDArray[np.uint16], init_time: NDArray[np.datetime64]) -> Windows:
-        """Codes (E, N, frame, channel, y, x) to tensors."""
+    def _extra_planes(
+        self, ids: tuple[int, ...], init_time: NDArray[np.datetime64], symmetries: list[int] | None
+    ) -> NDArray[np.float32]:
+        """The extra planes (E, N, P, H + 2m, W + 2m) of some episodes, turned as their frames are."""
+        *_, height, width = self.store.spec.block
+        planes = np.empty((*init_time.shape, len(plane_names(self.extra)), height, width), np.float32)
+        if self._planes is None:
+            return planes
+        places = self.store.catalog[["y0", "x0"]].to_numpy()[list(ids)] - self.store.spec.margin_pixels
+        for episode, (y0, x0) in enumerate(places.tolist()):
+            found = self._planes.at(init_time[episode], y0, x0, height, width)
+            planes[episode] = found if symmetries is None else turned(found, symmetries[episode])
+        return planes
+
+    def _windows(
+        self, codes: NDArray[np.uint16], init_time: NDArray[np.datetime64], extra: NDArray[np.float32]
+    ) -> Windows:
+        """Codes (E, N, frame, channel, y, x) and extra planes to tensors."""
         spec, scaled = self.store.spec, self.store.normalisation
         episodes, windows, _, channels, height, width = codes.shape
         gain = (np.array(spec.scale) / scaled.std).astype(np.float32)[:, None, None]
         shift = ((np.array(spec.offset) - scaled.mean) / scaled.std).astype(np.float32)[:, None, None]
         inputs, m = spec.input_frames, spec.margin_pixels
         planes = inputs * channels
-        x = np.empty((episodes, windows, planes + 1, height, width), np.float32)
+        x = np.empty((episodes, windows, planes + 1 + extra.shape[2], height, width), np.float32)
+        x[:, :, planes + 1 :] = extra
         before = codes[:, :, :inputs]
         values = x[:, :, :planes].reshape(before.shape)  # a copy would be lost, but splitting an axis is a view
         seen = before != MISSING
@@ -185,10 +233,11 @@ class Loader:
             torch.from_numpy(y.reshape(flat)),
             torch.from_numpy(mask.reshape(flat)),
             init_time,
+            self.extra,
         )
 
 
-def turned(codes: NDArray[np.uint16], symmetry: int) -> NDArray[np.uint16]:
+def turned(codes: NDArray[Number], symmetry: int) -> NDArray[Number]:
     """Frames (..., y, x) turned by `symmetry % 4` right angles, and then mirrored where it is 4 or more."""
     rotated = np.rot90(codes, symmetry % 4, axes=(-2, -1))
     return np.ascontiguousarray(rotated[..., ::-1] if symmetry >= 4 else rotated)

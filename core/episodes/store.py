@@ -25,6 +25,7 @@ from core.episodes import shard
 from core.episodes.bulk import for_each
 from core.episodes.tables import read_table, table_bytes
 from core.errors import FewcastError
+from core.satellite.granule import Grid
 
 FORMAT = 1
 SPLIT_NAMES = (
@@ -106,6 +107,18 @@ class EpisodeStore:
     def contexts(self) -> pd.DataFrame:
         """One row a context that the episodes were drawn from, with its statistics."""
         return read_table(self.objects, f"contexts/{self.version:04d}.parquet")
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The archive's grid, in whose pixels the tiles are given; `FewcastError` where an old store has none."""
+        stored = self.attributes.get("grid")
+        if stored is None:
+            raise FewcastError(
+                f"the episode store {self.url} does not say where its tiles lie",
+                found="a store of an earlier version, without a grid",
+                mend="build it anew, or train without network.extra_inputs",
+            )
+        return Grid(np.linspace(*stored["x"]), np.linspace(*stored["y"]), stored["crs"])
 
     @property
     def channels(self) -> tuple[str, ...]:

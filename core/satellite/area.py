@@ -67,7 +67,8 @@ def _crs(items: tuple[tuple[str, Any], ...]) -> pyproj.CRS:
 
 
 def crs(grid: Grid) -> pyproj.CRS:
-    return _crs(tuple(sorted(grid.crs.items())))
+    # An archive gives back as lists what projections with two parallels have.
+    return _crs(tuple((name, tuple(v) if isinstance(v, list) else v) for name, v in sorted(grid.crs.items())))
 
 
 @lru_cache(maxsize=32)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from core.config import EvaluateConfig
+from core.config.train import ExtraInput
+from core.episodes.extra import in_order
 from core.episodes.loader import Windows
 from core.episodes.store import StoreSpec
 from core.errors import FewcastError
@@ -106,25 +107,34 @@ def episode_predictions(
     fills the memory. The draw is a function of `seed` alone, and all learned rows share it.
     """
     if baselines:
-        last = last_frame(query.x, len(spec.channels), spec.target_frames, *query.y.shape[-2:])
+        last = last_frame(query.only().x, len(spec.channels), spec.target_frames, *query.y.shape[-2:])
         yield PERSISTENCE, persistence(last)
         yield DRESSED, DressedPersistence(torch.from_numpy(plan.dressing)).predict(last)
     if baselines and plan.climatology and len(support.y):
         yield CLIMATOLOGY, climatology(support.y, support.mask, query.y.shape, len(spec.channels))
     for row in plan.rows:
         used = other if row.shuffled and other is not None else support
-        yield row.name, _forecast(row, used, query.x, plan.members, seed)
+        yield row.name, _forecast(row, used, query, plan.members, seed)
 
 
-def _forecast(row: LearnedRow, support: Windows, x: Tensor, members: int, seed: int) -> Mixture:
+def extra_inputs(rows: Sequence[LearnedRow]) -> tuple[ExtraInput, ...]:
+    """What the runs of some rows see beside the frames, all together."""
+    return in_order(name for row in rows for run in row.runs for name in _model(row, run).extra_inputs)
+
+
+def _model(row: LearnedRow, run: str) -> Model:
+    return open_model(run, row.which, row.rate)
+
+
+def _forecast(row: LearnedRow, support: Windows, query: Windows, members: int, seed: int) -> Mixture:
     part = slice(None) if row.windows < 0 else slice(max(len(support.x) - row.windows, 0), None)
-    examples = Examples(support.x[part], support.y[part], support.mask[part])
-    steps = row.steps if len(examples.x) else 0
+    steps = row.steps if len(support.x[part]) else 0
     share = -(-members // len(row.runs))
     mixtures = []
     for run in row.runs:
-        model = open_model(run, row.which, row.rate)
-        posterior = model.adapt(examples, steps=steps, seed=seed)
+        model = _model(row, run)
+        seen, x = support.only(model.extra_inputs), query.only(model.extra_inputs).x
+        posterior = model.adapt(Examples(seen.x[part], seen.y[part], seen.mask[part]), steps=steps, seed=seed)
         with torch.no_grad():
             mixtures.append(model.predict(posterior, x, share if posterior.log_std else 1, seed))
     return mixtures[0] if len(mixtures) == 1 else pooled_mixture(mixtures)

@@ -18,7 +18,7 @@ from core.errors import FewcastError
 from core.report import Report, Silent
 from core.verify.baselines import DressedPersistence, last_frame
 from core.verify.ensemble import Prediction
-from core.verify.rows import LearnedRow, Plan, episode_predictions, episode_seed
+from core.verify.rows import LearnedRow, Plan, episode_predictions, episode_seed, extra_inputs
 from core.verify.state import all_statistics, as_frame
 
 _DRESSING_EPISODES = 128
@@ -64,7 +64,7 @@ def one_torch_thread() -> Iterator[None]:
 def score_episodes(url: str, plan: Plan, ids: Sequence[int]) -> tuple[pd.DataFrame, dict[str, str]]:
     """Window statistics of some episodes, and what went wrong by row name. Picklable in and out."""
     store = EpisodeStore.open(url)
-    loader = Loader(store, split="train")
+    loader = Loader(store, split="train", extra=extra_inputs(plan.rows))
     batch = loader.load(ids)
     shuffled = any(row.shuffled for row in plan.rows)
     frames, failed = [], {}
@@ -89,15 +89,17 @@ def score_episodes(url: str, plan: Plan, ids: Sequence[int]) -> tuple[pd.DataFra
 def forecasts_of(url: str, plan: Plan, episode: int) -> tuple[Windows, dict[str, Prediction]]:
     """The query windows of an episode, and the forecasts of the baselines and of the first run's rows."""
     store = EpisodeStore.open(url)
-    batch = Loader(store, split="train").load([episode])
-    support, query = episode_of(batch.support, 0), episode_of(batch.query, 0)
     own = replace(plan, rows=tuple(row for row in plan.rows if row.main)[:2], climatology=False)
-    return query, dict(episode_predictions(support, query, None, store.spec, own, episode_seed(plan.seed, episode)))
+    batch = Loader(store, split="train", extra=extra_inputs(own.rows)).load([episode])
+    support, query = episode_of(batch.support, 0), episode_of(batch.query, 0)
+    return query.only(), dict(
+        episode_predictions(support, query, None, store.spec, own, episode_seed(plan.seed, episode))
+    )
 
 
 def episode_of(windows: Windows, e: int) -> Windows:
     """The windows (N, ...) of one episode of a batch."""
-    return Windows(windows.x[e], windows.y[e], windows.mask[e], windows.init_time[e])
+    return Windows(windows.x[e], windows.y[e], windows.mask[e], windows.init_time[e], windows.extra)
 
 
 def partner(store: EpisodeStore, episode: int) -> int:

@@ -31,6 +31,7 @@ def save(model: Model, folder: Path, card: str) -> None:
         python_model=str(Path(__file__).with_name("pyfunc.py")),
         artifacts={"checkpoint": str(model.path)},
         signature=signature(model),
+        metadata={"input_planes": list(model.input_planes)},
         pip_requirements=[f"{name}=={version(name)}" for name in ("fewcast", "torch", "numpy", "safetensors")],
     )
     (beside / "card.md").write_text(card)
@@ -40,7 +41,7 @@ def save(model: Model, folder: Path, card: str) -> None:
 def signature(model: Model) -> ModelSignature:
     """Support and query windows in, mean and standard deviation out, all normalised; -1 is any size."""
     spec = model.spec
-    inputs = spec.input_frames * len(spec.channels) + 1
+    inputs = len(model.input_planes)
     outputs = spec.target_frames * len(spec.channels)
     tensors = {
         "support_x": (inputs, np.float32),

@@ -96,7 +96,7 @@ def test_inputs_are_those_of_training(chain, config):
     batch = Loader(store, split="test").load([int(entry["id"])])
     view = Newest.open(config, Model.load(chain.run))
     slot = view.frames.archive.slot(batch.query.init_time[0, 0])
-    found = view.cut(view.inputs(slot), int(entry["y0"]), int(entry["x0"]))
+    found = view.cut(view.inputs(slot), slot, int(entry["y0"]), int(entry["x0"]))
     np.testing.assert_allclose(found, batch.query.x[0, 0], atol=1e-5)
 
 
