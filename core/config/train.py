@@ -39,6 +39,9 @@ class InnerConfig(Stage):
         description="How training draws weights: once a batch, by Flipout, or locally (dense layers' outputs).",
     )
     antithetic: bool = Field(False, description="Draw weight samples in pairs (+eps, -eps), inside and outside.")
+    batch_samples: bool = Field(
+        False, description="Run weight samples in one vmap, not one by one: fewer and larger calls, for a GPU."
+    )
     kl_weight: float = Field(1.0, ge=0, le=1, description="Weight of the inner KL; 1 is the exact ELBO.")
     clip: float = Field(0.0, ge=0, description="Largest norm of an inner gradient; 0 does not clip.")
     adapt_deterministic: bool = Field(

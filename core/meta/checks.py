@@ -9,6 +9,8 @@ from core.bayes.gaussian import Tree
 from core.bayes.likelihood import ShapeMismatchError
 from core.errors import FewcastError
 
+Buffers = dict[str, tuple[Tensor, int]]
+
 
 class NothingObservedError(FewcastError):
     """A set whose target pixels are all masked."""
@@ -84,10 +86,10 @@ def check_network(network: nn.Module) -> None:
             )
 
 
-def check_buffers(network: nn.Module, versions: dict[str, int]) -> None:
-    """Raise `UntrackedBuffersError` where a forward pass wrote to a buffer since `versions` were taken."""
-    for name, version in buffer_versions(network).items():
-        if version != versions[name]:
+def check_buffers(network: nn.Module, before: Buffers) -> None:
+    """Raise `UntrackedBuffersError` where a forward pass wrote to a buffer, or replaced one, since `before`."""
+    for name, (buffer, version) in buffers_of(network).items():
+        if buffer is not before[name][0] or version != before[name][1]:
             raise UntrackedBuffersError(
                 "the network changes a buffer as it runs, so that a step depends on those before it",
                 found=f"a write to {name!r}",
@@ -95,9 +97,9 @@ def check_buffers(network: nn.Module, versions: dict[str, int]) -> None:
             )
 
 
-def buffer_versions(network: nn.Module) -> dict[str, int]:
-    """How often each buffer was written in place."""
-    return {name: buffer._version for name, buffer in network.named_buffers()}
+def buffers_of(network: nn.Module) -> Buffers:
+    """Each buffer itself and how often it was written in place."""
+    return {name: (buffer, buffer._version) for name, buffer in network.named_buffers()}
 
 
 def first_not_finite(tree: Tree) -> str:

@@ -19,7 +19,7 @@ from core.meta.budget import fastest_exact
 from core.meta.checks import (
     DivergedError,
     Examples,
-    buffer_versions,
+    buffers_of,
     check_buffers,
     check_examples,
     check_network,
@@ -125,8 +125,8 @@ class Learner:
         if config.learner == "pooled":
             self.inner = self.inner.model_copy(update={"steps": 0, "learn_rates": "no"})
         self.on_support = config.learner == "pooled" or config.outer.objective == "support_and_query"
-        choice = perturbation or config.inner.perturbation
-        self.perturbation = Perturbation(network, choice, antithetic=config.inner.antithetic)
+        choice, inner = perturbation or config.inner.perturbation, config.inner
+        self.perturbation = Perturbation(network, choice, antithetic=inner.antithetic, batched=inner.batch_samples)
         self._execute = Executor(config.execution)
         self._fastest: dict[tuple[torch.Size, torch.Size], str] = {}
         self.plain = Perturbation(network)  # members are explicit draws of the weights, however training perturbs them
@@ -155,7 +155,7 @@ class Learner:
         """
         gradient = {name: torch.zeros_like(leaf) for name, leaf in state.theta.items()}
         metrics: Tree = {}
-        versions = buffer_versions(self.network)
+        buffers = buffers_of(self.network)
         for problem in self._problems(state, batch, seed):
             result = self._differentiate(state, problem)
             gradient = {name: leaf + result.gradient[name] for name, leaf in gradient.items()}
@@ -164,7 +164,7 @@ class Learner:
                 gain = result.data[0] - result.data[-1]
                 seen |= {f"support_{self.likelihood.score}": result.data[0], "support_improvement": gain}
             metrics = {name: metrics.get(name, 0.0) + value for name, value in seen.items()}
-        check_buffers(self.network, versions)
+        check_buffers(self.network, buffers)
         return gradient, metrics
 
     def apply(self, state: LearnerState, gradient: Tree, *, learning_rate: float | None = None) -> LearnerState:

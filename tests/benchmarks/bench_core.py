@@ -1,11 +1,17 @@
 """The meta-gradient's time and memory beside an ABML step on `higher`: same U-Net, same noise, same machine, one run.
 
-    python tests/benchmarks/bench_core.py [--device cuda] [--execution cuda_graph] [--steps 1 5 10]
+    python tests/benchmarks/bench_core.py                   a CPU: 84 thousand weights, 64x64 pixels
+    python tests/benchmarks/bench_core.py --device cuda     a GPU: 0.5 million at 64x64 and 8 million at 128x128, in
+                                                            float32, TF32 and bfloat16, eager and as one CUDA graph
+
+Before anything is timed, every method's float64 gradient is compared with the peer's. A method is a mode of the
+meta-gradient, with an execution after a slash where it is not eager (`unrolled/compile`).
 
 Each row runs in a process of its own, so that its peak memory is its own: on a CPU the resident set's high-water mark
 above what it was before the first step, on a GPU the allocator's. CPU time is the process's own, so that a busy machine
-does not matter. The peer is what public ABML code does: weights sampled in the forward pass, the KL differentiated by
-autograd, `higher` keeping the whole inner loop's graph.
+does not matter. The first call (which compiles or records) is timed apart where there are more. The peer is what public
+ABML code does: weights sampled in the forward pass, the KL differentiated by autograd, `higher` keeping the whole inner
+loop's graph.
 """
 
 import argparse
@@ -13,6 +19,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,14 +28,30 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from core.bayes.gaussian import standard_normal
+from core.bayes.gaussian import Tree, standard_normal
 from core.bayes.likelihood import GaussianLikelihood
 from core.bayes.unet import UNet
 from core.config import InnerConfig, NetworkConfig, TrainConfig
 from core.meta.inner_loop import seeded
 from core.meta.learner import Learner
+from core.meta.precision import precision
 
 FRAMES, LEADS, RATE, LOG_STD = 4, 4, 0.01, -4.5
+SIZES = {  # the network, the side of a window in pixels
+    "84k": (NetworkConfig(width=12, depth=2), 64),
+    "0.5M": (NetworkConfig(width=30, depth=2), 64),
+    "8M": (NetworkConfig(width=58, depth=3, max_width=512), 128),
+}
+MODES = ["auto", "unrolled", "checkpointed", "mixed"]
+DEFAULTS = {  # sizes, methods, precisions
+    "cpu": (["84k"], ["higher", *MODES], ["float32"]),
+    "cuda": (
+        ["0.5M", "8M"],
+        ["higher", *MODES, *(f"{mode}/cuda_graph" for mode in MODES[1:])],
+        ["float32", "tf32", "bf16"],
+    ),
+}
+Gradient = Callable[[], Tree]
 
 
 class Sampled(nn.Module):
@@ -46,21 +69,23 @@ class Sampled(nn.Module):
         return torch.func.functional_call(self.network[0], dict(zip(self.names, draws, strict=True)), (x,))
 
 
-def peer_step(arguments: argparse.Namespace):
-    """One meta-gradient with `higher`, in nats per pixel like ours."""
+def peer_step(arguments: argparse.Namespace) -> Gradient:
+    """One meta-gradient with `higher`, in nats per pixel like ours, from the noise that ours draws."""
     import higher
 
     network, batch = problem(arguments)
     model = Sampled(network)
-    noise = torch.full((LEADS, 1, 1), 0.5, device=arguments.device).log().requires_grad_()
+    device = torch.device(arguments.device)
+    noise = torch.full((LEADS,), 0.5, device=device, dtype=batch.query.x.dtype).log().requires_grad_()
     optimiser = torch.optim.SGD(model.parameters(), lr=RATE)
     prior = dict(model.named_parameters())
 
     def nats(functional, windows, draw):
         like = dict(zip(model.names, model.mean, strict=True))
-        eps = standard_normal(like, seeded(torch.device(arguments.device), 0, draw))
-        error = (windows.y[0] - functional(windows.x[0], [leaf[0] for leaf in eps.values()])) * torch.exp(-noise)
-        return (0.5 * error.square() + noise).mean()
+        eps = standard_normal(like, seeded(device, "0 0 0", draw))
+        log_std = noise[:, None, None]
+        error = (windows.y[0] - functional(windows.x[0], [leaf[0] for leaf in eps.values()])) * torch.exp(-log_std)
+        return (0.5 * error.square() + log_std).mean()
 
     def kl(functional, pixels):
         total = 0.0
@@ -73,53 +98,67 @@ def peer_step(arguments: argparse.Namespace):
         return total / pixels
 
     def step():
-        with higher.innerloop_ctx(model, optimiser, copy_initial_weights=False) as (functional, inner):
+        higher_loop = higher.innerloop_ctx(model, optimiser, copy_initial_weights=False)
+        with precision(arguments.precision, device), higher_loop as (functional, inner):
             for m in range(arguments.inner):
                 loss = nats(functional, batch.support, f"inner {m}") + kl(functional, batch.support.y[0].numel())
                 inner.step(loss)
-            loss = nats(functional, batch.query, "outer") + kl(functional, batch.query.y[0].numel())
-            return torch.autograd.grad(loss, [*model.parameters(), noise])
+            loss = nats(functional, batch.query, f"outer {arguments.inner} 0")
+            loss = loss + kl(functional, batch.query.y[0].numel())
+            gradient = torch.autograd.grad(loss, [*model.parameters(), noise])
+        parts = [f"{part}/{name}" for part in ("mean", "log_std") for name in model.names]
+        return dict(zip([*parts, "noise/log_std"], gradient, strict=True))
 
     return step
 
 
-def our_step(arguments: argparse.Namespace):
+def our_step(arguments: argparse.Namespace) -> Gradient:
     network, batch = problem(arguments)
+    mode, _, execution = arguments.method.partition("/")
     inner = InnerConfig(steps=arguments.inner, rate=RATE, learn_rates="no")
-    config = TrainConfig(
-        inner=inner, gradient=arguments.method, execution=arguments.execution, precision=arguments.precision
-    )
+    kind = "float32" if arguments.precision == "float64" else arguments.precision  # the tensors are float64 already
+    config = TrainConfig(inner=inner, gradient=mode, execution=execution or "eager", precision=kind)
     everything = [name for name, _ in network.named_parameters()]  # as the peer: every weight is Bayesian
     learner = Learner(network, GaussianLikelihood(LEADS), config, bayesian=everything)
     state = learner.init_state()
-    return lambda: learner.gradient(state, batch, seed=0)
+    return lambda: learner.gradient(state, batch, seed=0)[0]
 
 
 def problem(arguments: argparse.Namespace):
     torch.manual_seed(0)
-    network = UNet(NetworkConfig(width=arguments.width, depth=arguments.depth), FRAMES, LEADS, 1).to(arguments.device)
-    side, n = arguments.side, arguments.windows
+    config, side = SIZES[arguments.size]
+    like = dict(device=arguments.device, dtype=torch.float64 if arguments.precision == "float64" else torch.float32)
+    network, n = UNet(config, FRAMES, LEADS, 1).to(**like), arguments.windows
+    nn.init.normal_(network.head.weight, std=0.05)  # as after some training: no gradient vanishes
 
     def windows():
-        x = torch.randn(1, n, FRAMES + 1, side, side, device=arguments.device)
-        y = torch.randn(1, n, LEADS, side, side, device=arguments.device)
+        x = torch.randn(1, n, FRAMES + 1, side, side).to(**like)
+        y = torch.randn(1, n, LEADS, side, side).to(**like)
         return SimpleNamespace(x=x, y=y, mask=torch.ones_like(y, dtype=torch.bool))
 
     return network, SimpleNamespace(support=windows(), query=windows(), ids=(0,))
 
 
-def resident_bytes(field: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) * 1024
+def step_of(arguments: argparse.Namespace) -> Gradient:
+    return (peer_step if arguments.method == "higher" else our_step)(arguments)
+
+
+def worst_difference(arguments: argparse.Namespace) -> dict[str, float]:
+    """The norm of the difference between this method's gradient and the peer's in float64, relative to the peer's."""
+    arguments.precision = "float64"
+    found = step_of(arguments)()
+    arguments.method = "higher"
+    expected = step_of(arguments)()
+    difference = torch.cat([(found[name] - leaf).flatten() for name, leaf in expected.items()])
+    return {"difference": float(difference.norm() / torch.cat([leaf.flatten() for leaf in expected.values()]).norm())}
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
-    """Seconds and peak extra bytes of one meta-gradient, the first call apart."""
+    """Seconds and peak extra bytes of one meta-gradient."""
     on_gpu = arguments.device != "cpu"
     if not on_gpu:
         torch.set_num_threads(1)
-    step = (peer_step if arguments.method == "higher" else our_step)(arguments)
-
+    step = step_of(arguments)
     clock = time.perf_counter if on_gpu else time.process_time
 
     def run() -> float:
@@ -129,46 +168,77 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
             torch.cuda.synchronize()
         return clock() - start
 
-    if on_gpu:
-        run()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        seconds = min(run() for _ in range(arguments.repeats))
-        return {"seconds": seconds, "bytes": torch.cuda.max_memory_allocated() - before}
-    before = resident_bytes("VmRSS")
+    before = torch.cuda.memory_allocated() if on_gpu else resident_bytes("VmRSS")
     first = run()
-    peak = resident_bytes("VmHWM") - before
-    return {"seconds": min([first] + [run() for _ in range(arguments.repeats - 1)]), "bytes": peak}
+    if on_gpu:
+        peak = torch.cuda.max_memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        peak = resident_bytes("VmHWM")
+    seconds = min((run() for _ in range(arguments.repeats - 1)), default=first)
+    if on_gpu and arguments.repeats > 1 and not arguments.method.endswith("graph"):
+        peak = torch.cuda.max_memory_allocated()  # without what the first call's choice of kernels took
+    return {"first": first, "seconds": seconds, "bytes": peak - before}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--steps", type=int, nargs="+", default=[1, 5, 10])
-    parser.add_argument("--methods", nargs="+", default=["higher", "auto", "unrolled", "checkpointed", "mixed"])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--width", type=int, default=12)
-    parser.add_argument("--depth", type=int, default=2)
-    parser.add_argument("--side", type=int, default=64)
-    parser.add_argument("--windows", type=int, default=4)
-    parser.add_argument("--execution", default="eager", help="of our methods: eager, cuda_graph or compile")
-    parser.add_argument("--precision", default="float32", help="of our methods: float32, tf32 or bf16")
-    parser.add_argument("--method", help=argparse.SUPPRESS)
-    parser.add_argument("--inner", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.method:
-        print(json.dumps(measure(arguments)))
-        return
-    print(f"{'method':>14} {'M':>3} {'seconds':>8} {'x peer':>7} {'extra MB':>9} {'x peer':>7}")
+def resident_bytes(field: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def apart(action: str, **settings: object) -> dict[str, float] | str:
+    """`action` in a process of its own: what it found, or the last line of what it said."""
+    options = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, __file__, *sys.argv[1:], "--action", action, *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        return (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+    return json.loads(done.stdout)
+
+
+def table(arguments: argparse.Namespace, size: str, kind: str) -> None:
+    print(f"\n{size} weights, {SIZES[size][1]}x{SIZES[size][1]} pixels, {kind}, {arguments.device}")
+    print(f"{'method':>24} {'M':>3} {'first':>8} {'seconds':>8} {'x peer':>7} {'extra MB':>9} {'x peer':>7}")
     for inner in arguments.steps:
         peer = None
         for method in arguments.methods:
-            command = [sys.executable, __file__, *sys.argv[1:], "--method", method, "--inner", str(inner)]
-            found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            found = apart("measure", method=method, inner=inner, size=size, precision=kind)
+            if isinstance(found, str):
+                print(f"{method:>24} {inner:>3} {found}", flush=True)
+                continue
             peer = peer or found
-            time_ratio, memory_ratio = found["seconds"] / peer["seconds"], found["bytes"] / peer["bytes"]
-            print(f"{method:>14} {inner:>3} {found['seconds']:>8.3f} {time_ratio:>7.2f} "
-                  f"{found['bytes'] / 1e6:>9.0f} {memory_ratio:>7.2f}", flush=True)  # fmt: skip
+            print(f"{method:>24} {inner:>3} {found['first']:>8.3f} {found['seconds']:>8.3f} "
+                  f"{found['seconds'] / peer['seconds']:>7.2f} {found['bytes'] / 1e6:>9.0f} "
+                  f"{found['bytes'] / peer['bytes']:>7.2f}", flush=True)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=DEFAULTS)
+    parser.add_argument("--sizes", nargs="+", choices=SIZES)
+    parser.add_argument("--methods", nargs="+")
+    parser.add_argument("--precisions", nargs="+", choices=["float32", "tf32", "bf16"], help="of all, the peer too")
+    parser.add_argument("--steps", type=int, nargs="+", default=[1, 5, 10])
+    parser.add_argument("--repeats", type=int, default=4)
+    parser.add_argument("--windows", type=int, default=4)
+    parser.add_argument("--no-proof", action="store_true", help="do not compare float64 gradients first")
+    for internal in ("--action", "--method", "--size", "--precision"):
+        parser.add_argument(internal, help=argparse.SUPPRESS)
+    parser.add_argument("--inner", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.action:
+        actions = {"measure": measure, "difference": worst_difference}
+        print(json.dumps(actions[arguments.action](arguments)))
+        return
+    sizes, methods, precisions = DEFAULTS[arguments.device]
+    arguments.methods = arguments.methods or methods
+    for method in [] if arguments.no_proof else arguments.methods[1:]:
+        found = apart("difference", method=method, inner=3, size=(arguments.sizes or sizes)[0])
+        said = found if isinstance(found, str) else f"{found['difference']:.1e}"
+        print(f"float64 gradient, M = 3, {method}: relative difference from the peer's {said}", flush=True)
+    for size in arguments.sizes or sizes:
+        for kind in arguments.precisions or precisions:
+            table(arguments, size, kind)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from core.meta.learner import Learner
 FRAMES, LEADS = 4, 4
 METHODS = {
     "weight": InnerConfig(),
-    "weight, vmap of 2": InnerConfig(samples=2),
+    "weight, vmap of 2": InnerConfig(samples=2, batch_samples=True),
     "antithetic pair": InnerConfig(samples=2, antithetic=True),
     "flipout": InnerConfig(perturbation="flipout"),
     "flipout, antithetic": InnerConfig(perturbation="flipout", samples=2, antithetic=True),
@@ -46,7 +46,6 @@ def gradients(name: str, examples: Examples, draws: int) -> tuple[torch.Tensor, 
     network = UNet(NetworkConfig(width=8, depth=2), FRAMES, LEADS, 1)
     torch.nn.init.normal_(network.head.weight, std=0.05)
     model = Learner(network, GaussianLikelihood(LEADS), TrainConfig(inner=METHODS[name]))
-    model.perturbation.batched = "vmap" in name
     theta = {n: leaf.requires_grad_() for n, leaf in model.init_state().theta.items()}
     wanted = [leaf for n, leaf in theta.items() if n.startswith(("mean/", "log_std/"))]
     found, seconds = [], []

@@ -68,19 +68,24 @@ def test_a_network_with_state_of_its_own_is_refused():
 
 
 class Counting(nn.Module):
-    """A layer that counts its own calls in a buffer."""
+    """A layer that counts its own calls in a buffer, in place or by a new one."""
 
-    def __init__(self):
+    def __init__(self, in_place: bool):
         super().__init__()
+        self.in_place = in_place
         self.convolution = nn.Conv2d(3, 2, 1).double()
         self.register_buffer("calls", torch.zeros(()))
 
     def forward(self, x):
-        self.calls += 1
+        if self.in_place:
+            self.calls += 1
+        else:
+            self.calls = self.calls + 1
         return self.convolution(x) * self.calls.item()
 
 
-def test_a_buffer_that_changes_is_found_out():
-    model = Learner(Counting(), GaussianLikelihood(2), TrainConfig(inner=INNER, gradient="unrolled"))
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_buffer_that_changes_is_found_out(in_place):
+    model = Learner(Counting(in_place), GaussianLikelihood(2), TrainConfig(inner=INNER, gradient="unrolled"))
     with pytest.raises(UntrackedBuffersError, match="'calls'"):
         model.gradient(model.init_state(), batch(1), seed=0)

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from core.bayes.gaussian import DiagonalGaussian, kl_divergence
+from core.bayes.gaussian import DiagonalGaussian, kl_divergence, kl_gradient
 from core.bayes.likelihood import Predictive
 from core.config import InnerConfig, TrainConfig
+from core.meta import inner_loop
 from core.meta.checks import DivergedError, Examples
 from core.meta.inner_loop import clip_scale
 from core.meta.learner import Learner
@@ -83,6 +84,18 @@ def test_elbo_stays_below_the_log_evidence(steps):
         _, precision = exact_posterior(support, state)
         mean_field_gap = 0.5 * (precision.diagonal().log().sum() - torch.logdet(precision))
         assert gap == pytest.approx(mean_field_gap.item(), abs=0.02)
+
+
+@pytest.mark.parametrize(("kl_weight", "computed"), [(1.0, 3), (0.0, 0)])
+def test_the_kl_is_skipped_where_it_is_exactly_zero(monkeypatch, kl_weight, computed):
+    """At step 0 the posterior is the prior; without a weight there is no KL at all."""
+    calls = []
+    monkeypatch.setattr(inner_loop, "kl_gradient", lambda q, p: calls.append(q) or kl_gradient(q, p))
+    learner = Learner(
+        nn.Linear(2, 1), KnownNoise(), TrainConfig(inner=InnerConfig(steps=4, rate=0.01, kl_weight=kl_weight))
+    )
+    learner.posterior(learner.init_state(), Examples(torch.ones(3, 2), torch.ones(3, 1)))
+    assert len(calls) == computed
 
 
 def test_an_empty_support_returns_the_prior():

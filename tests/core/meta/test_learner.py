@@ -61,6 +61,33 @@ def test_pooled_is_the_gradient_on_all_windows_and_fine_tunes():
     assert tuned[-1] < tuned[0]
 
 
+@pytest.mark.parametrize("mode", ["unrolled", "mixed"])
+def test_samples_in_one_vmap_leave_the_gradient_as_it_is(mode):
+    found = []
+    for together in (False, True):
+        inner = INNER.model_copy(update={"samples": 3, "perturbation": "flipout", "batch_samples": together})
+        model = learner(gradient=mode, samples=2, inner=inner, initial_log_std=-1)
+        found.append(model.gradient(model.init_state(), batch(1), seed=0)[0])
+    for name, leaf in found[0].items():
+        torch.testing.assert_close(found[1][name], leaf, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("mode", ["unrolled", "checkpointed", "mixed", "first_order"])
+def test_an_empty_support_trains_the_prior_itself(mode):
+    """N_S = 0 is M = 0: the query's loss at the prior, whose KL to itself is 0."""
+    data = batch()
+    none = SimpleNamespace(**{part: leaf[:, :0] for part, leaf in vars(data.support).items()})
+    without = SimpleNamespace(support=none, query=data.query, ids=data.ids)
+    model, reference = learner(gradient=mode), learner(inner=INNER.model_copy(update={"steps": 0}))
+    found, metrics = model.gradient(model.init_state(), without, seed=0)
+    expected, expected_metrics = reference.gradient(reference.init_state(), data, seed=0)
+    assert metrics["kl"] == 0
+    assert torch.isfinite(metrics["loss"])
+    assert metrics["loss"] == expected_metrics["loss"]
+    for name, leaf in expected.items():
+        torch.testing.assert_close(found[name], leaf, rtol=1e-12, atol=1e-15)
+
+
 @pytest.mark.parametrize("mode", ["unrolled", "checkpointed", "mixed"])
 def test_same_seed_same_bits_and_another_seed_others(mode):
     results = []
