@@ -211,10 +211,11 @@ class _Loop:
             | {"time/overhead": overhead(spent)},
             step,
         )
+        self.pace.lap("reports")
         if self.ranks.leads:
             figure = self.validation.figure(self.workers[run.progress.phase], run.judged)
             self.report.figure("validation", figure, step)
-        self.pace.lap("reports")
+            self.pace.lap("pictures")
 
     def _save(self) -> None:
         if self.ranks.leads:

@@ -3,7 +3,6 @@
 import logging
 import os
 import time
-import warnings
 from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +23,7 @@ def run_flow(options: Namespace) -> int:
     if options.command == "train" and int(os.environ.get("RANK", "0")):
         return follow(config)
     embedded.prepare()
-    warnings.filterwarnings("ignore", module=r"(prefect|mlflow|pydantic|websockets)\b.*")
+    logging.captureWarnings(True)  # filters would not do: MLflow puts its own before them
     from tasks.reporting import TERMINAL
 
     console = Console(stderr=True)

@@ -1,7 +1,6 @@
 """A trained run as a model in MLflow's registry: signature, card, and the alias `candidate`."""
 
 import shutil
-import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -16,9 +15,6 @@ from mlflow.types import Schema, TensorSpec
 from core.model import Model
 
 ALIAS = "candidate"
-
-# MLflow asks for type hints that it would not understand; a filter for the while of a call is no use in a thread.
-warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")
 
 
 def save(model: Model, folder: Path, card: str) -> None:
