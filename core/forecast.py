@@ -1,31 +1,42 @@
 """The newest frames and a trained run to a forecast: adapt on the latest windows, draw members, write CF Zarr."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from core.config import ForecastConfig
-from core.forecast_files import forecast_dataset, forecast_picture, identity, point_to_latest, read_identity, write
+from core.errors import FewcastError
+from core.forecast_animation import animate
+from core.forecast_dataset import forecast_dataset, identity
+from core.forecast_folder import Folder
+from core.forecast_picture import forecast_picture
 from core.model import Model
 from core.mosaic import mosaic
 from core.newest import Newest
 from core.report import Report, Silent
+from core.run import device_of
 from core.verify.mixture import Mixture
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a forecast leaves: the Zarr store, its picture, and whether it was there already."""
+    """What a forecast leaves: the Zarr store, its pictures, whether it was there already, and what took how long."""
 
     url: str
     picture: str
+    animation: str
     init_time: np.datetime64
     support_init_times: tuple[np.datetime64, ...]
     skipped: bool = False
+    device: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 def forecast(
@@ -37,41 +48,93 @@ def forecast(
     """Adapt the run to the newest windows of the area and forecast from the newest frames.
 
     The same run, area, frames and settings give the same members. A forecast that is there is not made again.
-    Raises `FewcastError` where the archive has no k usable frames in a row, or an area outside the archive is asked.
+    Raises `FewcastError` where the archive has no k usable frames in a row, or only older ones than the settings allow,
+    or where an area outside the archive is asked.
     """
     report = report or Silent()
-    model = Model.load(config.run)
+    device = device_of(config.device)
+    model = Model.load(config.run, device=str(device))
     view = Newest.open(config, model)
     init = view.init_slot()
+    init_time = view.frames.archive.times[init]
+    _require_fresh(config, view, init_time, clock(), report)
     support_slots = view.support_slots(init, config.support_windows)
-    times = view.frames.archive.times
-    place = f"{config.output.rstrip('/')}/forecast_{times[init].astype('M8[s]').item():%Y%m%dT%H%MZ}"
-    made = Forecast(f"{place}.zarr", f"{place}.png", times[init], tuple(times[slot] for slot in support_slots))
-    own = identity(config, model, view.frames.archive, made.support_init_times)
-    if read_identity(made.url) == own:
+    support_times = tuple(view.frames.archive.times[slot] for slot in support_slots)
+    folder = Folder(config.output)
+    place = folder.place(init_time)
+    animation = str(place.with_suffix(".gif")) if config.animation else ""
+    made = Forecast(str(place), str(place.with_suffix(".png")), animation, init_time, support_times, device=str(device))
+    own = identity(config, model, view.frames.archive, support_times)
+    if folder.holds(place, own):
+        folder.point_to_latest()
         report.message(f"{made.url} is up to date: skipped")
         return replace(made, skipped=True)
-    report.message(f"adapting to {len(support_slots)} windows before {times[init]}")
-    posterior = model.adapt(view.support(support_slots), seed=config.seed, steps=None if support_slots else 0)
+    with _timed(made, "adapt"):
+        report.message(f"adapting to {len(support_slots)} windows before {init_time}")
+        support = view.support(support_slots)
+        steps = None if support_slots else 0
+        posterior = model.adapt(replace(support, x=_fast(support.x)), seed=config.seed, steps=steps)
     codes = view.inputs(init)
 
     def predict(x: Tensor) -> Mixture:
         with torch.no_grad():
-            return model.predict(posterior, x, config.members, config.seed)
+            return model.predict(posterior, _fast(x), config.members, config.seed)
 
-    mixture = mosaic(
-        predict,
-        lambda y, x: view.cut(codes, init, y, x),
-        view.shape,
-        model.spec.tile_pixels,
-        lambda done, total: report.progress(done, total, "tiles forecast"),
-    )
-    members = mixture.members(torch.Generator().manual_seed(config.seed), config.correlation_pixels)
-    dataset = forecast_dataset(config, model.spec, view, mixture, members, made.init_time)
-    dataset.attrs |= own | {"history": f"{clock():%Y-%m-%dT%H:%M:%SZ} made by fewcast"}
-    write(dataset, made.url, netcdf=config.netcdf)
-    picture = forecast_picture(dataset, view, init)
-    picture.savefig(made.picture, dpi=120)
-    report.figure("forecast", picture, 0)
-    point_to_latest(config.output, made.url)
+    with _timed(made, "members"):
+        mixture = mosaic(
+            predict,
+            lambda y, x: view.cut(codes, init, y, x),
+            view.shape,
+            model.spec.tile_pixels,
+            lambda done, total: report.progress(done, total, "tiles forecast"),
+        )
+    with _timed(made, "noise, mean, spread, probabilities"):
+        dataset = forecast_dataset(config, model.spec, view, mixture, init_time)
+        dataset.attrs |= own | {"history": f"{clock():%Y-%m-%dT%H:%M:%SZ} made by fewcast"}
+        del mixture
+    with _timed(made, "picture"):
+        picture = forecast_picture(dataset, view, init, folder.skill())
+        place.parent.mkdir(parents=True, exist_ok=True)
+        picture.savefig(made.picture, dpi=110)
+        report.figure("forecast", picture, 0)
+    if animation:
+        with _timed(made, "animation"):
+            animate(dataset, view, init, Path(animation))
+    with _timed(made, "write"):
+        folder.write(dataset, place, netcdf=config.netcdf)
+        folder.point_to_latest()
+        for name in folder.retire(config.keep_days):
+            report.message(f"{name} is older than {config.keep_days:g} days: deleted")
     return made
+
+
+def _fast(x: Tensor) -> Tensor:
+    """The same inputs with channels last in memory: a CPU's convolutions then take a fifth less time."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _require_fresh(config: ForecastConfig, view: Newest, init: np.datetime64, now: datetime, report: Report) -> None:
+    """Refuse frames that are too old; say so where the newest ones have holes and an older start is taken."""
+    newest = view.newest_slot
+    archive = view.frames.archive
+    age = (np.datetime64(now.replace(tzinfo=None), "s") - init).astype("timedelta64[m]").astype(int)
+    holes = newest is not None and not config.init_time and archive.times[newest] > init
+    if config.max_age_minutes and age > config.max_age_minutes:
+        raise FewcastError(
+            f"the archive {archive.url} is stale",
+            found=f"{age} minutes since {init.astype('M8[m]')}, the newest start, where "
+            f"{config.max_age_minutes} are allowed" + (" (newer frames have holes)" if holes else ""),
+            mend="see that `ingest` runs and that the source delivers, or raise forecast.max_age_minutes",
+        )
+    if holes:
+        report.message(
+            f"the newest frames have holes: starting from {init.astype('M8[m]')} and not from "
+            f"{archive.times[newest].astype('M8[m]')}"
+        )
+
+
+@contextmanager
+def _timed(made: Forecast, stage: str) -> Iterator[None]:
+    begin = time.perf_counter()
+    yield
+    made.seconds[stage] = time.perf_counter() - begin

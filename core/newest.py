@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core.archive import Archive, Status
 from core.config import ForecastConfig
 from core.episodes.extra import ExtraPlanes
 from core.episodes.frames import MISSING, Frames
@@ -14,6 +15,7 @@ from core.errors import FewcastError
 from core.meta.checks import Examples
 from core.model import Model
 from core.mosaic import spread_tiles, tile_origins
+from core.satellite import area as areas
 
 
 @dataclass(frozen=True)
@@ -29,15 +31,7 @@ class Newest:
     @classmethod
     def open(cls, config: ForecastConfig, model: Model) -> "Newest":
         frames = Frames.open(config.archive, model.spec.channels)
-        rows, columns = frames.archive.shape
-        bottom = config.y0 + config.height if config.height else rows
-        right = config.x0 + config.width if config.width else columns
-        if not (config.y0 < bottom <= rows and config.x0 < right <= columns):
-            raise FewcastError(
-                "the area lies outside the archive",
-                found=f"rows {config.y0} to {bottom} and columns {config.x0} to {right} of {rows} x {columns}",
-                mend="choose forecast.y0, x0, height and width inside it",
-            )
+        area = _area(config, frames.archive)
         cadence = frames.archive.cadence_minutes
         if model.spec.lead_minutes[0] % cadence:
             raise FewcastError(
@@ -45,7 +39,6 @@ class Newest:
                 found=f"frames every {cadence} minutes, {model.spec.lead_minutes[0]} trained with",
                 mend="give the archive that the run's episodes were built from",
             )
-        area = (slice(config.y0, bottom), slice(config.x0, right))
         return cls(frames, model, area, model.spec.lead_minutes[0] // cadence, config)
 
     @property
@@ -56,27 +49,47 @@ class Newest:
     def kind(self) -> str:
         return self.frames.archive.kind_of[self.model.spec.channels[0]]
 
-    def _complete(self, first: int, last: int) -> np.ndarray:
-        """Slots t whose frames t + first .. t + last steps are all usable."""
-        usable = self.frames.usable(allow_partial=True)
-        good = np.ones_like(usable)
-        for offset in range(first, last + 1):
-            shifted = np.zeros_like(usable)
-            shift = offset * self.step
-            source = usable[max(shift, 0) : len(usable) + min(shift, 0)]
-            shifted[max(-shift, 0) : max(-shift, 0) + len(source)] = source
-            good &= shifted
-        return good
+    @property
+    def newest_slot(self) -> int | None:
+        """The newest slot of which anything has come, whole or not."""
+        for day in reversed(self.frames.archive.days.recorded()):
+            rows = np.flatnonzero(
+                np.isin(self.frames.archive.days.day("status", day), (Status.COMPLETE, Status.PARTIAL)).any(1)
+            )
+            if rows.size:
+                return int(rows[-1]) + day * self.frames.archive.slots_per_day
+        return None
+
+    def _starts(self, last: int, first_step: int, last_step: int) -> np.ndarray:
+        """Slots t up to `last` whose frames t + first_step .. t + last_step (in steps of a window) are all usable.
+
+        It looks back as far as `forecast.lookback_hours`, so that an archive of years costs no more than a young one.
+        """
+        cadence = self.frames.archive.cadence_minutes
+        reach = -(-60 * self.config.lookback_hours // cadence)
+        first = max(last - int(reach) + min(first_step, 0) * self.step, 0)
+        usable = self.frames.usable_of(range(first, last + 1), allow_partial=True)
+        starts = np.arange(first, last + 1)
+        good = np.ones(len(starts), bool)
+        for offset in range(first_step, last_step + 1):
+            place = starts + offset * self.step - first
+            inside = (place >= 0) & (place < len(usable))
+            good &= inside & usable[np.clip(place, 0, len(usable) - 1)]
+        return starts[good]
 
     def init_slot(self) -> int:
-        ready = np.flatnonzero(self._complete(1 - self.model.spec.input_frames, 0))
-        if self.config.init_time:
-            ready = ready[ready == self._slot(self.config.init_time)]
+        """The newest slot that ends k usable frames in a row, or the one that is configured, if it does."""
+        asked = self.config.init_time
+        last = self._slot(asked) if asked else self.newest_slot
+        ready = self._starts(last, 1 - self.model.spec.input_frames, 0) if last is not None else np.empty(0, int)
+        if asked:
+            ready = ready[ready == last]
         if len(ready) == 0:
             raise FewcastError(
                 f"the archive {self.frames.archive.url} has no frames to start from"
-                + (f" at {self.config.init_time}" if self.config.init_time else ""),
-                found=f"no {self.model.spec.input_frames} usable frames in a row",
+                + (f" at {asked}" if asked else ""),
+                found=f"no {self.model.spec.input_frames} usable frames in a row"
+                + ("" if asked else f" in its last {self.config.lookback_hours:g} hours"),
                 mend="ingest more, or choose another forecast.init_time",
             )
         return int(ready[-1])
@@ -92,8 +105,7 @@ class Newest:
     def support_slots(self, init: int, count: int) -> list[int]:
         """Init slots of the newest complete windows whose targets had all come by `init`, oldest first."""
         spec = self.model.spec
-        whole = np.flatnonzero(self._complete(1 - spec.input_frames, spec.target_frames))
-        chosen = whole[whole <= init - spec.target_frames * self.step]
+        chosen = self._starts(init, 1 - spec.input_frames, spec.target_frames)
         return [int(slot) for slot in chosen[len(chosen) - min(count, len(chosen)) :]]
 
     def inputs(self, init: int) -> np.ndarray:
@@ -155,3 +167,19 @@ class Newest:
         seen = codes != MISSING
         values = codes * gain[:, None, None].astype(np.float32) + shift[:, None, None].astype(np.float32)
         return torch.from_numpy(np.where(seen, values, 0).astype(np.float32)), torch.from_numpy(seen)
+
+
+def _area(config: ForecastConfig, archive: Archive) -> tuple[slice, slice]:
+    """Rows and columns of the archive that `region`, or y0, x0, height and width, ask for."""
+    if config.region:
+        return areas.window(archive.grid, areas.bounds(config.region))
+    rows, columns = archive.shape
+    bottom = config.y0 + config.height if config.height else rows
+    right = config.x0 + config.width if config.width else columns
+    if not (config.y0 < bottom <= rows and config.x0 < right <= columns):
+        raise FewcastError(
+            "the area lies outside the archive",
+            found=f"rows {config.y0} to {bottom} and columns {config.x0} to {right} of {rows} x {columns}",
+            mend="choose forecast.y0, x0, height and width inside it",
+        )
+    return slice(config.y0, bottom), slice(config.x0, right)

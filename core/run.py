@@ -191,12 +191,17 @@ def _changes(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> s
 
 
 def choose_device(config: TrainConfig) -> torch.device:
-    """The configured device; `FewcastError` for a GPU that is not there."""
+    """The configured device of a training run; `FewcastError` for a GPU that is not there."""
+    return device_of(config.device)
+
+
+def device_of(wanted: str) -> torch.device:
+    """`auto`, `cpu` or `cuda` as a device; `FewcastError` for a GPU that is not there."""
     available = torch.cuda.is_available()
-    if config.device == "cuda" and not available:
-        raise FewcastError("there is no GPU that torch can use", found="train.device = cuda",
-                           mend="set train.device to auto or cpu")  # fmt: skip
-    if config.device == "cpu" or not available:
+    if wanted == "cuda" and not available:
+        raise FewcastError("there is no GPU that torch can use", found="device = cuda",
+                           mend="set it to auto or cpu")  # fmt: skip
+    if wanted == "cpu" or not available:
         return torch.device("cpu")
     torch.backends.cudnn.deterministic = True  # or a resumed run would not be bit-identical
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

@@ -1,27 +1,46 @@
-"""Prior and the newest frames to a forecast."""
+"""Prior and the newest frames to a forecast, and past forecasts against what came."""
 
 from pathlib import Path
 
 from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.events import emit_event
 
 from core.config import ForecastConfig, TrackingConfig
 from core.forecast import Forecast
 from core.forecast import forecast as forecast_area
+from core.forecast_verification import Verified, verify_forecasts
 from tasks.pictures import publish_file
-from tasks.policies import NETWORK
+from tasks.policies import LOCAL, NETWORK
 from tasks.reporting import Reporting
 from tasks.summary import publish
 from tasks.tracking import local_run
 
 
-@task(name="forecast", tags=["gpu"], **NETWORK)
+@task(name="forecast", **NETWORK)
 def forecast(config: ForecastConfig, tracking: TrackingConfig) -> Forecast:
     """Adapt to the newest windows of the area and forecast from its newest frames."""
     with Reporting("nowcast") as report:
         own = config.model_copy(update={"run": local_run(config.run, tracking)})
         made = forecast_area(own, report=report)
         report.message(f"{'skipped, it is there' if made.skipped else 'made'}: {made.url}")
-    publish("nowcast", made)
-    if Path(made.picture).exists():
-        publish_file("nowcast-picture", Path(made.picture), f"Forecast from {made.init_time} UTC")
+    publish("nowcast", made, model=config.run)
+    for key, path, words in (("picture", made.picture, "Forecast"), ("animation", made.animation, "Animation")):
+        if path and Path(path).exists():
+            publish_file(f"nowcast-{key}", Path(path), f"{words} from {made.init_time} UTC")
+    if not made.skipped:
+        resource = {"prefect.resource.id": f"fewcast.nowcast.{config.output}", "prefect.resource.name": config.output}
+        emit_event("fewcast.nowcast.made", resource=resource, payload={"forecast": made.url})
     return made
+
+
+@task(name="verify", **LOCAL)
+def verify(config: ForecastConfig) -> Verified:
+    """Score what has come since, and put the rolling scores on the run."""
+    with Reporting("verify") as report:
+        found = verify_forecasts(config, report=report)
+        report.message(
+            f"{found.lead_times} lead times of {found.scored} forecasts scored, {found.waiting} wait for their truth"
+        )
+    create_markdown_artifact(f"{found.markdown}\n\nScores: {found.url}\n", key="verification")
+    return found

@@ -42,5 +42,8 @@ class ForecastConfig(Stage):
     keep_days: float = Field(
         14.0, ge=0, le=3650, description="Delete forecasts that start this long before the newest one (days); 0: never."
     )
+    verify_hours: float = Field(
+        24.0, gt=0, le=8760, description="Span of the rolling scores, back from the newest verified forecast (h)."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute; auto: a GPU if there is one.")
     seed: int = Field(0, ge=0, description="Seed of weight samples and noise.")

@@ -1,7 +1,7 @@
 """The archive as episodes see it: the chosen channels of all kinds, as stored codes, and which slots count."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,7 +52,14 @@ class Frames:
 
     def usable(self, allow_partial: bool) -> NDArray[np.bool_]:
         """Slots (time,) whose every channel is complete, or at least partial."""
-        status = self.archive.status[:, [self.archive.channels.index(name) for name in self.channels]]
+        return self._accepted(self.archive.status, allow_partial)
+
+    def usable_of(self, slots: Iterable[int], allow_partial: bool) -> NDArray[np.bool_]:
+        """The same of some slots; only the days that hold them are read."""
+        return self._accepted(self.archive.status_of(slots), allow_partial)
+
+    def _accepted(self, table: NDArray[np.uint8], allow_partial: bool) -> NDArray[np.bool_]:
+        status = table[:, [self.archive.channels.index(name) for name in self.channels]]
         accepted = (Status.COMPLETE, Status.PARTIAL) if allow_partial else (Status.COMPLETE,)
         return np.asarray(np.isin(status, accepted).all(axis=1))
 

@@ -47,14 +47,14 @@ def bounds(text: str) -> Bounds | None:
         west, south, east, north = (float(part) for part in text.split(","))
     except ValueError:
         raise FewcastError(
-            "ingest.area is neither a name nor four numbers",
+            "the area is neither a name nor four numbers",
             found=repr(text),
             mend=f"use west,south,east,north in degrees or one of {', '.join(AREAS)}",
         ) from None
     east += 360 if east <= west else 0
     if not (-180 <= west <= 360 and east - west < 360 and -90 <= south < north <= 90):
         raise FewcastError(
-            "ingest.area has impossible bounds",
+            "the area has impossible bounds",
             found=repr(text),
             mend="use west,south,east,north in degrees, south first",
         )
@@ -117,7 +117,7 @@ def window(grid: Grid, area: Bounds | None) -> tuple[slice, slice]:
             return slice(top, bottom), slice(left, right)
     where = "the satellite's view" if not seen.any() else "the granules' grid"
     raise FewcastError(
-        "ingest.area cannot be seen",
+        "the area cannot be seen",
         found=f"{area.west:g},{area.south:g},{area.east:g},{area.north:g} outside {where}",
         mend="choose an area that this system and sector observe",
     )

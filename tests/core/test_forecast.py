@@ -1,16 +1,31 @@
-import json
+import os
+import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
+from PIL import Image
 
-from core.archive import Archive
+from core.archive import Archive, Status
 from core.config import ForecastConfig, Threshold
 from core.errors import FewcastError
 from core.forecast import forecast
 from core.model import Model
 from core.newest import Newest
+from core.report import Silent
+from core.satellite.area import lonlat
+
+
+class Told(Silent):
+    """Remembers messages."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
 
 
 @pytest.fixture
@@ -57,12 +72,81 @@ def test_the_same_forecast_is_made_once_and_the_same(config):
         np.testing.assert_array_equal(before, again["members"].values)
 
 
-def test_latest_points_to_the_newest_even_when_an_older_one_is_made_after_it(config):
+def test_latest_is_a_link_to_the_newest_even_when_an_older_one_is_made_after_it(config):
     newest = forecast(config)
     older = forecast(config.model_copy(update={"init_time": "2024-06-03T12:00Z"}))
     assert older.url < newest.url
-    pointer = json.loads((Path(config.output) / "latest.json").read_text())
-    assert pointer == {"forecast": Path(newest.url).name}
+    for suffix in (".zarr", ".png", ".gif", ".nc"):
+        link = Path(config.output) / f"latest{suffix}"
+        assert link.resolve() == Path(newest.url).with_suffix(suffix).resolve()
+        assert link.exists()
+    with xr.open_zarr(Path(config.output) / "latest.zarr", consolidated=False) as zarr:
+        assert zarr["init_time"].values == newest.init_time
+
+
+def test_old_forecasts_go_and_what_a_kill_left_is_cleared_away(config):
+    quick = config.model_copy(update={"netcdf": False, "animation": False, "members": 2, "support_windows": 0})
+    for hour in ("03T00", "03T12"):
+        forecast(quick.model_copy(update={"init_time": f"2024-06-{hour}:00Z"}))
+    left = Path(config.output) / ".forecast_20240603T0000Z.zarr.1.partial"
+    left.mkdir()
+    os.utime(left, (0, 0))
+    forecast(quick.model_copy(update={"keep_days": 0.6}))
+    names = sorted(path.name for path in Path(config.output).glob("forecast_*"))
+    assert names == [f"forecast_20240603T{hour}Z.{kind}" for hour in ("1200", "2330") for kind in ("png", "zarr")]
+    assert not left.exists()
+
+
+def test_a_forecast_without_its_picture_is_made_again(config):
+    made = forecast(config)
+    Path(made.picture).unlink()
+    assert not forecast(config).skipped
+    assert Path(made.picture).exists()
+
+
+def test_frames_that_are_too_old_are_refused_and_holes_are_told(config, chain, tmp_path):
+    live = config.model_copy(update={"max_age_minutes": 60})
+    with pytest.raises(FewcastError, match=r"is stale: found 91 minutes since 2024-06-03T23:30, .* 60 are allowed"):
+        forecast(live, clock=lambda: datetime(2024, 6, 4, 1, 1, tzinfo=UTC))
+    assert forecast(live, clock=lambda: datetime(2024, 6, 4, 0, 1, tzinfo=UTC)).init_time
+
+    holed = str(tmp_path / "holed.zarr")
+    shutil.copytree(chain.archive, holed)
+    archive = Archive.open(holed, "r+")
+    archive.set_status(142, archive.channels, Status.ABSENT)
+    told = Told()
+    made = forecast(config.model_copy(update={"archive": holed, "output": holed + "-out"}), report=told)
+    assert made.init_time == np.datetime64("2024-06-03T22:30")
+    assert "holes: starting from 2024-06-03T22:30 and not from 2024-06-03T23:30" in " ".join(told.messages)
+
+
+def test_a_region_in_degrees_is_the_same_as_its_rows_and_columns(config, chain):
+    grid = Archive.open(chain.archive).grid
+    lon, lat = lonlat(grid)
+    region = f"{lon[20, 10]:.5f},{lat[40, 10]:.5f},{lon[20, 50]:.5f},{lat[20, 10]:.5f}"
+    quick = config.model_copy(update={"region": region, "netcdf": False, "support_windows": 0})
+    with xr.open_zarr(forecast(quick).url, consolidated=False) as zarr:
+        np.testing.assert_allclose(zarr["x"].values[[0, -1]], grid.x[[10, 50]], atol=2001)
+        np.testing.assert_allclose(zarr["y"].values[[0, -1]], grid.y[[20, 40]], atol=2001)
+    with pytest.raises(FewcastError, match="cannot be seen"):
+        forecast(quick.model_copy(update={"region": "0,0,1,1"}))
+
+
+def test_the_animation_has_a_frame_for_each_input_and_each_lead_time(config):
+    with Image.open(forecast(config).animation) as picture:
+        assert picture.n_frames == 2 + 2
+        assert picture.width > 3 * picture.height > 300
+
+
+def test_members_have_the_mean_and_the_spread_of_the_distribution(config):
+    """Drawn members scatter about the mean as the mixture says; 16-bit codes keep them to 0.01 K."""
+    many = config.model_copy(update={"members": 40, "netcdf": False})
+    with xr.open_zarr(forecast(many).url, consolidated=False) as zarr:
+        members, spread = zarr["members"], zarr["spread"]
+        assert float(abs(members.mean("member") - zarr["mean"]).mean() / spread.mean()) < 2.5 / np.sqrt(40)
+        assert float((members.var("member").mean() / (spread**2).mean()) ** 0.5) == pytest.approx(1, rel=0.1)
+        assert members.encoding["scale_factor"] == 0.01
+        assert members.encoding["dtype"] == np.int16
 
 
 def test_an_area_is_cut_from_the_archive_and_gaps_are_not_started_from(config):

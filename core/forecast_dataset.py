@@ -1,18 +1,17 @@
-"""A forecast on disk: CF Zarr `member, lead_time, channel, y, x`, the same as NetCDF on request, and a picture."""
+"""A forecast as CF data: members, mean, spread and exceedance probabilities on the archive's grid."""
 
 import hashlib
 import json
-import os
-import shutil
+from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
+from zarr.codecs import BloscCodec
 
 from core.archive import Archive
 from core.config import ForecastConfig, Threshold
@@ -20,33 +19,37 @@ from core.errors import FewcastError
 from core.model import DataSpec, Model
 from core.newest import Newest
 from core.satellite.granule import UNITS
-from core.verify.mixture import Mixture
-from core.verify.plots import forecast_sheet
+from core.verify.mixture import Mixture, noise_field
 
+IDENTITY = ("model_version", "model_step", "learner", "support_init_times", "settings_digest")
 _CHUNK = 256
+_CODES = 32_000  # members are 16-bit codes about the channel's mean, in steps of at least STEP of the channel's units
+STEP = 0.01
 
 
 def forecast_dataset(
-    config: ForecastConfig, spec: DataSpec, view: Newest, mixture: Mixture, members: Tensor, init_time: np.datetime64
+    config: ForecastConfig, spec: DataSpec, view: Newest, mixture: Mixture, init_time: np.datetime64
 ) -> xr.Dataset:
-    """Members, mean, spread and exceedance probabilities in physical units, on the archive's grid.
+    """The forecast of a normalised mixture, means (S, L*C, Y, X).
 
-    `mixture` and `members` (S, L*C, Y, X) are normalised. The mean, the spread (std) and the probabilities are those
-    of the mixture, not of its few members.
+    The mean, the spread (std) and the probabilities are those of the mixture, not of its few members.
     """
     leads, channels = spec.target_frames, len(spec.channels)
     grid = view.frames.archive.grid.window(*view.area)
-    scale = torch.tensor(spec.std).view(channels, 1, 1)
-    offset = torch.tensor(spec.mean).view(channels, 1, 1)
+    device = mixture.means.device
+    scale = torch.tensor(spec.std, device=device).repeat(leads).view(-1, 1, 1)
+    offset = torch.tensor(spec.mean, device=device).repeat(leads).view(-1, 1, 1)
 
-    def split(field: Tensor) -> Tensor:
-        return field.unflatten(-3, (leads, channels))
+    def split(field: Tensor) -> NDArray[np.float32]:
+        return field.unflatten(-3, (leads, channels)).float().cpu().numpy()
 
     image = ("lead_time", "channel", "y", "x")
+    mean, spread = mixture.mean() * scale + offset, mixture.variance().sqrt() * scale
+    codes, packing = _members(config, mixture, lambda field: field * scale + offset, float(np.mean(spec.mean)))
     fields: dict[str, Any] = {
-        "members": (("member", *image), (split(members) * scale + offset).float().numpy()),
-        "mean": (image, (split(mixture.mean()) * scale + offset).float().numpy()),
-        "spread": (image, (split(mixture.variance().sqrt()) * scale).float().numpy()),
+        "members": (("member", *image), codes.reshape(len(codes), leads, channels, *codes.shape[-2:]), packing),
+        "mean": (image, split(mean)),
+        "spread": (image, split(spread)),
     }
     events = [_event(threshold, spec, mixture) for threshold in config.thresholds]
     if events:
@@ -55,7 +58,7 @@ def forecast_dataset(
     dataset = xr.Dataset(
         fields,
         coords={
-            "member": np.arange(len(members), dtype=np.int32),
+            "member": np.arange(len(codes), dtype=np.int32),
             "lead_time": lead.astype("timedelta64[ns]"),
             "channel": np.array(spec.channels, object),
             "y": grid.y,
@@ -70,7 +73,23 @@ def forecast_dataset(
     return _describe(dataset, config, spec, view.kind)
 
 
-def _event(threshold: Threshold, spec: DataSpec, mixture: Mixture) -> np.ndarray:
+def _members(
+    config: ForecastConfig, mixture: Mixture, physical: Callable[[Tensor], Tensor], centre: float
+) -> tuple[NDArray[np.int16], dict[str, float]]:
+    """Members (S, L*C, Y, X), each with a noise field of its own over the whole area, as codes with their packing."""
+    generator = torch.Generator().manual_seed(config.seed)
+    own_std = mixture.std.ndim == mixture.means.ndim
+    drawn = []
+    for i, mean in enumerate(mixture.means):
+        std = mixture.std[min(i, len(mixture.std) - 1)] if own_std else mixture.std
+        noise = noise_field(mean.shape, generator, config.correlation_pixels).to(mean)
+        drawn.append(physical(mean + std * noise) - centre)
+    step = max(STEP, max(float(member.abs().amax()) for member in drawn) / _CODES)
+    codes = np.stack([(member / step).round_().to(torch.int16).cpu().numpy() for member in drawn])
+    return codes, {"scale_factor": step, "add_offset": centre}
+
+
+def _event(threshold: Threshold, spec: DataSpec, mixture: Mixture) -> NDArray[np.float32]:
     name = threshold.channel or spec.channels[0]
     if name not in spec.channels:
         raise FewcastError(
@@ -84,15 +103,15 @@ def _event(threshold: Threshold, spec: DataSpec, mixture: Mixture) -> np.ndarray
     part = Mixture(mixture.means[:, outputs], std)
     value = (threshold.value - spec.mean[channel]) / spec.std[channel]
     if threshold.above:
-        return part.exceedance(value).float().numpy()
-    return part.cdf(torch.full_like(part.means[0], value)).float().numpy()
+        return part.exceedance(value).float().cpu().numpy()
+    return part.cdf(value).float().cpu().numpy()
 
 
 def _describe(dataset: xr.Dataset, config: ForecastConfig, spec: DataSpec, kind: str) -> xr.Dataset:
     units = UNITS[kind]  # type: ignore[index]
     for name, words in (("members", "forecast members"), ("mean", "mean of the forecast distribution"),
                         ("spread", "standard deviation of the forecast distribution")):  # fmt: skip
-        dataset[name].attrs = {"long_name": words, "units": units, "grid_mapping": "crs"}
+        dataset[name].attrs |= {"long_name": words, "units": units, "grid_mapping": "crs"}
         if kind == "brightness_temperature" and name != "spread":
             dataset[name].attrs["standard_name"] = "toa_brightness_temperature"
     if "probability" in dataset:
@@ -106,37 +125,44 @@ def _describe(dataset: xr.Dataset, config: ForecastConfig, spec: DataSpec, kind:
     dataset["lead_time"].attrs = {"standard_name": "forecast_period"}
     dataset["valid_time"].attrs = {"standard_name": "time"}
     dataset["member"].attrs = {"standard_name": "realization", "units": "1"}
-    return dataset
-
-
-def write(dataset: xr.Dataset, url: str, *, netcdf: bool = False) -> None:
-    """Write the forecast so that it appears whole or not at all: made beside its place and renamed."""
-    place = Path(url)
-    beside = place.with_name(place.name + ".partial")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(beside, ignore_errors=True)
     for name in ("init_time", "valid_time"):
         dataset[name].encoding = {"units": "minutes since 1970-01-01", "dtype": "int64"}
     dataset["lead_time"].encoding = {"units": "minutes", "dtype": "int64"}
+    return dataset
+
+
+def encoding(dataset: xr.Dataset) -> dict[str, dict[str, Any]]:
+    """Chunks and compression in Zarr: a member at a time, all lead times of a part of the area together."""
+    fast = BloscCodec(cname="lz4", shuffle="bitshuffle")
     sizes = dict(dataset.sizes)
-    encoding = {
-        str(name): {"chunks": tuple(min(sizes[str(d)], _CHUNK) if d in ("y", "x") else
-                                    1 if d in ("member", "event") else sizes[str(d)] for d in variable.dims)}
+    return {
+        str(name): {
+            "chunks": tuple(
+                min(sizes[str(d)], _CHUNK) if d in ("y", "x") else 1 if d in ("member", "event") else sizes[str(d)]
+                for d in variable.dims
+            ),
+            "compressors": [fast],
+        }
         for name, variable in dataset.data_vars.items()
-    }  # fmt: skip
-    dataset.to_zarr(beside, mode="w", zarr_format=3, consolidated=False, encoding=encoding)
-    if netcdf:
-        dataset.to_netcdf(place.with_suffix(".nc.partial"), engine="h5netcdf")
-        os.replace(place.with_suffix(".nc.partial"), place.with_suffix(".nc"))
-    shutil.rmtree(place, ignore_errors=True)
-    os.rename(beside, place)
+    }
 
 
 def identity(
     config: ForecastConfig, model: Model, archive: Archive, support: tuple[np.datetime64, ...]
 ) -> dict[str, Any]:
     """What a forecast was made of, as attributes: equal identities mean equal members."""
-    settings = config.model_dump(mode="json", exclude={"output", "archive", "run", "netcdf"})
+    where = {
+        "output",
+        "archive",
+        "run",
+        "netcdf",
+        "animation",
+        "keep_days",
+        "verify_hours",
+        "max_age_minutes",
+        "device",
+    }
+    settings = config.model_dump(mode="json", exclude=where)
     text = json.dumps([settings, model.version, archive.url], sort_keys=True)
     return {
         "model_version": model.version,
@@ -145,41 +171,3 @@ def identity(
         "support_init_times": ", ".join(str(time.astype("M8[m]")) for time in support),
         "settings_digest": hashlib.blake2b(text.encode(), digest_size=8).hexdigest(),
     }
-
-
-def read_identity(url: str) -> dict[str, Any] | None:
-    """The identity of the forecast that is there, if there is one."""
-    try:
-        attributes = json.loads((Path(url) / "zarr.json").read_text())["attributes"]
-    except (OSError, ValueError, KeyError):
-        return None
-    keys = ("model_version", "model_step", "learner", "support_init_times", "settings_digest")
-    return {key: attributes.get(key) for key in keys}
-
-
-def point_to_latest(folder: str, url: str) -> None:
-    """`latest.json` in the folder names the newest forecast; an older one made later does not take its place."""
-    pointer = Path(folder) / "latest.json"
-    name = Path(url).name
-    try:
-        before = json.loads(pointer.read_text())["forecast"]
-    except (OSError, ValueError, KeyError):
-        before = ""
-    beside = pointer.with_suffix(".partial")
-    beside.write_text(json.dumps({"forecast": max(name, before)}))
-    os.replace(beside, pointer)
-
-
-def forecast_picture(dataset: xr.Dataset, view: Newest, init: int) -> Figure:
-    """Inputs, mean, spread and two members of the first channel."""
-    spec = view.model.spec
-    slots = [init + offset * view.step for offset in range(1 - spec.input_frames, 1)]
-    kind = view.frames.archive.kind_of[spec.channels[0]]
-    order = view.frames.archive.kinds[kind].index(spec.channels[0])
-    inputs = view.frames.archive.read(kind, slots, *view.area)[:, order]
-    rows = {"mean": dataset["mean"], "spread": dataset["spread"]}
-    rows |= {f"member {i + 1}": dataset["members"][i] for i in range(2)}
-    title = f"{spec.channels[0]}, from {np.datetime_as_string(dataset['init_time'].values, unit='m')} UTC"
-    return forecast_sheet(
-        inputs, {name: field.isel(channel=0).values for name, field in rows.items()}, spec.lead_minutes, kind, title
-    )

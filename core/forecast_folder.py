@@ -1,0 +1,114 @@
+"""The folder of the forecasts: their names, which is the newest, which are there, and which are old enough to go."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from core.errors import FewcastError
+from core.forecast_dataset import IDENTITY, encoding
+
+_FORM = "forecast_%Y%m%dT%H%MZ.zarr"
+_BESIDE = (".png", ".gif", ".nc")
+_ABANDONED_SECONDS = 3600
+VERIFICATION = "verification"
+
+
+class Folder:
+    """Forecasts by the time they start from; `latest.*` are links to the newest."""
+
+    def __init__(self, path: str) -> None:
+        if "://" in path:
+            raise FewcastError(
+                "forecasts are written to a folder", found=path, mend="set forecast.output to a folder of this machine"
+            )
+        self.path = Path(path)
+
+    def place(self, init_time: np.datetime64) -> Path:
+        """Where the forecast from that time lies."""
+        return self.path / f"{init_time.astype('M8[s]').item():{_FORM}}"
+
+    def forecasts(self) -> list[tuple[np.datetime64, Path]]:
+        """Every forecast that is there, by the time it starts from."""
+        found: list[tuple[np.datetime64, Path]] = []
+        for path in sorted(self.path.glob("forecast_*.zarr")):
+            try:
+                moment = time.strptime(path.name, _FORM)
+            except ValueError:
+                continue
+            found.append((np.datetime64(f"{time.strftime('%Y-%m-%dT%H:%M', moment)}", "s"), path))
+        return found
+
+    def holds(self, place: Path, own: Mapping[str, Any]) -> bool:
+        """Whether the forecast of that identity is there, with its picture."""
+        attributes = read_attributes(place)
+        same = all(attributes.get(key) == own[key] for key in IDENTITY)
+        return bool(attributes) and same and place.with_suffix(".png").exists()
+
+    def write(self, dataset: xr.Dataset, place: Path, *, netcdf: bool = False) -> None:
+        """Write a forecast so that it appears whole or not at all: made beside its place and renamed."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        beside = place.with_name(f".{place.name}.{os.getpid()}.partial")
+        shutil.rmtree(beside, ignore_errors=True)
+        dataset.to_zarr(beside, mode="w", zarr_format=3, consolidated=False, encoding=encoding(dataset))
+        if netcdf:
+            dataset.to_netcdf(beside / "forecast.nc", engine="h5netcdf")
+            os.replace(beside / "forecast.nc", place.with_suffix(".nc"))
+        before = place.with_name(f".{place.name}.{os.getpid()}.before.partial")
+        if place.exists():
+            os.rename(place, before)
+        os.rename(beside, place)
+        shutil.rmtree(before, ignore_errors=True)
+
+    def point_to_latest(self) -> None:
+        """`latest.zarr`, `latest.png`, ... are links to the newest forecast, even if an older one is made after it."""
+        forecasts = self.forecasts()
+        if not forecasts:
+            return
+        newest = forecasts[-1][1]
+        for suffix in (".zarr", *_BESIDE):
+            target, link = newest.with_suffix(suffix), self.path / f"latest{suffix}"
+            beside = self.path / f".latest{suffix}.{os.getpid()}.partial"
+            beside.unlink(missing_ok=True)
+            if target.exists():
+                beside.symlink_to(target.name)
+                beside.replace(link)
+            else:
+                link.unlink(missing_ok=True)
+
+    def retire(self, keep_days: float) -> Iterator[str]:
+        """Delete forecasts that start `keep_days` before the newest one, and what killed runs left; yields names."""
+        forecasts = self.forecasts()
+        oldest = forecasts[-1][0] - np.timedelta64(int(keep_days * 86400), "s") if forecasts and keep_days else None
+        for init_time, path in forecasts:
+            if oldest is not None and init_time < oldest:
+                shutil.rmtree(path)
+                for suffix in _BESIDE:
+                    path.with_suffix(suffix).unlink(missing_ok=True)
+                yield path.name
+        for left in self.path.glob(".*.partial"):
+            if not left.is_symlink() and time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+
+    def skill(self) -> dict[str, Any]:
+        """The rolling scores of past forecasts, as `verify` left them; empty before there are any."""
+        try:
+            found: dict[str, Any] = json.loads((self.path / VERIFICATION / "rolling.json").read_text())
+            return found
+        except (OSError, ValueError):
+            return {}
+
+
+def read_attributes(place: Path) -> dict[str, Any]:
+    """Attributes of the forecast at a place; empty where there is none."""
+    try:
+        found: dict[str, Any] = json.loads((place / "zarr.json").read_text())["attributes"]
+        return found
+    except (OSError, ValueError, KeyError):
+        return {}

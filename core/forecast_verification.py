@@ -1,0 +1,210 @@
+"""Past forecasts against what came: scores by lead time as soon as the truth is in the archive, and their rolling mean.
+
+`OUTPUT/verification/YYYYMMDD.json` holds the sums of each forecast that started on that day, `rolling.json` the scores
+of the newest span. A lead time is scored once; a forecast that was made anew is scored anew.
+"""
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+
+from core.archive import Archive, Status
+from core.config import ForecastConfig
+from core.forecast_dataset import IDENTITY
+from core.forecast_folder import VERIFICATION, Folder, read_attributes
+from core.report import Report, Silent
+from core.verify.crps import ensemble_crps
+
+COVERED = 1.6449  # standard deviations on either side of the mean that hold 90 % of a Gaussian
+SERVED = (Status.COMPLETE, Status.PARTIAL)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a verification did, and the rolling scores that it left."""
+
+    forecasts: int
+    scored: int  # forecasts of which at least one lead time was scored now
+    lead_times: int  # scored now
+    waiting: int  # lead times whose truth is not there
+    rolling: dict[str, Any]
+    url: str
+
+    @property
+    def markdown(self) -> str:
+        """The rolling scores as a table."""
+        rows = self.rolling.get("rows", [])
+        if not rows:
+            return "No lead time has been verified yet: the truth has not come."
+        head = ("channel", "lead (min)", "forecasts", "CRPS", "persistence", "better by", "90 % interval held", "bias")
+        lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+        lines += [
+            f"| {r['channel']} | {r['lead_minutes']} | {r['forecasts']} | {r['crps']:.4g} "
+            f"| {r['crps_persistence']:.4g} | {100 * r['skill']:.1f} % | {100 * r['coverage90']:.1f} % "
+            f"| {r['bias']:+.3g} |"
+            for r in rows
+        ]
+        span = f"{self.rolling['forecasts']} forecasts from {self.rolling['first']} to {self.rolling['last']} UTC"
+        return f"{span}\n\n" + "\n".join(lines)
+
+
+def verify_forecasts(config: ForecastConfig, *, report: Report | None = None) -> Verified:
+    """Score every lead time of the folder's forecasts whose truth has come since, and write the rolling scores anew."""
+    report = report or Silent()
+    folder, archive = Folder(config.output), Archive.open(config.archive)
+    forecasts = folder.forecasts()
+    days: dict[str, dict[str, Any]] = {}
+    scored = lead_times = waiting = 0
+    for done, (init_time, place) in enumerate(forecasts, 1):
+        day = str(init_time)[:10].replace("-", "")
+        book = days.setdefault(day, _read(folder.path / VERIFICATION / f"{day}.json"))
+        attributes = read_attributes(place)
+        own = {key: attributes.get(key) for key in IDENTITY}
+        entry = book.get(str(init_time))
+        if entry is None or entry["identity"] != own:
+            entry = {"identity": own, "leads": {}}
+        found, missing = score(place, archive, skip=set(entry["leads"]))
+        waiting += missing
+        if found:
+            scored, lead_times = scored + 1, lead_times + len(found)
+            book[str(init_time)] = {"identity": own, "leads": entry["leads"] | found}
+            _write(folder.path / VERIFICATION / f"{day}.json", book)
+        report.progress(done, len(forecasts), "forecasts")
+    rolling = roll(folder, config.verify_hours)
+    if rolling:
+        _write(folder.path / VERIFICATION / "rolling.json", rolling)
+    return Verified(len(forecasts), scored, lead_times, waiting, rolling, str(folder.path / VERIFICATION))
+
+
+def score(place: Path, archive: Archive, skip: set[str]) -> tuple[dict[str, dict[str, Any]], int]:
+    """Sums over the observed pixels of each lead time and channel whose truth is there: {minutes: {channel: sums}}.
+
+    Lead times in `skip` are left out; the second value counts those whose truth is not there. CRPS is the fair one of
+    the members, persistence is the frame that the forecast started from.
+    """
+    with xr.open_zarr(place, consolidated=False) as data:
+        minutes = (data["lead_time"].values / np.timedelta64(1, "m")).astype(int)
+        leads = [i for i, lead in enumerate(minutes) if str(lead) not in skip]
+        channels = [str(name) for name in data["channel"].values]
+        columns = [archive.channels.index(name) for name in channels]
+        valid = data["valid_time"].values
+        there = [i for i in leads if _served(archive, valid[i], columns)]
+        if not there:
+            return {}, len(leads)
+        window = _window(data, archive)
+        members = torch.from_numpy(data["members"].isel(lead_time=there).values.astype(np.float32))
+        mean, spread = (data[name].isel(lead_time=there).values for name in ("mean", "spread"))
+        start = _frame(archive, data["init_time"].values, channels, window)
+        found: dict[str, dict[str, Any]] = {}
+        for position, lead in enumerate(there):
+            truth = _frame(archive, valid[lead], channels, window)
+            found[str(minutes[lead])] = {
+                name: _sums(truth[c], start[c], members[:, position, c], mean[position, c], spread[position, c])
+                for c, name in enumerate(channels)
+            }
+    return found, len(leads) - len(there)
+
+
+def _sums(
+    truth: NDArray[np.float32], start: NDArray[np.float32], members: torch.Tensor, mean: NDArray[np.float32],
+    spread: NDArray[np.float32],
+) -> dict[str, float]:  # fmt: skip
+    seen = np.isfinite(truth) & np.isfinite(start)
+    t, error = truth[seen], mean[seen] - truth[seen]
+    crps = ensemble_crps(members[:, torch.from_numpy(seen)].contiguous(), torch.from_numpy(t))
+    sums = {
+        "pixels": seen.sum(),
+        "crps": crps.double().sum(),
+        "crps_persistence": np.abs(start[seen] - t).sum(dtype=float),
+        "bias": error.sum(dtype=float),
+        "squared_error": np.square(error).sum(dtype=float),
+        "variance": np.square(spread[seen]).sum(dtype=float),
+        "coverage90": (np.abs(error) <= COVERED * spread[seen]).sum(),
+    }
+    return {name: float(value) for name, value in sums.items()}
+
+
+def roll(folder: Folder, hours: float) -> dict[str, Any]:
+    """Scores of the forecasts that start within so many hours of the newest verified one, by channel and lead time."""
+    entries: dict[np.datetime64, dict[str, Any]] = {}
+    for path in sorted((folder.path / VERIFICATION).glob("[0-9]*.json"))[-2 - int(hours // 24) :]:
+        entries |= {np.datetime64(moment, "s"): entry["leads"] for moment, entry in _read(path).items()}
+    if not entries:
+        return {}
+    newest = max(entries)
+    chosen = {t: leads for t, leads in entries.items() if t > newest - np.timedelta64(int(hours * 3600), "s")}
+    total: dict[tuple[str, int], dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for leads in chosen.values():
+        for lead, channels in leads.items():
+            for channel, sums in channels.items():
+                state = total[channel, int(lead)]
+                state["forecasts"] += 1
+                for name, value in sums.items():
+                    state[name] += value
+    channels = list(dict.fromkeys(channel for channel, _ in total))
+    order = sorted(total, key=lambda key: (channels.index(key[0]), key[1]))
+    rows = [{"channel": c, "lead_minutes": lead, **_metrics(total[c, lead])} for c, lead in order]
+    return {
+        "hours": hours,
+        "forecasts": len(chosen),
+        "first": str(min(chosen).astype("M8[m]")),
+        "last": str(newest.astype("M8[m]")),
+        "channels": channels,
+        "rows": rows,
+    }
+
+
+def _metrics(state: Mapping[str, float]) -> dict[str, float]:
+    pixels = max(state["pixels"], 1.0)
+    mean = {name: state[name] / pixels for name in ("crps", "crps_persistence", "bias", "coverage90")}
+    rmse, spread = np.sqrt(state["squared_error"] / pixels), np.sqrt(state["variance"] / pixels)
+    skill = 1 - mean["crps"] / mean["crps_persistence"] if mean["crps_persistence"] else 0.0
+    return {"forecasts": int(state["forecasts"]), **mean, "skill": skill, "rmse": float(rmse), "spread": float(spread)}
+
+
+def _served(archive: Archive, time: np.datetime64, columns: list[int]) -> bool:
+    try:
+        slot = archive.slot(time.astype("M8[s]"))
+    except ValueError:
+        return False
+    return bool(np.isin(archive.status_of([slot])[0, columns], SERVED).all())
+
+
+def _window(data: xr.Dataset, archive: Archive) -> tuple[slice, slice]:
+    """Where the forecast lies in the archive, from their coordinates."""
+    top, left = (int(np.abs(axis - data[name].values[0]).argmin()) for name, axis in
+                 (("y", archive.grid.y), ("x", archive.grid.x)))  # fmt: skip
+    return slice(top, top + data.sizes["y"]), slice(left, left + data.sizes["x"])
+
+
+def _frame(
+    archive: Archive, time: np.datetime64, channels: list[str], window: tuple[slice, slice]
+) -> NDArray[np.float32]:
+    """One frame (C, Y, X) in physical units."""
+    slot, of = [archive.slot(time.astype("M8[s]"))], archive.kind_of
+    frames = {kind: archive.read(kind, slot, *window)[0] for kind in {of[name] for name in channels}}
+    return np.stack([frames[of[name]][archive.kinds[of[name]].index(name)] for name in channels])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
+    except (OSError, ValueError):
+        return {}
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    beside.write_text(json.dumps(values))
+    beside.replace(path)

@@ -1,0 +1,99 @@
+"""What a monitoring system is told, as a Prometheus textfile: freshness, lag, gaps, failures and skill.
+
+Moments are given as timestamps and not as ages, so that an alarm sees them grow old even if nobody writes the file.
+Everything is read from what lies on disk: the file is right after a restart, and whoever made the data.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
+
+from core.archive import Archive, Status
+from core.config import MonitorConfig
+from core.forecast_folder import Folder
+
+SERVED = (Status.COMPLETE, Status.PARTIAL)
+
+
+def write_metrics(config: MonitorConfig, failed: Mapping[str, int], now: datetime) -> str:
+    """Write `fewcast_<name>.prom` in the configured folder, whole or not at all; returns its path.
+
+    `failed` counts the failed and crashed runs of each flow in the span that the config names.
+    """
+    path = Path(config.folder) / f"fewcast_{config.name}.prom"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_to_textfile(str(path), measure(config, failed, now))
+    return str(path)
+
+
+def measure(config: MonitorConfig, failed: Mapping[str, int], now: datetime) -> CollectorRegistry:
+    """The metrics of one preset; those of what is not there yet are left out."""
+    found = _Metrics(config.name)
+    found.set("monitor_timestamp_seconds", "When these metrics were written.", now.timestamp())
+    for flow, count in failed.items():
+        found.set("flow_runs_failed", "Failed and crashed runs of the span.", count, flow=flow)
+    if Archive.exists(config.archive):
+        _archive(found, Archive.open(config.archive), config, now)
+    _forecasts(found, Folder(config.forecasts), config, now)
+    return found.registry
+
+
+def _archive(found: "_Metrics", archive: Archive, config: MonitorConfig, now: datetime) -> None:
+    if (newest := newest_time(archive)) is not None:
+        words = "Nominal time of the newest frame that is served."
+        found.set("archive_newest_slot_timestamp_seconds", words, _seconds(newest))
+    first = np.datetime64(now.replace(tzinfo=None), "s") - np.timedelta64(int(3600 * config.window_hours), "s")
+    slots = np.flatnonzero((archive.times > first) & (archive.times <= np.datetime64(now.replace(tzinfo=None), "s")))
+    status = archive.status_of(int(slot) for slot in slots)
+    for state in Status:
+        words = "Frames (slots of one channel) of the span by what is known of them; all but complete are gaps."
+        found.set("archive_slots", words, int((status == state).sum()), status=state.name.lower())
+
+
+def newest_time(archive: Archive) -> np.datetime64 | None:
+    """Time of the newest slot that is served, if there is one."""
+    for day in reversed(archive.days.recorded()):
+        rows = np.flatnonzero(np.isin(archive.days.day("status", day), SERVED).any(1))
+        if rows.size:
+            newest: np.datetime64 = archive.times[int(rows[-1]) + day * archive.slots_per_day]
+            return newest
+    return None
+
+
+def _forecasts(found: "_Metrics", folder: Folder, config: MonitorConfig, now: datetime) -> None:
+    forecasts = folder.forecasts()
+    if forecasts:
+        init_time, place = forecasts[-1]
+        found.set("nowcast_newest_init_timestamp_seconds", "When the newest nowcast starts.", _seconds(init_time))
+        lag = (place / "zarr.json").stat().st_mtime - _seconds(init_time)
+        found.set("nowcast_lag_seconds", "From the start of the newest nowcast until it was on disk.", lag)
+    first = now.timestamp() - 3600 * config.window_hours
+    count = sum(_seconds(init_time) > first for init_time, _ in forecasts)
+    found.set("nowcasts", "Nowcasts that start within the span.", count)
+    skill = folder.skill()
+    found.set("nowcasts_verified", "Nowcasts in the rolling scores.", skill.get("forecasts", 0))
+    for row in skill.get("rows", []):
+        labels = {"channel": row["channel"], "lead_minutes": str(row["lead_minutes"])}
+        found.set("nowcast_crps", "Rolling mean CRPS, in the channel's units.", row["crps"], **labels)
+        found.set("nowcast_skill", "1 - CRPS / CRPS of persistence, rolling.", row["skill"], **labels)
+        found.set("nowcast_coverage90", "Share of pixels within the 90 % interval.", row["coverage90"], **labels)
+
+
+def _seconds(moment: np.datetime64) -> float:
+    return float(moment.astype("M8[s]").astype(datetime).replace(tzinfo=UTC).timestamp())
+
+
+class _Metrics:
+    """Gauges `fewcast_...` with the label `preset`."""
+
+    def __init__(self, preset: str) -> None:
+        self.registry, self.preset = CollectorRegistry(), preset
+        self._gauges: dict[str, Gauge] = {}
+
+    def set(self, name: str, words: str, value: float, **labels: str) -> None:
+        if name not in self._gauges:
+            self._gauges[name] = Gauge(f"fewcast_{name}", words, ("preset", *labels), registry=self.registry)
+        self._gauges[name].labels(self.preset, *labels.values()).set(value)
