@@ -30,7 +30,7 @@ def tell_data(tracked: TrackedRun, config: TrainConfig) -> None:
     frames = hashlib.sha256("".join(map(str, catalog["frames_digest"])).encode()).hexdigest()
     counts = {str(split): int(count) for split, count in catalog["split"].value_counts().items()}
     tracked.dataset("episodes", store.digest, config.episodes, json.dumps({"episodes": counts}))
-    tracked.dataset("archive", frames, str(store.attributes["archive"]), json.dumps({"frames": "of these episodes"}))
+    tracked.dataset("archive", frames, str(store.attributes.get("archive", "")), json.dumps({"frames": "of these episodes"}))
 
 
 def tell_result(tracked: TrackedRun, config: TrainConfig, summary: TrainSummary) -> None:
