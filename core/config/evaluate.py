@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from core.config.base import Stage, Threshold
+from core.config.ingest import SimulatorConfig
 
 
 class EvaluateConfig(Stage):
@@ -34,6 +35,10 @@ class EvaluateConfig(Stage):
     )
     thresholds: list[Threshold] = Field(
         [], description="Events to score; empty: one std to the cloudy side of each channel's mean."
+    )
+    simulator: SimulatorConfig = Field(
+        SimulatorConfig(),
+        description="If enabled and linear, what made the frames: the optimum is a row. A pipeline sets it as its own.",
     )
     bootstrap_samples: int = Field(1000, ge=100, le=100_000, description="Resamples of the block bootstrap.")
     bootstrap_hours: float = Field(6.0, gt=0, description="Length of a bootstrap block in hours.")

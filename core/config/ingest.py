@@ -11,11 +11,24 @@ class SimulatorConfig(Stage):
     """A simulated satellite that writes granules under `ingest.source` before they are ingested."""
 
     enabled: bool = Field(False, description="Write simulated GK-2A granules into the source first.")
+    process: Literal["clouds", "linear"] = Field(
+        "clouds",
+        description="clouds: a rich sky; linear: a stochastic process whose best forecast is known.",
+    )
+    region_pixels: int = Field(
+        12, ge=8, le=64, description="linear: side of the squares that have parameters of their own, in pixels."
+    )
     seed: int = Field(0, ge=0, description="Seed of the simulated truth.")
     pixels: int = Field(500, ge=32, le=500, description="Side of the simulated local area in 2 km pixels.")
     faults: float = Field(
         0.0, ge=0, le=1, description="Share of granules that are truncated, flipped, late, mislabelled, blank, ..."
     )
+
+    @model_validator(mode="after")
+    def _whole_squares(self) -> Self:
+        if self.process == "linear" and self.pixels % self.region_pixels:
+            raise ValueError(f"{self.pixels} pixels are no whole number of squares of {self.region_pixels}")
+        return self
 
 
 class IngestConfig(Stage):

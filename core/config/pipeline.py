@@ -41,7 +41,7 @@ class PipelineConfig(Stage):
         if not isinstance(values, dict) or "name" not in values:
             return values
         root = (values.get("root") or f"data/{values['name']}").rstrip("/")
-        places = {
+        places: dict[tuple[str, str], Any] = {
             ("ingest", "archive"): f"{root}/archive.zarr",
             ("episodes", "archive"): f"{root}/archive.zarr",
             ("episodes", "store"): f"{root}/episodes.zarr",
@@ -59,11 +59,16 @@ class PipelineConfig(Stage):
             ("monitor", "forecasts"): f"{root}/forecasts",
             ("tracking", "experiment"): values["name"],
         }
+        ingest = _table(values.get("ingest"))
+        if isinstance(ingest, dict) and ingest.get("simulator"):
+            places["evaluate", "simulator"] = ingest["simulator"]
         filled = {**values, "root": root}
         for (stage, key), place in places.items():
-            table = filled.get(stage, {})
-            if isinstance(table, BaseModel):
-                table = table.model_dump()
+            table = _table(filled.get(stage, {}))
             if isinstance(table, dict) and not table.get(key):
                 filled[stage] = {**table, key: place}
         return filled
+
+
+def _table(stage: Any) -> Any:
+    return stage.model_dump() if isinstance(stage, BaseModel) else stage

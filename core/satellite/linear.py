@@ -7,17 +7,20 @@ On a periodic domain each wave of wavenumber k is a complex autoregression,
 so the field drifts by u pixels a frame, forgets with persistence a, and is at all times Gaussian with the covariance
 K whose spectrum is s^2; a frame observed is that field plus white noise. Every covariance between two pixels and two
 times is then a^|dt| K(dx - u dt), and the best forecast of any targets from any inputs is the conditional Gaussian.
-The parameters (u, a, length) belong to a context: they are what adaptation has to find.
+The parameters (u, a, length, noise) belong to a context: they are what adaptation has to find.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.fft import fft2, ifft2
 from scipy.linalg import cho_factor, cho_solve
 
 Array = NDArray[np.float64]
+
+FASTEST = 0.7  # pixels a frame
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,19 @@ class LinearContext:
 
     @classmethod
     def draw(cls, generator: np.random.Generator) -> "LinearContext":
-        """Another context: drifts of up to 2.5 pixels a frame, slow and fast decay, fine and coarse fields."""
-        angle, speed = generator.uniform(0, 2 * math.pi), 2.5 * math.sqrt(generator.uniform())
+        """Another context, its frames half an hour apart: still or drifting, fleeting or lasting, fine or coarse."""
+        angle, speed = generator.uniform(0, 2 * math.pi), FASTEST * math.sqrt(generator.uniform())
         return cls(
             (speed * math.sin(angle), speed * math.cos(angle)),
             float(generator.uniform(0.8, 0.98)),
-            float(generator.uniform(2.0, 6.0)),
+            float(np.exp(generator.uniform(math.log(1.5), math.log(4.0)))),
+            float(np.exp(generator.uniform(math.log(0.05), math.log(0.5)))),
         )
+
+    def every(self, frames: float) -> "LinearContext":
+        """The same process seen every so many frames, or every fraction of one."""
+        velocity = (frames * self.velocity[0], frames * self.velocity[1])
+        return replace(self, velocity=velocity, persistence=self.persistence**frames)
 
 
 def spectrum(context: LinearContext, shape: tuple[int, int]) -> Array:
@@ -53,20 +62,17 @@ def spectrum(context: LinearContext, shape: tuple[int, int]) -> Array:
 
 def covariance(context: LinearContext, shape: tuple[int, int], lag: int) -> Array:
     """Covariance (Y, X) of a pixel at time 0 with those `lag` >= 0 frames later, at each periodic offset."""
-    return np.asarray(np.fft.fft2(spectrum(context, shape) * np.conj(_step(context, shape, lag))).real)
+    return np.asarray(fft2(spectrum(context, shape) * np.conj(_step(context, shape, lag))).real)
 
 
 def simulate(context: LinearContext, shape: tuple[int, int], frames: int, generator: np.random.Generator) -> Array:
     """Observed frames (frames, Y, X), stationary from the first on."""
     amplitude = np.sqrt(spectrum(context, shape)) * math.sqrt(shape[0] * shape[1])
     advance, kick = _step(context, shape, 1), math.sqrt(1 - context.persistence**2)
-    out = np.empty((frames, *shape))
-    wave = amplitude * np.fft.fft2(generator.normal(size=shape))
-    for t in range(frames):
-        if t:
-            wave = advance * wave + kick * amplitude * np.fft.fft2(generator.normal(size=shape))
-        out[t] = np.fft.ifft2(wave).real + context.noise_std * generator.normal(size=shape)
-    return out
+    waves = amplitude * fft2(generator.normal(size=(frames, *shape)))
+    for t in range(1, frames):
+        waves[t] = advance * waves[t - 1] + kick * waves[t]
+    return np.asarray(ifft2(waves).real + context.noise_std * generator.normal(size=waves.shape))
 
 
 @dataclass(frozen=True)

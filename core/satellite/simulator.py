@@ -1,6 +1,7 @@
-"""Writes a known sky as GK-2A granules in the public layout, to be read back like the real ones."""
+"""Writes a known sky, of clouds or of a linear process, as GK-2A granules to be read back like the real ones."""
 
 import io
+from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +18,8 @@ from core.errors import FewcastError
 from core.report import Report, Silent
 from core.satellite.bands import BANDS, BOLTZMANN, LIGHT, PLANCK, Band, noise_of, observe, to_counts
 from core.satellite.faults import Fault, fault_of, spoil
-from core.satellite.truth import SIDE, Sky, Truth
+from core.satellite.linear_sky import MINUTES_A_DAY, LinearSky
+from core.satellite.truth import SIDE, Truth
 
 EPOCH = np.datetime64("2000-01-01T12:00:00", "s")
 # Navigation of the published local area at 2 km; the pixel edges of the finer bands nest in it.
@@ -50,8 +52,7 @@ def simulate(config: IngestConfig, *, report: Report | None = None) -> list[str]
     folder = f"{root}/AMI/L1B/{sector.upper()}"
     present = {path.rsplit("/", 1)[-1] for path in filesystem.find(folder)} if filesystem.exists(folder) else set()
     newest = max((name[-15:-3] for name in present), default="")
-    truth = Truth(settings.seed, SIDE if sector == "fd" else settings.pixels)
-    sky_at = lru_cache(maxsize=2)(truth.at)
+    see = _view(config, sector)
     cadence = np.timedelta64(config.cadence_minutes, "m")
     times = slot_times(config)
     written = []
@@ -71,13 +72,35 @@ def simulate(config: IngestConfig, *, report: Report | None = None) -> list[str]
             changes: dict[str, Any] = {}
             if fault == Fault.WRONG_GRID:
                 changes = {"cfac": 1.5 * FACTOR, "lfac": -1.5 * FACTOR}
-            content = granule_bytes(
-                seen, when, sky_at(when), settings.seed, sector, blank=fault == Fault.ALL_ZERO, **changes
-            )
+            content = granule_bytes(seen, when, see(seen, when), sector, blank=fault == Fault.ALL_ZERO, **changes)
             _put(filesystem, f"{root}/{path}", spoil(fault, content, noise_of(settings.seed, name, time)))
             written.append(path)
         report.progress(done, len(times), "simulated slots")
     return written
+
+
+def _view(config: IngestConfig, sector: str) -> Callable[[str, np.datetime64], NDArray[np.float32]]:
+    """What a channel sees at a time (Y, X), in kelvin or percent, by the configured process."""
+    settings = config.simulator
+    if settings.process == "clouds":
+        sky_at = lru_cache(maxsize=2)(Truth(settings.seed, SIDE if sector == "fd" else settings.pixels).at)
+
+        def observed(channel: str, time: np.datetime64) -> NDArray[np.float32]:
+            return observe(BANDS[channel], sky_at(time), noise_of(settings.seed, channel, time))
+
+        return observed
+    midnight = config.origin.hour == config.origin.minute == 0
+    suited = sector == "la" and len(config.channels) == 1 and BANDS[config.channels[0]].infrared
+    if not suited or settings.faults or config.block > 1 or MINUTES_A_DAY % config.cadence_minutes or not midnight:
+        raise FewcastError(
+            "the linear process is one infrared channel of a local area, whole, from midnight on",
+            found=f"sector {sector}, channels {', '.join(config.channels)}, faults {settings.faults:g}, block "
+            f"{config.block}, origin {config.origin:%H:%M}, cadence {config.cadence_minutes} minutes",
+            mend="set sector la, one channel such as ir105, faults 0, block 1, an origin at midnight and a cadence "
+            "that divides a day, or ingest.simulator.process=clouds",
+        )
+    sky = LinearSky(settings.seed, settings.pixels, settings.region_pixels)
+    return lambda channel, time: sky.at(time, config.cadence_minutes)
 
 
 def slot_times(config: IngestConfig) -> list[np.datetime64]:
@@ -122,16 +145,15 @@ def _sector(config: IngestConfig) -> str:
 def granule_bytes(
     channel: str,
     time: np.datetime64,
-    sky: Sky,
-    seed: int = 0,
+    values: NDArray[np.float32],
     sector: str = "la",
     *,
     blank: bool = False,
     **changes: Any,
 ) -> bytes:
-    """One granule file of a channel under this sky; `changes` are file attributes that lie."""
+    """One granule file of what a channel sees (Y, X), in kelvin or percent; `changes` are file attributes that lie."""
     band = BANDS[channel]
-    counts = to_counts(band, observe(band, sky, noise_of(seed, channel, time)))
+    counts = to_counts(band, values)
     if sector == "fd":
         # The sky is mirrored over the disk, so that it has no seams.
         times_over = -(-DISK_SIDE // len(counts))

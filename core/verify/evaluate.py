@@ -18,9 +18,19 @@ from core.verify import tables
 from core.verify.diagnostics import cuts_table
 from core.verify.domain_rows import NAMES, Method, domain_windows
 from core.verify.events import events_of
+from core.verify.optimum import OPTIMUM
 from core.verify.page import scorecard_page
 from core.verify.pictures import draw_pictures
-from core.verify.rows import DRESSED, LearnedRow, Plan, forget_models, learned_rows, open_model
+from core.verify.rows import (
+    CLIMATOLOGY,
+    DRESSED,
+    PERSISTENCE,
+    LearnedRow,
+    Plan,
+    forget_models,
+    learned_rows,
+    open_model,
+)
 from core.verify.scorecard import Settings, scorecard_table
 from core.verify.scoring import choose_fine_tuning, fit_dressing, forecasts_of, score_all
 
@@ -77,7 +87,8 @@ def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: An
     spec, scaling = store.spec, store.normalisation
     events = events_of(config.thresholds, spec.channels, spec.kinds, scaling.mean, scaling.std)
     dressing = fit_dressing(store, config.seed)
-    plan = Plan(tuple(rates), dressing, "climatology" in config.baselines, config.members, config.seed, events)
+    known = config.simulator if config.simulator.enabled and config.simulator.process == "linear" else None
+    plan = Plan(tuple(rates), dressing, "climatology" in config.baselines, config.members, config.seed, events, known)
     windows, failed = score_all(config, store, [int(i) for i in ids], plan, report, client)
     if config.split == "test":
         methods: list[Method] = [m for m in ("optical_flow", "steps") if m in config.baselines]
@@ -111,6 +122,7 @@ def comparisons(rows: Sequence[LearnedRow], present: set[str]) -> list[tuple[str
     pairs = [(name, DRESSED) for name in main]
     pairs += [(name, NAMES["steps"]) for name in main if NAMES["steps"] in present]
     pairs += [(adapted, name) for name in [*main, *others] if name != adapted]
+    pairs += [(name, OPTIMUM) for name in [PERSISTENCE, DRESSED, CLIMATOLOGY, *(row.name for row in rows)]]
     return [(a, b) for a, b in pairs if a in present and b in present]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from core.config import EvaluateConfig
+from core.config import EvaluateConfig, SimulatorConfig
 from core.config.train import ExtraInput
 from core.episodes.extra import in_order
 from core.episodes.loader import Windows
@@ -53,6 +53,7 @@ class Plan:
     members: int
     seed: int
     events: tuple[Event, ...] = ()
+    simulator: SimulatorConfig | None = None  # of the linear process, where the optimum is a row
 
 
 def learned_rows(config: EvaluateConfig) -> list[LearnedRow]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from core.errors import FewcastError
 from core.report import Report, Silent
 from core.verify.baselines import DressedPersistence, last_frame
 from core.verify.ensemble import Prediction
+from core.verify.optimum import OPTIMUM, optimal_forecast
 from core.verify.rows import LearnedRow, Plan, episode_predictions, episode_seed, extra_inputs
 from core.verify.state import all_statistics, as_frame
 
@@ -75,8 +77,12 @@ def score_episodes(url: str, plan: Plan, ids: Sequence[int]) -> tuple[pd.DataFra
         seed = episode_seed(plan.seed, episode)
         for row in (None, *plan.rows):  # the baselines, then each row by itself: one may fail
             own = replace(plan, rows=(row,) if row else ())
+            predictions = episode_predictions(support, query, other, store.spec, own, seed, not row)
+            if row is None and plan.simulator:
+                best = optimal_forecast(plan.simulator, store, entry, query.only())
+                predictions = chain([(OPTIMUM, best)], predictions)
             try:
-                for name, prediction in episode_predictions(support, query, other, store.spec, own, seed, not row):
+                for name, prediction in predictions:
                     stats = all_statistics(prediction, query.y, query.mask, plan.events, len(store.channels), seed)
                     frames.append(as_frame(stats, name, entry, query.init_time, store))
             except (FewcastError, ValueError) as error:
