@@ -127,18 +127,16 @@ def _write_task(
 ) -> tuple[list[str], int]:
     """One Dask task: its shards, which no other task touches, and then a record that they are there.
 
-    A record is believed only if every shard has the digest that it says: what a power cut tore is done again.
+    A record is believed only if every shard has the digest that it says: what a kill or a power cut tore is done again.
     """
     objects = open_objects(url)
-    record = f"parts/{plan_name}/{items[0][0]}.json"
-    stored = objects.get(record)
-    if stored is not None:
-        digests: list[str] = json.loads(stored)
-        if len(digests) == len(items) and all(
-            shard_digest(objects.get(f"frames/{shard.key(number)}")) == digest
-            for (number, _), digest in zip(items, digests, strict=True)
-        ):
-            return digests, len(items)
+    record = f"parts/{plan_name}/{items[0][0]}"
+    digests = (objects.get(record) or b"").decode(errors="replace").split()
+    if len(digests) == len(items) and all(
+        shard_digest(objects.get(f"frames/{shard.key(number)}")) == digest
+        for (number, _), digest in zip(items, digests, strict=True)
+    ):
+        return digests, len(items)
     digests = []
     blocks = cut(frames, [one for _, one in items], timing, spec.tile_pixels, spec.margin_pixels)
 
@@ -149,7 +147,7 @@ def _write_task(
             yield f"frames/{shard.key(number)}", data
 
     for_each(objects, lambda item: put_soon(objects, *item), encoded())
-    objects.put(record, json.dumps(digests).encode())
+    put_soon(objects, record, "\n".join(digests).encode())
     return digests, 0
 
 
@@ -159,7 +157,7 @@ def _catalog(config: EpisodesConfig, frames: Frames, planned: Plan, version: int
     last_input = (timing.inputs - 1) * timing.step
     made = []
     for number, spec in enumerate(planned.specs, planned.first_id):
-        row = {"id": number, **asdict(spec)}
+        row = {"id": number, **vars(spec)}
         for name in ("support", "query"):
             starts = np.array(row[name], np.int64)
             row[name], row[f"{name}_init"] = starts, times[starts + last_input]

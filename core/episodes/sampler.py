@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from core.episodes.lattice import nearby
 from core.episodes.spans import Timing
 from core.episodes.tables import rows
 
+T = TypeVar("T")
 # A window as calm as this fraction of its context's mean change is drawn no more rarely.
 CALMEST = 0.1
 
@@ -146,16 +147,17 @@ class Sampler:
         an episode, unless an earlier (overlapping) context has it. `taken` holds (tile, start) pairs and is
         updated. Where there are more episodes than `count`, each tile keeps evenly spaced ones.
         """
-        by_tile: dict[int, list[EpisodeSpec]] = {}
+        by_tile: dict[int, list[tuple[Any, int, tuple[int, ...]]]] = {}
         for context in rows(contexts.sort_values(["tile", "span_start"])):
-            choice = self.choices(context)
-            for n, group in enumerate(self._groups(choice, context.tile, taken)):
-                seed = hashed(f"{context_key(self.config, context)}/{n}")
-                rng = np.random.Generator(np.random.Philox(seed))
-                support = choice.support(int(np.searchsorted(choice.starts, group[0])), rng)
-                spec = _spec(context, support, group, seed, y0=context.y0, x0=context.x0)
-                by_tile.setdefault(context.tile, []).append(spec)
-        return _evenly(list(by_tile.values()), count)
+            for n, group in enumerate(self._groups(self.choices(context), context.tile, taken)):
+                by_tile.setdefault(context.tile, []).append((context, n, group))
+        return [self._evaluated(*chosen) for chosen in _evenly(list(by_tile.values()), count)]
+
+    def _evaluated(self, context: Any, n: int, query: tuple[int, ...]) -> EpisodeSpec:
+        choice, seed = self.choices(context), hashed(f"{context_key(self.config, context)}/{n}")
+        rng = np.random.Generator(np.random.Philox(seed))
+        support = choice.support(int(np.searchsorted(choice.starts, query[0])), rng)
+        return _spec(context, support, query, seed, y0=context.y0, x0=context.x0)
 
     def _groups(self, choice: Choices, tile: int, taken: set[tuple[int, int]]) -> Iterator[tuple[int, ...]]:
         """Windows not yet taken, N_Q at a time and a query stride apart.
@@ -164,17 +166,28 @@ class Sampler:
         """
         if not len(choice.anchors):
             return
-        rest = [int(s) for s in choice.starts[choice.anchors[0] :] if (tile, int(s)) not in taken]
-        while rest:
-            group = [rest[0]]
-            for start in rest[1:]:
-                if len(group) < self.config.query_windows and start - group[-1] >= self.config.query_stride:
-                    group.append(start)
-            if len(group) < self.config.query_windows:
+        rest = [start for start in choice.starts[choice.anchors[0] :].tolist() if (tile, start) not in taken]
+        later = np.searchsorted(rest, np.array(rest, np.int64) + self.config.query_stride).tolist()
+        following = list(range(len(rest) + 1))  # leads from a window, by more and more steps, to the next free one
+
+        def free(at: int) -> int:
+            while following[at] != at:
+                following[at] = at = following[following[at]]
+            return at
+
+        first = free(0)
+        while first < len(rest):
+            chosen = [first]
+            while len(chosen) < self.config.query_windows and chosen[-1] < len(rest):
+                chosen.append(free(later[chosen[-1]]))
+            if chosen[-1] == len(rest):
                 return
+            group = tuple(rest[at] for at in chosen)
+            for at in chosen:
+                following[at] = at + 1
             taken.update((tile, start) for start in group)
-            rest = [start for start in rest if start not in group]
-            yield tuple(group)
+            yield group
+            first = free(first)
 
     def _weights(self, choice: Choices, tile: int) -> NDArray[np.float64]:
         change = self.windows.weight[choice.starts[choice.anchors] - self.windows.first, tile]
@@ -196,10 +209,10 @@ def _spec(
     return EpisodeSpec(**{**same, "y0": y0, "x0": x0, "support": support, "query": query, "seed": seed})
 
 
-def _evenly(by_tile: list[list[EpisodeSpec]], count: int) -> list[EpisodeSpec]:
+def _evenly(by_tile: list[list[T]], count: int) -> list[T]:
     total = sum(len(found) for found in by_tile)
     if total <= count:
-        return [spec for found in by_tile for spec in found]
+        return [one for found in by_tile for one in found]
     edges = np.floor(np.cumsum([len(found) for found in by_tile]) / total * count + 0.5).astype(int)
     kept = []
     for found, share in zip(by_tile, np.diff(edges, prepend=0), strict=True):

@@ -13,7 +13,7 @@ from core.episodes.fanout import fan_out
 from core.episodes.frames import MISSING, Frames
 from core.report import Report
 
-BYTES_PER_TASK = 32 * 2**20
+BYTES_PER_TASK = 16 * 2**20
 FIELDS = ("count", "total", "squares", "change", "cloud", "motion")
 MOTION_EVERY = 4  # slots, since it costs as much as all the rest
 
@@ -84,31 +84,37 @@ def _survey_piece(
     shape = (len(own), len(places), len(frames.channels))
     out: dict[str, NDArray[Any]] = {name: np.zeros(shape) for name in ("count", "total", "squares")}
     out |= {name: np.full(shape[:2], np.nan) for name in ("change", "cloud", "motion")}
-    digests = [hashlib.sha256(codes[i].tobytes()).hexdigest()[:32].encode() for i in at]
+    digests = [hashlib.sha256(codes[i]).hexdigest()[:32].encode() for i in at]
     out["digest"] = np.array(digests, dtype="S32")
     sign, threshold = CLOUD.get(frames.archive.kind_of[frames.channels[0]], (1, np.inf))
-    cloudy = (threshold - frames.offset[0]) / frames.scale[0]
-    holes = bool((codes == MISSING).any())
+    colder, cloudy = sign < 0, (threshold - frames.offset[0]) / frames.scale[0]
+    some = slice(None, None, MOTION_EVERY)
+    whole = not (codes == MISSING).any()
+    # Buffers for all tiles: fresh ones of this size would each cost a page fault for every 4 KiB.
+    values = np.empty((*codes.shape[:2], side, side))
+    difference = np.empty((len(paired), side, side))
     for p, (y0, x0) in enumerate(places):
         tile = codes[:, :, y0 : y0 + side, x0 : x0 + side]
-        whole = not holes or not (tile == MISSING).any()
-        values = tile.astype(np.float64)
-        if not whole:
+        values[...] = tile
+        holes = not whole and bool((tile == MISSING).any())
+        if holes:
             values[tile == MISSING] = np.nan
-        add = np.sum if whole else np.nansum
-        seen = np.full(values.shape[:2], side * side) if whole else np.isfinite(values).sum((2, 3))
+        add = np.nansum if holes else np.sum
+        seen = np.isfinite(values).sum((2, 3)) if holes else np.full(values.shape[:2], side * side)
         out["count"][:, p] = seen[at]
         out["total"][:, p] = add(values, axis=(2, 3))[at]
-        filled = values if whole else np.nan_to_num(values)
-        out["squares"][:, p] = np.einsum("tcyx,tcyx->tc", filled, filled)[at]
         first = values[:, 0]
         with np.errstate(invalid="ignore", divide="ignore"):
-            out["cloud"][:, p] = ((sign * first > sign * cloudy).sum((1, 2)) / seen[:, 0])[at]
-            difference = np.abs(first[here] - first[before])
-            both = side * side if whole else np.isfinite(difference).sum((1, 2))
+            out["cloud"][:, p] = ((first < cloudy if colder else first > cloudy).sum((1, 2)) / seen[:, 0])[at]
+            for i, (now, then) in enumerate(zip(here, before, strict=True)):
+                np.subtract(first[now], first[then], out=difference[i])
+            np.abs(difference, out=difference)
+            both = np.isfinite(difference).sum((1, 2)) if holes else side * side
             out["change"][paired, p] = add(difference, axis=(1, 2)) / both * frames.scale[0]
-        some = slice(None, None, MOTION_EVERY)
         out["motion"][paired[some], p] = _motion(first[before[some]], first[here[some]])
+        if holes:
+            values[tile == MISSING] = 0
+        out["squares"][:, p] = np.einsum("tcyx,tcyx->tc", values, values)[at]
     count, total, squares = out["count"], out["total"], out["squares"]
     out["squares"] = frames.scale**2 * squares + 2 * frames.scale * frames.offset * total + frames.offset**2 * count
     out["total"] = frames.scale * total + frames.offset * count
@@ -121,15 +127,20 @@ def _motion(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[
     Least squares on the brightness-constancy equation, once over the tile (Lucas and Kanade, 1981). It tells calm
     from moving tiles; jumps of more than a feature's width are underestimated.
     """
-    middle = (before + after) / 2
-    gy, gx = np.gradient(middle, axis=(1, 2))
-    gt = after - before
+    before, after = before.astype(np.float32), after.astype(np.float32)
+    twice = before + after
+    inner = slice(1, -1)
+    gy, gx = (twice[:, 2:, inner] - twice[:, :-2, inner]) / 4, (twice[:, inner, 2:] - twice[:, inner, :-2]) / 4
+    gt = after[:, inner, inner] - before[:, inner, inner]
+    if not np.isfinite(twice).all():
+        known = np.isfinite(gx + gy + gt)
+        gx, gy, gt = (np.where(known, part, 0) for part in (gx, gy, gt))
     pairs = ((gx, gx), (gx, gy), (gy, gy), (gx, gt), (gy, gt))
-    xx, xy, yy, xt, yt = (np.nansum(a * b, axis=(1, 2)) for a, b in pairs)
+    xx, xy, yy, xt, yt = (np.einsum("tyx,tyx->t", a, b) for a, b in pairs)
     determinant = xx * yy - xy * xy
     with np.errstate(invalid="ignore", divide="ignore"):
         u, v = (xy * yt - yy * xt) / determinant, (xy * xt - xx * yt) / determinant
-        flat = determinant <= 1e-9 * (xx + yy) ** 2
+        flat = determinant <= 1e-6 * (xx + yy) ** 2
         return np.where(flat, np.nan, np.hypot(u, v))
 
 
