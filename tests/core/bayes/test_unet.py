@@ -50,6 +50,20 @@ def test_margin_is_seen_and_cropped():
     assert not torch.equal(network(x), network(x_without))
 
 
+def test_extra_planes_are_seen_but_do_not_touch_the_last_frame():
+    """Time, sun and location come after the validity plane: the residual is still to the last frame."""
+    network = make(extra_planes=8, margin=1)
+    x = torch.randn(2, 7 + 8, 9, 12, dtype=torch.float64)
+    torch.testing.assert_close(network(x), x[:, 4:6, 1:8, 1:11].repeat(1, 2, 1, 1), rtol=0, atol=0)
+    network = trained(network)
+    for plane in range(7, 15):
+        other = x.clone()
+        other[:, plane] = 0.3  # a constant plane, as the time of day is
+        assert not torch.equal(network(x), network(other)), plane
+    with pytest.raises(ValueError, match="15 input planes, not 7"):
+        network(x[:, :7])
+
+
 def test_scale_head_doubles_the_planes_and_starts_at_zero():
     x = torch.randn(2, 7, 9, 10, dtype=torch.float64)
     mean, scale = make(scale_head=True, margin=1)(x).chunk(2, dim=1)
@@ -70,11 +84,11 @@ def test_a_window_does_not_see_the_others():
     torch.testing.assert_close(network(x), alone, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("config", [{}, {"patch": 2, "scale_head": True}])
+@pytest.mark.parametrize("config", [{}, {"patch": 2, "scale_head": True, "extra_planes": 8}])
 def test_derivatives_of_every_mode_agree(config):
     """grad against central differences; forward-over-reverse against reverse-over-reverse."""
     network = trained(make(**config))
-    x = torch.randn(2, 7, 7, 10, dtype=torch.float64)
+    x = torch.randn(2, network.input_planes, 7, 10, dtype=torch.float64)
     parameters = {name: p.detach() for name, p in network.named_parameters()}
     direction = {name: torch.randn_like(p) for name, p in parameters.items()}
 
