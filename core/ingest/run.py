@@ -18,6 +18,7 @@ from core.archive.lock import exclusive
 from core.archive.objects import open_objects
 from core.config import IngestConfig, TimeRange
 from core.errors import FewcastError
+from core.ingest.ahead import ahead
 from core.ingest.plan import SERVED, days, plan, slots_of
 from core.ingest.slot import Job, Outcome, read_slot
 from core.report import Report, Silent
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
 
 # How long finished frames may wait to be recorded: what a killed ingest does again.
 RECORD_AFTER_SECONDS, RECORD_AFTER_FRAMES = 2.0, 128
-WAITING_ON_CLUSTER = 128
-# Slots at work at a time are as many as fit: what one takes per pixel and channel was measured on full disks.
-MEMORY_BYTES, BYTES_PER_PIXEL = 1_000_000_000, 24
+# Days that are listed before the one in work is through, so that workers never wait at midnight.
+DAYS_LISTED = 2
+# Slots handed out for each thread, one at work and the next; a cluster that is to grow must see more of them waiting.
+SLOTS_PER_THREAD, LEAST_ON_CLUSTER = 2, 128
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,15 @@ class _Run:
                     self._hold(stack)
                     self.archive = Archive.open(config.archive, "r+")
                 self.plan = plan(config, self.archive, self.now)
-                executor: Executor = (
-                    client.get_executor(pure=False) if client else ThreadPoolExecutor(config.connections, "ingest")
-                )
+                executor: Executor
+                if client:
+                    executor = client.get_executor(pure=False)
+                    most = max(LEAST_ON_CLUSTER, SLOTS_PER_THREAD * sum(client.nthreads().values()))
+                else:
+                    executor = ThreadPoolExecutor(config.connections, "ingest")
+                    most = SLOTS_PER_THREAD * config.connections
                 stack.enter_context(executor)
-                self._drain(self._jobs(stack), executor, WAITING_ON_CLUSTER if client else 2 * config.connections)
+                self._drain(self._jobs(stack), executor, most)
             except OSError as error:
                 raise _unwritable(config.archive, error) from error
         if not self.seen and not self.counts["skipped"]:
@@ -119,14 +125,12 @@ class _Run:
     # -- what to do
 
     def _jobs(self, stack: ExitStack) -> Iterator[Job]:
-        """The slots to read, day by day, so that memory does not grow with the range."""
+        """The slots to read, in order, so that memory does not grow with the range; the end of a day is no barrier."""
         waiting: list[tuple[TimeRange, list[Granule]]] = []
         refusal: FewcastError | None = None
         matched = False
-        for day in days(self.plan.times):
-            if self.archive is not None and self._finished(day):
-                continue
-            granules = source.list_granules(self.config, day)
+        spans = ((day, span) for day in days(self.plan.times) if (span := self._wanted(day)))
+        for (day, _), granules in ahead(spans, lambda it: source.list_granules(self.config, it[1]), DAYS_LISTED):
             self.seen += len(granules)
             waiting.append((day, granules))
             if not granules:
@@ -177,16 +181,21 @@ class _Run:
             made_from=made_from,
         )
 
-    def _finished(self, day: TimeRange) -> bool:
-        """Whether a day holds nothing that is worth another look; counts it as skipped if so."""
-        assert self.archive is not None
+    def _wanted(self, day: TimeRange) -> TimeRange | None:
+        """The part of a day from the first to the last slot worth a look; None, and counted as skipped, if none is."""
+        if self.archive is None:
+            return day
         slots = slots_of(self.archive, self.config, day)
         known = self._known(slots)
-        if slots and not np.isin(known, list(self.plan.again)).any():
+        looked_at = np.flatnonzero(np.isin(known, list(self.plan.again)).any(1))
+        if slots and not looked_at.size:
             self.counts["skipped"] += known.size
             self._progress(len(slots))
-            return True
-        return False
+            return None
+        if not slots:
+            return day
+        first, last = (self.archive.times[slots[i]].astype("datetime64[s]").item() for i in looked_at[[0, -1]])
+        return TimeRange(start=first, end=last + timedelta(seconds=1))
 
     def _known(self, slots: list[int]) -> NDArray[np.uint8]:
         assert self.archive is not None
@@ -216,7 +225,7 @@ class _Run:
                 yield Job(slot, tuple(wanted), frozenset(served))
             else:
                 self._progress(1)
-        if self.seen:  # a source that holds nothing at all is a mistake, not a hole
+        if self.seen or self.counts["skipped"]:  # a source that never held anything is a mistake, not a hole
             self._note(self.absent)
             self.absent = []
 
@@ -228,14 +237,12 @@ class _Run:
         try:
             for job in jobs:
                 assert self.archive is not None
-                height, width = self.archive.shape
-                fitting = MEMORY_BYTES // (BYTES_PER_PIXEL * height * width * len(job.granules))
-                while len(running) >= max(1, min(most, fitting)):
+                while len(running) >= most:
                     running = self._collect(running)
                 running.add(executor.submit(read_slot, self.archive, job, self.config))
             while running:
                 running = self._collect(running)
-            if self.seen:
+            if self.seen or self.counts["skipped"]:
                 self._note(self.absent)
         finally:
             for future in running:

@@ -5,8 +5,12 @@ from typing import NamedTuple
 from core.archive import Archive, Status, Stored
 from core.config import IngestConfig
 from core.ingest.plan import SERVED
+from core.ingest.room import Room
 from core.satellite import source, sun
 from core.satellite.granule import CorruptGranule, Frame, Granule, UnavailableGranule
+
+# What a slot takes at its peak for each pixel and channel was measured on full disks.
+ROOM, BYTES_PER_PIXEL = Room(1_000_000_000), 24
 
 
 class Job(NamedTuple):
@@ -25,7 +29,13 @@ class Outcome(NamedTuple):
 
 
 def read_slot(archive: Archive, job: Job, config: IngestConfig) -> Outcome:
-    """Read one slot's granules and make their frames durable; runs on a worker."""
+    """Read one slot's granules and make their frames durable; runs on a worker, which does as many at a time as fit."""
+    height, width = archive.shape
+    with ROOM.taken(BYTES_PER_PIXEL * height * width * len(job.granules)):
+        return _read(archive, job, config)
+
+
+def _read(archive: Archive, job: Job, config: IngestConfig) -> Outcome:
     frames: list[Frame] = []
     stored: list[Stored] = []
     unavailable = 0

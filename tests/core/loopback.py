@@ -96,11 +96,13 @@ def _wait_for_credentials(endpoint: str) -> None:
 
 
 @contextmanager
-def faulty(endpoint: str, *, rate: float, seed: int = 0) -> Iterator[tuple[str, dict[str, int]]]:
+def faulty(
+    endpoint: str, *, rate: float, seed: int = 0, lines: list[str] | None = None
+) -> Iterator[tuple[str, dict[str, int]]]:
     """A proxy that spoils a share of the requests; yields its endpoint and how often each fault was served.
 
     500, throttling (503 SlowDown), a reset before the answer, a reset after the server has acted, a body cut short, and
-    a slow body.
+    a slow body. Each request's first line is added to `lines`.
     """
     host, port = endpoint.removeprefix("http://").split(":")
     rng, guard = random.Random(seed), threading.Lock()
@@ -114,6 +116,8 @@ def faulty(endpoint: str, *, rate: float, seed: int = 0) -> Iterator[tuple[str, 
         def relay(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             with guard:
+                if lines is not None:
+                    lines.append(self.requestline)
                 spoiled = sum(count for name, count in served.items() if name)
                 fault = FAULTS[spoiled % len(FAULTS)] if rng.random() < rate else ""  # in turn: each kind is met
                 served[fault] = served.get(fault, 0) + 1

@@ -118,6 +118,26 @@ def test_through_a_failing_network_the_archive_is_the_same(server, at, undisturb
     assert contents(url) == undisturbed
 
 
+def test_latest_lists_only_the_folders_of_slots_that_it_lacks(server, at, tmp_path):
+    lines: list[str] = []
+    settings = config(str(tmp_path / "archive.zarr"), mode="latest", lookback_hours=3.0)
+
+    def latest(minute: int) -> tuple[int, list[str]]:
+        lines.clear()
+        summary = ingest(settings, clock=lambda: datetime(2024, 3, 2, 1, minute, tzinfo=UTC))
+        return summary.written, [line for line in lines if "list-type" in line]
+
+    with loopback.faulty(server, rate=0, lines=lines) as (endpoint, _):
+        at(endpoint)
+        written, listed = latest(10)
+        assert (written, len(listed)) == (6, 4)  # the hours 22, 23, 00 and 01
+        written, listed = latest(40)
+        assert (written, len(listed)) == (1, 1)
+        assert "LA%2F202403%2F02%2F01%2F" in listed[0]
+        assert latest(50) == (0, [])
+    at(server)
+
+
 def test_a_granule_that_vanishes_after_the_listing_is_left_for_later(server, tmp_path, monkeypatch):
     key = simulator.key("ir105", np.datetime64("2024-03-01T23:30", "s"))
     client = boto3.session.Session().client("s3")

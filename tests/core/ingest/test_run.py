@@ -1,7 +1,5 @@
 """Ingestion of simulated granules into a real archive, against the simulated truth."""
 
-import shutil
-
 import numpy as np
 import pytest
 
@@ -48,18 +46,3 @@ def test_an_archive_of_another_grid_is_refused_and_untouched(root):
     with pytest.raises(FewcastError, match=r"another grid: found 24x24 pixels there, 12x12 asked for"):
         run(config(root, block=4))
     assert contents(settings.archive) == before
-
-
-def test_workers_of_a_cluster_write_the_same_archive(root):
-    from distributed import Client, LocalCluster
-
-    settings = config(root)
-    run(settings)
-    alone = contents(settings.archive)
-    shutil.rmtree(settings.archive)
-    with (
-        LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster,
-        Client(cluster) as client,
-    ):
-        run(settings, client=client)
-    assert contents(settings.archive) == alone
