@@ -4,7 +4,9 @@
 
 A shortened training of the preset by `fewcast train`, and the same by `core.train` alone, which tells nobody. Events
 come more often than in the whole run, so the second table scales each by how often it comes in a run of so many
-minutes: what happens once, once; reports every ten steps; pictures and checkpoints with every validation.
+minutes: what happens once, once; reports every ten steps; pictures and checkpoints with every validation. Steps are
+slower while servers start, and after that by what the server and the deliveries take from the cores: from
+the first validation on, the pooled steps of both runs are compared.
 """
 
 import argparse
@@ -31,27 +33,44 @@ _RUN = """
 import json, sys
 from pathlib import Path
 from core.config import load
+from core.report import Silent
 from core.train import train
+
+class Told(Silent):
+    stepping = {}
+    def metrics(self, values, step):
+        if "time/steps_seconds" in values:
+            self.stepping[step] = values["time/steps_seconds"] + values["time/data_seconds"]
+
 config = load(Path(sys.argv[1]), sys.argv[2:])
-print(json.dumps(train(config.train).seconds))
+seconds = train(config.train, report=Told()).seconds
+print(json.dumps([seconds, Told.stepping]))
 """
 _FLOW = """
 import json, sys
 from flows import commands
 from flows.cli import main
+
 told, account = {}, commands.account
 def tell(seconds):
     told.update(seconds)
     return account(seconds)
+
 commands.account = tell
 code = main(sys.argv[1:])
-print(json.dumps(told))
+stepping = {}
+for line in open("run/tracking/journal.jsonl"):
+    record = json.loads(line)
+    values = record.get("values", {})
+    if "time/steps_seconds" in values:
+        stepping[record["step"]] = values["time/steps_seconds"] + values["time/data_seconds"]
+print(json.dumps([told, stepping]))
 sys.exit(code)
 """
 
 
-def measure(command: list[str], folder: Path) -> tuple[dict[str, float], float, float]:
-    """Seconds by what, of the whole process, and CPU seconds of the servers that it started."""
+def measure(command: list[str], folder: Path) -> tuple[dict[str, float], dict[int, float], float, float]:
+    """Seconds by what, seconds of stepping until each validation, of the whole process, and of servers' CPU."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT", "MLFLOW"))}
     environment = {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     begun, servers = time.perf_counter(), 0.0
@@ -67,7 +86,8 @@ def measure(command: list[str], folder: Path) -> tuple[dict[str, float], float, 
     wall = time.perf_counter() - begun
     if process.returncode:
         raise SystemExit((folder / "err").read_text())
-    return json.loads((folder / "out").read_text().splitlines()[-1]), wall, servers
+    seconds, stepping = json.loads((folder / "out").read_text().splitlines()[-1])
+    return seconds, {int(step): spent for step, spent in stepping.items()}, wall, servers
 
 
 def main() -> None:
@@ -90,7 +110,8 @@ def main() -> None:
         sets = [word for change in [*changes, "train.run=run"] for word in ("--set", change)]
         full = [sys.executable, "-c", _FLOW, "train", "--preset", arguments.preset, *sets]
         bare = [sys.executable, "-c", _RUN, str(preset), *changes, "train.run=bare"]
-        (alone, alone_wall, _), (told, wall, servers) = (measure(command, folder) for command in (bare, full))
+        alone, alone_stepping, alone_wall, _ = measure(bare, folder)
+        told, stepping, wall, servers = measure(full, folder)
     validations = arguments.pooled // every + 1
     steps = arguments.pooled + arguments.steps
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {arguments.preset}: {arguments.pooled} pooled "
@@ -102,6 +123,8 @@ def main() -> None:
     print(f"{'everything around':20}{alone_wall - sum(alone.values()):12.2f}{around:15.2f}")
     print(f"{'whole':20}{alone_wall:12.2f}{wall:15.2f}   and {servers:.1f} CPU seconds in Prefect's server\n")
 
+    early, late = stepping[every] - alone_stepping[every], arguments.pooled
+    steady, alone_steady = (found[late] - found[every] for found in (stepping, alone_stepping))
     seconds = 60 * arguments.minutes
     planned = whole.pretrain_steps + whole.steps
     checks = planned // whole.validate_every + 2
@@ -110,8 +133,8 @@ def main() -> None:
         f"{planned // LOG_EVERY} reports": told["reports"] / (steps / LOG_EVERY + validations) * (planned // LOG_EVERY),
         f"{checks} pictures": told["pictures"] / validations * checks,
         f"{checks} checkpoints": told["checkpoints"] / validations * checks,
-        "slower steps": max(told["steps"] + told["data"] - alone["steps"] - alone["data"], 0.0)
-        / (told["steps"] + told["data"]) * seconds,
+        f"first {every} steps slower": max(early, 0.0),
+        "steps after them slower": max(1 - alone_steady / steady, 0.0) * seconds,
     }  # fmt: skip
     print(f"of {arguments.minutes:g} minutes with {planned} steps")
     for what, spent in rows.items():
