@@ -1,6 +1,7 @@
 """The likelihood of target frames: Gaussian, with a learned noise per lead time.
 
-Shape suffixes: N windows, P = L * C output channels in (lead, channel) order, H and W pixels, L lead times.
+Shape suffixes: N windows, P = L * C output channels in (lead, channel) order, "space" the image's axes (H and W, or
+none for plain regression), L lead times.
 """
 
 import math
@@ -54,6 +55,8 @@ class GaussianLikelihood:
     With the score `crps` the loss is `score_weight` times the closed-form CRPS of N(f, sigma^2), in the target's units;
     its derivative with respect to f never exceeds `score_weight`, so inner steps stay stable at small scales.
 
+    `image_axes` is the number of axes after the channels: 2 for images, 0 for vectors of outputs (N, P).
+
     The trap: with `crps`, or with beta > 0, the loss is no log likelihood. What the inner loop then finds is a
     generalised (Gibbs) posterior, proportional to prior * exp(-loss), and the objective is no ELBO.
     """
@@ -69,6 +72,7 @@ class GaussianLikelihood:
         beta: float = 0.0,
         score: Literal["nll", "crps"] = "nll",
         score_weight: float = 1.0,
+        image_axes: int = 2,
     ) -> None:
         if beta and not (heteroscedastic and score == "nll"):
             raise ValueError("beta-NLL weights pixels by their own scale: it needs heteroscedastic=True, score='nll'")
@@ -76,6 +80,7 @@ class GaussianLikelihood:
         self.initial_std = initial_std
         self.heteroscedastic, self.scale_bound, self.beta = heteroscedastic, scale_bound, beta
         self.score, self.score_weight = score, score_weight
+        self.image_axes = image_axes
 
     def initial(self) -> Tree:
         """The first parameters: log_std (L,)."""
@@ -83,9 +88,9 @@ class GaussianLikelihood:
 
     def loss(
         self,
-        prediction: Float[Tensor, "N O H W"],
-        target: Float[Tensor, "N P H W"],
-        mask: Bool[Tensor, "N P H W"] | None,
+        prediction: Float[Tensor, "N O *space"],
+        target: Float[Tensor, "N P *space"],
+        mask: Bool[Tensor, "N P *space"] | None,
         parameters: Tree,
     ) -> Float[Tensor, ""]:
         """The score summed over unmasked pixels. A masked target may hold anything, NaN included."""
@@ -103,7 +108,7 @@ class GaussianLikelihood:
         return (pixel if mask is None else torch.where(mask, pixel, 0.0)).sum()
 
     def predictive(self, prediction: Tensor, parameters: Tree) -> Predictive:
-        """Mean (..., P, H, W) and std, (P, 1, 1) or per pixel."""
+        """Mean (..., P, *space) and std, (P, 1, 1) for images, or per pixel."""
         mean, log_std = self._split(prediction, parameters)
         return Predictive(mean, log_std.exp())
 
@@ -118,8 +123,8 @@ class GaussianLikelihood:
         return self.score_weight * std * (z * torch.erf(z / math.sqrt(2)) + density - 1 / math.sqrt(math.pi))
 
     def _split(self, prediction: Tensor, parameters: Tree) -> tuple[Tensor, Tensor]:
-        log_std = parameters["log_std"][:, None].expand(-1, self.channels).reshape(-1, 1, 1)
+        log_std = parameters["log_std"][:, None].expand(-1, self.channels).reshape(-1, *[1] * self.image_axes)
         if not self.heteroscedastic:
             return prediction, log_std
-        mean, raw = prediction.chunk(2, dim=-3)
+        mean, raw = prediction.chunk(2, dim=-1 - self.image_axes)
         return mean, log_std + self.scale_bound * torch.tanh(raw / self.scale_bound)

@@ -39,6 +39,20 @@ def test_pixel_scale_multiplies_the_lead_noise_and_is_bounded():
     assert torch.isfinite(likelihood.loss(extreme, target, mask, parameters))
 
 
+@pytest.mark.parametrize("heads", [1, 2])
+def test_outputs_without_image_axes_are_those_of_single_pixels(heads):
+    prediction, target, mask, parameters = (t[:, :, 0, 0] if torch.is_tensor(t) else t for t in case(heads))
+    plain, image = (
+        GaussianLikelihood(LEADS, CHANNELS, heteroscedastic=heads == 2, image_axes=axes) for axes in (0, 2)
+    )
+    pixel = (..., None, None)
+    expected = image.loss(prediction[pixel], target[pixel], mask[pixel], parameters)
+    torch.testing.assert_close(plain.loss(prediction, target, mask, parameters), expected)
+    found, reference = plain.predictive(prediction, parameters), image.predictive(prediction[pixel], parameters)
+    torch.testing.assert_close(found.mean, reference.mean[..., 0, 0])
+    torch.testing.assert_close(found.std, reference.std[..., 0, 0])
+
+
 def test_crps_is_the_integral_of_squared_distribution_differences():
     prediction, target, _, parameters = (t[:1, :, :1, :1] if torch.is_tensor(t) else t for t in case())
     std = parameters["log_std"].exp().repeat_interleave(CHANNELS).numpy()
