@@ -24,6 +24,8 @@ from core.report import Report, Silent
 from core.run import device_of
 from core.verify.mixture import Mixture
 
+NAMED = 100  # starts named in one line of the log
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -100,6 +102,7 @@ def forecast(
     if animation:
         with _timed(made, "animation"):
             animate(dataset, view, init, Path(animation))
+    _tell_superseded(view, init, folder, report)
     with _timed(made, "write"):
         folder.write(dataset, place, netcdf=config.netcdf)
         folder.point_to_latest()
@@ -131,6 +134,16 @@ def _require_fresh(config: ForecastConfig, view: Newest, init: np.datetime64, no
             f"the newest frames have holes: starting from {init.astype('M8[m]')} and not from "
             f"{archive.times[newest].astype('M8[m]')}"
         )
+
+
+def _tell_superseded(view: Newest, init: int, folder: Folder, report: Report) -> None:
+    """Name the starts since the forecast before this one that have none of their own: the newest alone is made."""
+    times = view.frames.archive.times
+    earlier = [moment for moment, _ in folder.forecasts() if moment < times[init]]
+    left = view.superseded(init, earlier[-1]) if earlier else []
+    if left:
+        names = ", ".join(f"{times[slot].astype('M8[s]').item():%Y%m%dT%H%MZ}" for slot in left[-NAMED:])
+        report.message(f"superseded by {times[init].astype('M8[s]').item():%Y%m%dT%H%MZ}: {names}")
 
 
 @contextmanager

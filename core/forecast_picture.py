@@ -69,10 +69,11 @@ def observed(view: Newest, slots: list[int]) -> NDArray[np.float32]:
 def surety(view: Newest) -> tuple[dict[str, Any], str, list[float]]:
     """Colours, label and steps for the half-width of the interval that holds 8 of 10 outcomes.
 
-    The steps are parts of the channel's own standard deviation over the training data, to one digit.
+    The first step is a tenth of the channel's own standard deviation over the training data, to one digit; each
+    further one is twice as wide.
     """
-    std = view.model.spec.std[0]
-    steps = [float(f"{share * std:.1g}") for share in (0.1, 0.2, 0.4, 0.8)]
+    first = float(f"{0.1 * view.model.spec.std[0]:.1g}")
+    steps = [first * factor for factor in (1, 2, 4, 8)]
     colours = ListedColormap(colormaps["YlOrBr"](np.linspace(0.05, 1, 5)))
     style = {"cmap": colours, "norm": BoundaryNorm([0.0, *steps, 4 * steps[-1]], 5)}
     return style, f"8 of 10 lie within ± ({UNITS[view.kind]})", steps  # type: ignore[index]

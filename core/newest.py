@@ -94,6 +94,12 @@ class Newest:
             )
         return int(ready[-1])
 
+    def superseded(self, init: int, before: np.datetime64) -> list[int]:
+        """Slots after `before` and before `init` that could have started a forecast, oldest first."""
+        ready = self._starts(init, 1 - self.model.spec.input_frames, 0)
+        times = self.frames.archive.times
+        return [int(slot) for slot in ready if slot < init and times[slot] > before]
+
     def _slot(self, text: str) -> int:
         try:
             return self.frames.archive.slot(np.datetime64(text.removesuffix("Z").strip().replace(" ", "T"), "s"))

@@ -1,6 +1,7 @@
 """`fewcast`: every flow by hand, with its preset, its progress and its result on the terminal."""
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -77,7 +78,10 @@ def find_preset(name: str) -> Path:
 def read_config(options: argparse.Namespace) -> PipelineConfig:
     """The config that --preset or --config names, with --set on top."""
     path = Path(options.config) if options.config else find_preset(options.preset)
-    return load(path, options.set)
+    changes = list(options.set)
+    if getattr(options, "region", None) is not None:
+        changes.append(f"forecast.region={json.dumps(options.region)}")
+    return load(path, changes)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,6 +96,9 @@ def _parser() -> argparse.ArgumentParser:
         stage.set_defaults(run="flows.commands:run_flow")
         if name == "train":
             stage.add_argument("--probe", action="store_true", help="only suggest a learning rate and a KL weight")
+        if name == "nowcast":
+            stage.add_argument("--region", metavar="AREA",
+                               help="a named area (korea, ...) or west,south,east,north in degrees")  # fmt: skip
         if name == "sweep":
             stage.add_argument("--grid", metavar="KEY=VALUE,...", action="append", required=True,
                                help="values of a key of training (repeatable)")  # fmt: skip

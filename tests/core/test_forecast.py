@@ -198,3 +198,12 @@ def test_what_cannot_be_forecast_is_one_clear_line(config, change, words):
     with pytest.raises(FewcastError, match=words):
         forecast(config.model_copy(update=change))
     assert not list(Path(config.output).glob("*.zarr")) if Path(config.output).exists() else True
+
+
+def test_a_start_that_a_newer_one_overtook_is_named(config):
+    quick = config.model_copy(update={"netcdf": False, "animation": False, "members": 2, "support_windows": 0})
+    told = Told()
+    forecast(quick.model_copy(update={"init_time": "2024-06-03T22:00Z"}), report=told)
+    assert not [line for line in told.messages if "superseded" in line]
+    forecast(quick, report=told)
+    assert "superseded by 20240603T2330Z: 20240603T2230Z, 20240603T2300Z" in told.messages

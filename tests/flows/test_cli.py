@@ -72,3 +72,9 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     command = f"{sys.executable} -m flows.cli config | head -n 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
+
+
+def test_a_region_given_by_hand_is_that_of_the_forecast() -> None:
+    options = cli._parser().parse_args(["nowcast", "--preset", "korea", "--region=-1.5,31,133,44"])
+    assert cli.read_config(options).forecast.region == "-1.5,31,133,44"
+    assert cli.read_config(options).forecast.run == "models:/korea@champion"

@@ -1,0 +1,103 @@
+"""Scores of past forecasts against scores computed by hand, as the truth comes."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from scores.probability import crps_for_ensemble
+
+from core.archive import Archive, Status
+from core.config import ForecastConfig
+from core.forecast import forecast
+from core.forecast_folder import Folder
+from core.forecast_verification import roll, verify_forecasts
+
+INIT = "2024-06-02T06:00"
+
+
+@pytest.fixture
+def config(chain, tmp_path) -> ForecastConfig:
+    archive = str(tmp_path / "archive.zarr")
+    shutil.copytree(chain.archive, archive)
+    return ForecastConfig(
+        archive=archive, run=chain.run, output=str(tmp_path / "out"), init_time=INIT, members=5, support_windows=1,
+        support_tiles=1, y0=6, x0=11, height=30, width=41, animation=False,
+    )  # fmt: skip
+
+
+def test_scores_are_those_of_an_independent_computation(config):
+    made = forecast(config)
+    rows = verify_forecasts(config).rolling["rows"]
+    archive = Archive.open(config.archive)
+    slot = archive.slot(made.init_time)
+    start, *truth = archive.read("brightness_temperature", range(slot, slot + 3), slice(6, 36), slice(11, 52))[:, 0]
+    with xr.open_zarr(made.url, consolidated=False) as data:
+        for lead, (row, frame) in enumerate(zip(rows, truth, strict=True)):
+            seen = np.isfinite(frame) & np.isfinite(start)
+            assert (~seen).sum() > 0
+            members = data["members"].values[:, lead, 0][:, seen]
+            mean, spread = (data[name].values[lead, 0][seen] for name in ("mean", "spread"))
+            expected = crps_for_ensemble(
+                xr.DataArray(members, dims=("m", "p")), xr.DataArray(frame[seen], dims="p"), "m", method="fair"
+            )
+            assert row["lead_minutes"] == 30 * (lead + 1)
+            assert row["crps"] == pytest.approx(float(expected), rel=1e-4)
+            assert row["crps_persistence"] == pytest.approx(np.abs(start - frame)[seen].mean(), rel=1e-5)
+            assert row["skill"] == pytest.approx(1 - row["crps"] / row["crps_persistence"])
+            assert row["bias"] == pytest.approx((mean - frame[seen]).mean(), rel=1e-3)
+            assert row["coverage90"] == pytest.approx((np.abs(mean - frame[seen]) <= 1.6449 * spread).mean())
+
+
+def test_each_lead_time_is_scored_once_when_its_truth_has_come(config):
+    archive = Archive.open(config.archive, "r+")
+    slot = archive.slot(np.datetime64(INIT, "s"))
+    for later in (slot + 1, slot + 2):
+        archive.set_status(later, archive.channels, Status.UNSEEN)
+    forecast(config)
+    first = verify_forecasts(config)
+    assert (first.lead_times, first.waiting, first.rolling) == (0, 2, {})
+    assert "has not come" in first.markdown
+
+    archive.set_status(slot + 1, archive.channels, Status.COMPLETE)
+    second = verify_forecasts(config)
+    assert (second.scored, second.lead_times, second.waiting) == (1, 1, 1)
+    assert [row["lead_minutes"] for row in second.rolling["rows"]] == [30]
+    archive.set_status(slot + 2, archive.channels, Status.COMPLETE)
+    third = verify_forecasts(config)
+    assert (third.lead_times, third.waiting) == (1, 0)
+    again = verify_forecasts(config)
+    assert (again.lead_times, again.rolling) == (0, third.rolling)
+    assert again.rolling["rows"][0] == second.rolling["rows"][0]
+    assert "| ir | 30 | 1 |" in again.markdown
+
+
+def test_a_forecast_made_anew_is_scored_anew_and_one_deleted_keeps_its_scores(config):
+    made = forecast(config)
+    before = verify_forecasts(config).rolling["rows"]
+    forecast(config.model_copy(update={"seed": 1}))
+    renewed = verify_forecasts(config)
+    assert renewed.lead_times == 2
+    assert renewed.rolling["rows"][0]["crps"] != before[0]["crps"]
+    shutil.rmtree(made.url)
+    assert verify_forecasts(config).rolling == renewed.rolling
+
+
+def test_the_rolling_span_reaches_back_from_the_newest_and_weights_by_pixels(tmp_path):
+    def sums(pixels: float, crps: float) -> dict[str, float]:
+        rest = dict.fromkeys(("crps_persistence", "bias", "squared_error", "variance", "coverage90"), pixels)
+        return {"pixels": pixels, "crps": pixels * crps, **rest}
+
+    folder = tmp_path / "verification"
+    folder.mkdir()
+    for moment, values in {"2024-06-01T05:00:00": sums(10, 9.0), "2024-06-01T20:00:00": sums(30, 1.0),
+                           "2024-06-02T06:00:00": sums(10, 3.0)}.items():  # fmt: skip
+        path = folder / f"{moment[:10].replace('-', '')}.json"
+        book = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(book | {moment: {"identity": {}, "leads": {"30": {"ir": values}}}}))
+    [row] = roll(Folder(str(tmp_path)), hours=24)["rows"]
+    assert (row["forecasts"], row["crps"], row["skill"]) == (2, 1.5, -0.5)
+    assert roll(Folder(str(tmp_path)), hours=48)["forecasts"] == 3
+    assert roll(Folder(str(Path(tmp_path) / "nothing")), hours=24) == {}

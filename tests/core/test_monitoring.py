@@ -1,0 +1,63 @@
+"""The metrics file against the archive and the forecasts that it describes."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from core.config import ForecastConfig, MonitorConfig
+from core.forecast import forecast
+from core.forecast_verification import verify_forecasts
+from core.monitoring import write_metrics
+
+NOW = datetime(2024, 6, 4, 0, 10, tzinfo=UTC)
+
+
+def read(path: str) -> dict[tuple[str, ...], float]:
+    """Samples by name and the values of their labels but the preset's."""
+    found = {}
+    for family in text_string_to_metric_families(Path(path).read_text()):
+        for sample in family.samples:
+            assert sample.labels.pop("preset") == "tiny"
+            found[(sample.name.removeprefix("fewcast_"), *sample.labels.values())] = sample.value
+    return found
+
+
+def test_the_metrics_are_those_of_what_lies_there(chain, tmp_path):
+    forecasts = ForecastConfig(
+        archive=chain.archive, run=chain.run, output=str(tmp_path / "out"), members=2, support_windows=0,
+        animation=False,
+    )  # fmt: skip
+    forecast(forecasts.model_copy(update={"init_time": "2024-06-03T21:00"}))
+    newest = forecast(forecasts)
+    row = verify_forecasts(forecasts).rolling["rows"][0]
+    config = MonitorConfig(
+        name="tiny", archive=chain.archive, forecasts=forecasts.output, folder=str(tmp_path / "metrics")
+    )
+    found = read(write_metrics(config, {"ingest": 2, "nowcast": 0}, NOW))
+    start = datetime(2024, 6, 3, 23, 30, tzinfo=UTC).timestamp()
+    assert found["archive_newest_slot_timestamp_seconds",] == start
+    assert found["nowcast_newest_init_timestamp_seconds",] == start
+    written = (Path(newest.url) / "zarr.json").stat().st_mtime
+    assert found["nowcast_lag_seconds",] == pytest.approx(written - start)
+    # 24 hours back from 00:10: 48 slots on the half hour, the one at 00:00 not seen yet
+    states = {state: found["archive_slots", state] for state in ("complete", "partial", "unseen", "corrupt", "absent")}
+    assert sum(states.values()) == 48
+    assert states["unseen"] == 1
+    assert (found["nowcasts",], found["nowcasts_verified",]) == (2, 1)
+    assert found["nowcast_crps", "ir", "30"] == row["crps"]
+    assert found["nowcast_skill", "ir", "30"] == row["skill"]
+    assert found["nowcast_coverage90", "ir", "30"] == row["coverage90"]
+    assert (found["flow_runs_failed", "ingest"], found["flow_runs_failed", "nowcast"]) == (2, 0)
+    assert found["monitor_timestamp_seconds",] == NOW.timestamp()
+
+
+def test_before_anything_is_there_the_file_says_so_and_replaces_the_old_one(tmp_path):
+    config = MonitorConfig(
+        name="tiny", archive=str(tmp_path / "no.zarr"), forecasts=str(tmp_path / "no"), folder=str(tmp_path)
+    )
+    for _ in range(2):
+        found = read(write_metrics(config, {}, NOW))
+    assert found == {("monitor_timestamp_seconds",): NOW.timestamp(), ("nowcasts",): 0, ("nowcasts_verified",): 0}
+    assert [path.name for path in tmp_path.iterdir()] == ["fewcast_tiny.prom"]
