@@ -7,25 +7,25 @@ import torch
 from torch import Tensor
 
 from core.bayes.gaussian import Tree
-from core.meta.meta_gradient import Episode, differentiable_step
+from core.meta.meta_gradient import TwoLevelProblem, differentiable_step
 
 SHARE = 0.5  # of the free memory, since other ranks, the loader and fragmentation want theirs
 
 
-def fastest_exact(episode: Episode, theta: Tree, at_once: int = 1) -> str:
+def fastest_exact(problem: TwoLevelProblem, theta: Tree, at_once: int = 1) -> str:
     """`unrolled` where the graphs of M steps and the outer loss fit in half the free memory, else `checkpointed`.
 
     Recomputing costs a third more time on a CPU and on a GPU alike; `mixed` needs no second reverse derivative, but its
     eager overhead makes it the slowest of the three (docs/core.md has the measurements).
     """
-    if episode.steps == 0:
+    if problem.steps == 0:
         return "unrolled"
     device = next(iter(theta.values())).device
-    needed = at_once * (episode.steps + 1) * graph_bytes(episode, theta)
+    needed = at_once * (problem.steps + 1) * graph_bytes(problem, theta)
     return "unrolled" if needed < SHARE * free_bytes(device) else "checkpointed"
 
 
-def graph_bytes(episode: Episode, theta: Tree) -> int:
+def graph_bytes(problem: TwoLevelProblem, theta: Tree) -> int:
     """What autograd keeps of one inner step when it must be differentiated again, by running one."""
     storages: dict[int, int] = {}
     kept: list[Tensor] = []  # alive until the end, so that no address is counted twice or missed
@@ -38,7 +38,7 @@ def graph_bytes(episode: Episode, theta: Tree) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         leaves = {name: leaf.detach().requires_grad_() for name, leaf in theta.items()}
-        kept.extend(differentiable_step(episode, episode.start(leaves), leaves, 0).values())
+        kept.extend(differentiable_step(problem, problem.start(leaves), leaves, 0).values())
     return sum(storages.values())
 
 

@@ -65,7 +65,7 @@ class BayesianEpisode:
         return self.outer_terms.weights if self.steps and self.outer_terms.weights else {self.steps: 1.0}
 
     @property
-    def gradient_is_nonlinear(self) -> bool:
+    def update_is_nonlinear(self) -> bool:
         """Whether clipping makes the update a nonlinear function of the data term's gradient."""
         return self.inner.clip > 0
 

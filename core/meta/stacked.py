@@ -51,9 +51,9 @@ class StackedEpisodes:
         return self.one.outer_weights
 
     @property
-    def gradient_is_nonlinear(self) -> bool:
+    def update_is_nonlinear(self) -> bool:
         """Whether clipping, episode by episode, makes the update nonlinear."""
-        return self.one.gradient_is_nonlinear
+        return self.one.update_is_nonlinear
 
     def start(self, theta: Tree) -> Tree:
         """lambda_0 (E, ...): the same for all."""

@@ -42,9 +42,7 @@ def test_pixel_scale_multiplies_the_lead_noise_and_is_bounded():
 @pytest.mark.parametrize("heads", [1, 2])
 def test_outputs_without_image_axes_are_those_of_single_pixels(heads):
     prediction, target, mask, parameters = (t[:, :, 0, 0] if torch.is_tensor(t) else t for t in case(heads))
-    plain, image = (
-        GaussianLikelihood(LEADS, CHANNELS, heteroscedastic=heads == 2, image_axes=axes) for axes in (0, 2)
-    )
+    plain, image = (GaussianLikelihood(LEADS, CHANNELS, heteroscedastic=heads == 2, image_axes=axes) for axes in (0, 2))
     pixel = (..., None, None)
     expected = image.loss(prediction[pixel], target[pixel], mask[pixel], parameters)
     torch.testing.assert_close(plain.loss(prediction, target, mask, parameters), expected)
