@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from core.verify.colours import LEARNERS, MARKERS
 from core.verify.events import RELIABILITY_BINS, reliability
+from core.verify.optimum import OPTIMUM
 from core.verify.plots import plain_axis
 from core.verify.tables import is_control
 
@@ -74,7 +75,7 @@ def texture_figure(table: pd.DataFrame, split: str) -> Figure | None:
 
 
 def curve_figure(table: pd.DataFrame, split: str) -> Figure | None:
-    """CRPS over all lead times against the number of support windows, and of inner steps."""
+    """CRPS over all lead times against the number of support windows, and of inner steps; dashed: the optimum."""
     rows = table[(table["split"] == split) & (table["metric"] == "crps") & (table["reference"] == "")]
     rows = rows[(rows["lead_time"] == 0) & (rows["channel"] == rows["channel"].iloc[-1])]
     found = rows["learner"].str.extract(_CURVE)
@@ -90,6 +91,9 @@ def curve_figure(table: pd.DataFrame, split: str) -> Figure | None:
             colour = LEARNERS[i % len(LEARNERS)]
             axis.plot(own[kind], own["value"], MARKERS[i % 10] + "-", color=colour, label=f"held out: {holdout}")
             axis.fill_between(own[kind], own["low"], own["high"], color=colour, alpha=0.12, linewidth=0)
+            best = rows[(rows["learner"] == OPTIMUM) & (rows["holdout"] == holdout)]["value"]
+            for value in best:
+                axis.axhline(value, color=colour, linewidth=1, linestyle="--")
         axis.set_xticks(np.unique(rows[kind].dropna()))
         axis.set_xlabel("support windows N_S" if kind == "windows_given" else "inner steps M")
         axis.set_ylabel("CRPS (standardised units)")

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from core.verify.colours import image_style
+from core.verify.optimum import OPTIMUM
 from core.verify.plots import limits
 from core.verify.tables import holdout_words
 
@@ -37,7 +38,10 @@ def scorecard_page(
         size = group.iloc[0]
         title = f"{split}: {holdout_words(str(holdout))}" + ("" if table["channel"].nunique() == 1 else f", {channel}")
         parts += [f"<h2>{html.escape(title)}</h2>", f"<p>{size['windows']} windows in {size['blocks']} blocks.</p>"]
-        parts += [_crps_table(group), _metric_table(group)]
+        parts += [_score_table(group, "crps", "", "CRPS")]
+        if (group["metric"] == "crps_ratio").any():
+            parts += [_score_table(group, "crps_ratio", OPTIMUM, "CRPS / CRPS of the optimum")]
+        parts += [_metric_table(group)]
     parts.append("<h2>Cuts</h2><p>CRPS over all lead times and kinds of hold-out.</p>")
     for name, part in cuts.groupby("cut", sort=False):
         grid = part.pivot_table(index="learner", columns="value", values="crps", sort=False)
@@ -87,8 +91,8 @@ def animation(inputs: np.ndarray, panels: Mapping[str, np.ndarray], lead_minutes
     return stream.getvalue()
 
 
-def _crps_table(group: pd.DataFrame) -> str:
-    own = group[(group["metric"] == "crps") & (group["reference"] == "")]
+def _score_table(group: pd.DataFrame, metric: str, reference: str, title: str) -> str:
+    own = group[(group["metric"] == metric) & (group["reference"] == reference)]
     grid = own.pivot_table(index="learner", columns="lead_time", values="value", sort=False)
     grid = grid[[*sorted(c for c in grid.columns if c), 0]]
     widths = own[own["lead_time"] == 0].set_index("learner")
@@ -96,7 +100,7 @@ def _crps_table(group: pd.DataFrame) -> str:
     for row, learner in zip(rows, grid.index, strict=True):
         low, high = widths.loc[learner, ["low", "high"]]
         row.append(f"[{low:.4f}, {high:.4f}]" if low == low else "one block")
-    return _table(["CRPS", *(f"{lead} min" if lead else "all" for lead in grid.columns), "95 % interval"], rows)
+    return _table([title, *(f"{lead} min" if lead else "all" for lead in grid.columns), "95 % interval"], rows)
 
 
 def _metric_table(group: pd.DataFrame) -> str:

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from core.verify.bootstrap import blocks, interval, resampling_weights
+from core.verify.optimum import OPTIMUM
 from core.verify.state import all_metrics
-from core.verify.statistics import PIT_COLUMNS
 
 KEYS = ["learner", "split", "holdout", "episode", "window", "tile", "init_time", "lead_time", "channel"]
 WINDOW = ["split", "holdout", "episode", "window", "lead_time", "channel"]
@@ -42,12 +42,13 @@ def scorecard_table(
 
     For each (learner, reference) of `pairs` it adds `crps_skill` = 1 - CRPS / CRPS of the reference and
     `crps_difference` = CRPS - CRPS of the reference, both over the windows that the two share and both resampled
-    together. `physical` is the value times the channel's std (`scales`) where it has the units of the channel.
+    together; against the optimum also `crps_ratio`, the one CRPS over the other. `physical` is the value times the
+    channel's std (`scales`) where it has the units of the channel.
     A value that is undefined (no observed pixel, a reference without error) is left out, never NaN; an interval
-    needs two blocks, and with one it is missing.
+    needs two blocks, and with one it is missing. `pit_distance` has none: resampling moves it away from 0.
     """
     rows: list[dict[str, object]] = []
-    stats = [c for c in windows.columns if c not in KEYS and c not in PIT_COLUMNS and not c.startswith("rel_")]
+    stats = [c for c in windows.columns if c not in KEYS and not c.startswith("rel_")]
     frame = windows.assign(block=blocks(windows["tile"], windows["init_time"], settings.hours))
     for cut, group in _cuts(frame):
         learners = {str(name): part for name, part in group.groupby("learner", sort=False, observed=True)}
@@ -129,10 +130,10 @@ def _pair(
     with np.errstate(divide="ignore", invalid="ignore"):
         a, b = sums_a["crps"] / sums_a["count"], sums_b["crps"] / sums_b["count"]
         draw_a, draw_b = draws_a["crps"] / draws_a["count"], draws_b["crps"] / draws_b["count"]
-        return [
-            _row("crps_skill", name, reference, cut, float(1 - a / b), 1 - draw_a / draw_b, size),
-            _row("crps_difference", name, reference, cut, float(a - b), draw_a - draw_b, size),
-        ]
+        pair = {"crps_skill": (1 - a / b, 1 - draw_a / draw_b), "crps_difference": (a - b, draw_a - draw_b)}
+        if reference == OPTIMUM:
+            pair["crps_ratio"] = (a / b, draw_a / draw_b)
+    return [_row(metric, name, reference, cut, float(value), draw, size) for metric, (value, draw) in pair.items()]
 
 
 def _row(
@@ -144,7 +145,8 @@ def _row(
     draws: np.ndarray,
     size: dict[str, int],
 ) -> dict[str, object]:
-    low, high = interval(draws, LEVEL) if size["blocks"] > 1 else (float("nan"), float("nan"))
+    known = size["blocks"] > 1 and metric != "pit_distance"
+    low, high = interval(draws, LEVEL) if known else (float("nan"), float("nan"))
     return {"metric": metric, "learner": learner, "reference": reference, **cut} | {
         "value": value,
         "low": low,

@@ -64,8 +64,10 @@ def metrics(state: Mapping[str, Any]) -> dict[str, Any]:
     """Metrics of summed statistics, elementwise over whatever shape the sums have, scalars too.
 
     Standardised units, except: spread_skill = sqrt(mean predictive variance) / RMSE and coverages (shares),
-    nll in nats per pixel. A group with no observed pixel has no metrics, and spread-skill of a perfect point
-    forecast is undefined: both are NaN here, and the scorecard leaves such rows out and says so.
+    nll in nats per pixel, and pit_distance, the share of observations that would have to lie elsewhere in the forecast
+    distribution for its PIT to be uniform (0 where calibrated; sampling alone gives a little). A group with no
+    observed pixel has no metrics, and spread-skill of a perfect point forecast is undefined: both are NaN here, and the
+    scorecard leaves such rows out and says so.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         count = np.where(state["count"] > 0, state["count"], np.nan)
@@ -80,6 +82,7 @@ def metrics(state: Mapping[str, Any]) -> dict[str, Any]:
             values["spread_skill"] = np.sqrt(state["variance"] / count) / np.where(rmse > 0, rmse, np.nan)
             for coverage in COVERAGES:
                 values[f"coverage_{coverage:.0%}".replace("%", "")] = state[f"inside_{coverage:.0%}"] / count
+            values["pit_distance"] = 0.5 * np.abs(pit_histogram(state) - 1 / PIT_BINS).sum(-1)
         if "nll" in state:
             values["nll"] = state["nll"] / count
     return values

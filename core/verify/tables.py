@@ -2,9 +2,10 @@
 
 import pandas as pd
 
+from core.verify.optimum import OPTIMUM
 from core.verify.scorecard import defined_metric
 
-_SHOWN = ("mae", "rmse", "bias", "spread_skill", "coverage_50", "coverage_90", "coverage_95", "nll")
+_SHOWN = ("mae", "rmse", "bias", "spread_skill", "coverage_50", "coverage_90", "coverage_95", "pit_distance", "nll")
 _HOLDOUT_WORDS = {
     "region": "new region",
     "time": "new time",
@@ -77,6 +78,17 @@ def markdown(table: pd.DataFrame, notes: list[str], verdicts: list[str]) -> str:
         shown += [
             m for m in dict.fromkeys(group["metric"]) if m.startswith(("brier@", "csi@", "fss_9@", "power_ratio_4"))
         ]
+        ratios = group[group["metric"] == "crps_ratio"]
+        if len(ratios):
+            parts += [
+                "",
+                "CRPS as a ratio to that of the optimum, which no forecast from the same inputs can better:",
+                "",
+            ]
+            parts += _markdown_rows(["learner", *(f"{lead} min" for lead in leads), "all leads"])
+            for learner, own in ratios.groupby("learner", sort=False):
+                by_lead = {int(row["lead_time"]): _cell(row, 3) for _, row in own.iterrows()}
+                parts.append(f"| {learner} | " + " | ".join(by_lead.get(lead, "-") for lead in [*leads, 0]) + " |")
         parts += ["", "Over all lead times:", "", *_markdown_rows(["learner", *shown])]
         for learner in group["learner"].unique():
             own = group[group["learner"] == learner]
@@ -90,6 +102,8 @@ def verdicts(table: pd.DataFrame, holdout: str = "") -> list[str]:
     chosen = _choose(table, holdout)
     skill, lines = chosen[chosen["metric"] == "crps_skill"], []
     for (learner, reference), rows in skill.groupby(["learner", "reference"], sort=False):
+        if reference == OPTIMUM and is_control(str(learner)):
+            continue
         by_lead = rows[rows["lead_time"] > 0].sort_values("lead_time")
         if by_lead["low"].isna().all():
             lines.append(f"{learner} against {reference}: one block only, so no interval and no verdict")
@@ -127,12 +141,12 @@ def _value(own: pd.DataFrame, metric: str, lead: int, digits: int) -> str:
     return f"{rows['value'].iloc[0]:.{digits}f}" if len(rows) else "-"
 
 
-def _interval(row: pd.Series) -> str:
-    return f"[{row['low']:.4f}, {row['high']:.4f}]" if row["low"] == row["low"] else "one block"
+def _interval(row: pd.Series, digits: int = 4) -> str:
+    return f"[{row['low']:.{digits}f}, {row['high']:.{digits}f}]" if row["low"] == row["low"] else "one block"
 
 
-def _cell(row: pd.Series) -> str:
-    return f"{row['value']:.4f}" + (f" {_interval(row)}" if row["low"] == row["low"] else "")
+def _cell(row: pd.Series, digits: int = 4) -> str:
+    return f"{row['value']:.{digits}f}" + (f" {_interval(row, digits)}" if row["low"] == row["low"] else "")
 
 
 def _markdown_rows(header: list[str]) -> list[str]:

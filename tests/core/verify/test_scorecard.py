@@ -4,7 +4,9 @@ import pytest
 
 from core.verify import tables
 from core.verify.bootstrap import blocks, interval, resampling_weights
+from core.verify.optimum import OPTIMUM
 from core.verify.scorecard import Settings, scorecard_table
+from core.verify.statistics import PIT_COLUMNS
 
 SETTINGS = Settings(samples=400, hours=6.0, seed=1)
 
@@ -28,6 +30,7 @@ def _windows(days=6, tiles=3, channels=("ir",), better=0.1, spread=0.05):
                             "lead_time": lead, "channel": channel, "count": 80.0,
                             "error": 0.0, "absolute_error": count, "squared_error": count, "variance": count,
                             "crps": 80 * crps * (1 - gain), "inside_50%": 40.0, "inside_90%": 72.0, "inside_95%": 76.0,
+                            **dict.fromkeys(PIT_COLUMNS, 4.0),
                         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -96,6 +99,29 @@ def test_skill_against_a_perfect_reference_is_left_out():
     table = scorecard_table(windows, SETTINGS, [("learner", "reference")])
     assert "crps_skill" not in set(table["metric"])
     assert "crps_difference" in set(table["metric"])
+
+
+def test_a_learner_is_a_ratio_to_the_optimum_where_there_is_one():
+    windows = _windows(better=-0.04, spread=0.0).replace({"learner": {"reference": OPTIMUM}})
+    table = scorecard_table(windows, SETTINGS, [("learner", OPTIMUM)])
+    ratio = _one(table, metric="crps_ratio", learner="learner", holdout="all", lead_time=60)
+    assert (ratio["value"], ratio["low"], ratio["high"]) == pytest.approx((1.04, 1.04, 1.04))
+    text = tables.markdown(table, [], tables.verdicts(table))
+    assert "ratio to that of the optimum" in text
+    assert "| learner | 1.040 [1.040, 1.040] |" in text
+    plain = scorecard_table(windows.replace({"learner": {OPTIMUM: "reference"}}), SETTINGS, [("learner", "reference")])
+    assert "crps_ratio" not in set(plain["metric"])
+
+
+def test_the_distance_of_the_pit_from_uniform_is_the_share_that_lies_elsewhere():
+    windows = _windows()
+    flat = scorecard_table(windows, SETTINGS, [])
+    assert (flat.loc[flat["metric"] == "pit_distance", "value"] == 0).all()
+    windows["pit_00"], windows["pit_10"] = 8.0, 0.0  # one in twenty observations below where it should be
+    table = scorecard_table(windows, SETTINGS, [])
+    row = _one(table, metric="pit_distance", learner="learner", holdout="all", lead_time=0)
+    assert row["value"] == pytest.approx(0.05)
+    assert np.isnan(row["low"])
 
 
 def test_channels_are_scored_apart_and_together():
