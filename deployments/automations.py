@@ -1,25 +1,36 @@
-"""What the server does by itself."""
+"""What the server does by itself: chain deployments, end what hangs, cure what died, and tell what is late."""
 
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from uuid import UUID
 
 from prefect.automations import Automation
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
-from prefect.events.actions import ChangeFlowRunState
+from prefect.events.actions import ActionTypes, CancelFlowRun, ChangeFlowRunState, RunDeployment, SendNotification
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
-_ENDED = [f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")]
+from deployments.catalogue import Entry
+from tasks.events import ARCHIVE_GREW, archive_resource
+
+ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
+# A notification block of this name, of whatever kind (Slack, mail, a webhook), is told of every alarm.
+ALERTS = "fewcast-alerts"
 
 
-def zombies(missed: int = 3) -> Automation:
-    """A run whose process is gone sends no heartbeat, and would be Running for ever: call it crashed."""
-    beat = PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value() or 180
+def zombies(missed: int = 3, beat: int = 0) -> Automation:
+    """A run whose process is gone sends no heartbeat, and would be Running for ever: call it crashed.
+
+    `beat` is the seconds between heartbeats; 0: those of Prefect's own setting, which the runs have too.
+    """
+    beat = beat or PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value() or 180
     return Automation(
         name="fewcast: runs without a heartbeat are crashed",
         description=f"Missed {missed} heartbeats of {beat} s: the process is gone. Stages go on where they were.",
         trigger=EventTrigger(
             after={"prefect.flow-run.heartbeat"},
-            expect={"prefect.flow-run.heartbeat", *_ENDED},
+            expect={"prefect.flow-run.heartbeat", *ENDED},
             match={"prefect.resource.id": ["prefect.flow-run.*"]},
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
@@ -30,13 +41,138 @@ def zombies(missed: int = 3) -> Automation:
     )
 
 
-def apply_automations() -> list[str]:
-    """Make the automations that are not there; returns the names of all."""
-    made = [zombies()]
+def stuck(limit: timedelta = timedelta(minutes=10)) -> Automation:
+    """A run that a worker took and never began would be Pending for ever: its worker is gone."""
+    return Automation(
+        name="fewcast: runs that never begin are crashed",
+        description=f"Taken by a worker {limit} ago, and not begun: the worker is gone. The next run does the work.",
+        trigger=EventTrigger(
+            after={"prefect.flow-run.Pending"},
+            expect={"prefect.flow-run.Running", *ENDED},
+            match={"prefect.resource.id": ["prefect.flow-run.*"]},
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=limit,
+        ),
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message="never begun: its worker is gone")],
+    )
+
+
+def overdue(limit: timedelta, tag: str) -> Automation:
+    """A run that bears the tag of a time limit, and has not ended by then, is cancelled by its worker."""
+    return Automation(
+        name=f"fewcast: runs tagged {tag} are cancelled after it",
+        description="It hangs, or its work has grown: see docs/operations.md. What it had done is kept.",
+        trigger=EventTrigger(
+            after={"prefect.flow-run.Running"},
+            expect=ENDED,
+            match={"prefect.resource.id": ["prefect.flow-run.*"]},
+            match_related={"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"},
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=limit,
+        ),
+        actions=[CancelFlowRun()],
+    )
+
+
+def chained(after: Entry, then: Entry, ids: Mapping[str, UUID]) -> Automation:
+    """One deployment after every completed run of another."""
+    return Automation(
+        name=f"fewcast: {then.path} after {after.path}",
+        description=f"A completed run of {after.path} starts {then.path}.",
+        trigger=EventTrigger(
+            expect={"prefect.flow-run.Completed"},
+            match={"prefect.resource.id": ["prefect.flow-run.*"]},
+            match_related={
+                "prefect.resource.id": f"prefect.deployment.{ids[after.path]}",
+                "prefect.resource.role": "deployment",
+            },
+            posture=Posture.Reactive,
+            threshold=1,
+        ),
+        actions=[RunDeployment(source="selected", deployment_id=ids[then.path])],
+    )
+
+
+def after_growth(archive: str, then: Entry, ids: Mapping[str, UUID]) -> Automation:
+    """One deployment whenever frames have come into an archive."""
+    return Automation(
+        name=f"fewcast: {then.path} when frames have come",
+        description=f"New frames in {archive} start {then.path}.",
+        trigger=EventTrigger(
+            expect={ARCHIVE_GREW},
+            match={"prefect.resource.id": [archive_resource(archive)]},
+            posture=Posture.Reactive,
+            threshold=1,
+        ),
+        actions=[RunDeployment(source="selected", deployment_id=ids[then.path])],
+    )
+
+
+def stale(archive: str, limit: timedelta, check: Entry, ids: Mapping[str, UUID], block: UUID | None) -> Automation:
+    """No frame for too long: a run that says since when, and why, in red; and a word to `ALERTS` if there is one."""
+    actions: list[ActionTypes] = [RunDeployment(source="selected", deployment_id=ids[check.path])]
+    if block:
+        body = f"No frame has come into {archive} for {limit}. See the newest run of {check.path}."
+        actions.append(SendNotification(block_document_id=block, subject="fewcast: a stale archive", body=body))
+    return Automation(
+        name=f"fewcast: alarm when {archive} is stale",
+        description=f"No frame for {limit}: {check.path} says since when, and why.",
+        trigger=EventTrigger(
+            expect={ARCHIVE_GREW},
+            match={"prefect.resource.id": [archive_resource(archive)]},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=limit,
+        ),
+        actions=actions,
+    )
+
+
+def automations(entries: Iterable[Entry], ids: Mapping[str, UUID], block: UUID | None = None) -> list[Automation]:
+    """All of what some deployments ask for, given the server's ids of them by `flow/name`."""
+    entries = list(entries)
+    by_path = {entry.path: entry for entry in entries}
+    made = [zombies(), stuck()]
+    made += [overdue(limit, tag) for tag, limit in sorted({entry.limit_tag: entry.limit for entry in entries}.items())]
+    for entry in entries:
+        if entry.after:
+            made.append(chained(by_path[entry.after], entry, ids))
+        if entry.on_growth_of:
+            made.append(after_growth(entry.on_growth_of, entry, ids))
+        if entry.on_silence_of:
+            made.append(stale(entry.on_silence_of, entry.silence, entry, ids, block))
+    return made
+
+
+def apply_automations(made: Iterable[Automation]) -> list[str]:
+    """Make those that are not there and change those that are another; returns the names of all."""
+    made = list(made)
     for automation in made:
-        if _find(automation.name) is None:
+        found = _find(automation.name)
+        if found is None:
             automation.create()
+        elif _plain(found) != _plain(automation):
+            automation.id = found.id
+            automation.update()
     return [automation.name for automation in made]
+
+
+def find_alerts() -> UUID | None:
+    """The operator's notification block, if there is one."""
+    with get_client(sync_client=True) as client:
+        for document in client.read_block_documents(limit=200):
+            if document.name == ALERTS:
+                return document.id
+    return None
+
+
+def _plain(automation: Automation) -> dict[str, object]:
+    return automation.model_dump(mode="json", include={"name", "description", "trigger", "actions", "enabled"},
+                                 exclude={"trigger": {"id"}})  # fmt: skip
 
 
 def _find(name: str) -> Automation | None:

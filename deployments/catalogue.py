@@ -1,7 +1,8 @@
 """Every deployment of a preset: its name, what it is for, when it runs, and what it must not run beside."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, cast
 
 from prefect import Flow
@@ -10,19 +11,27 @@ from prefect.deployments.runner import EntrypointType, RunnerDeployment
 from prefect.schedules import Cron
 from pydantic import BaseModel
 
-from core.config import PipelineConfig
+from core.config import ForecastConfig, PipelineConfig
 from deployments.pools import CPU_POOL, GPU_POOL
-from flows.archive import check_archive
+from flows.archive import check_archive, check_fresh
 from flows.episodes import episodes
 from flows.evaluate import evaluate
 from flows.ingest import ingest
+from flows.monitor import monitor
 from flows.nowcast import nowcast
 from flows.pipeline import pipeline
 from flows.promote import promote
 from flows.train import train
+from flows.verify import verify
 
-# A schedule that comes while the last run is at work leaves the rest to the one after; what a person starts waits.
+# A schedule that comes while the last run is at work leaves the rest to the one after; what must not be lost waits.
 SKIP, WAIT = ConcurrencyLimitStrategy.CANCEL_NEW, ConcurrencyLimitStrategy.ENQUEUE
+# How long a run may take before it is cancelled: far above what it takes, since the cure loses work.
+MINUTES_15, HOURS_2, HOURS_12, DAYS_2, DAYS_14 = (
+    timedelta(minutes=15), timedelta(hours=2), timedelta(hours=12), timedelta(days=2), timedelta(days=14)
+)  # fmt: skip
+OLDEST_FRAME_MINUTES = 60  # of a nowcast, where the config has no word on it
+SILENT_SLOTS = 4  # as many slots without a frame make an archive stale
 
 
 @dataclass(frozen=True)
@@ -33,10 +42,34 @@ class Entry:
     name: str
     description: str
     parameters: dict[str, Any]
+    limit: timedelta
     collision: ConcurrencyLimitStrategy = WAIT
     cron: str = ""  # UTC
     pool: str = CPU_POOL
-    tags: list[str] = field(default_factory=list)
+    after: str = ""  # started by each completed run of this deployment
+    on_growth_of: str = ""  # started when frames have come into this archive
+    on_silence_of: str = ""  # started when none have, for `silence`
+    silence: timedelta = timedelta(0)
+
+    @property
+    def path(self) -> str:
+        return f"{self.flow.name}/{self.name}"
+
+    @property
+    def limit_tag(self) -> str:
+        hours, minutes = divmod(int(self.limit.total_seconds()) // 60, 60)
+        return "limit-" + (f"{hours}h" if hours else "") + (f"{minutes}min" if minutes else "")
+
+    @property
+    def starts(self) -> str:
+        """What starts it, in words."""
+        ways = [
+            f"at {self.cron} UTC" * bool(self.cron),
+            f"after {self.after}" * bool(self.after),
+            f"when frames have come into {self.on_growth_of}" * bool(self.on_growth_of),
+            f"when none has come for {self.silence}" * bool(self.on_silence_of),
+        ]
+        return ", ".join(filter(None, ways)) or "by hand"
 
     def deployment(self, working_dir: str = "") -> RunnerDeployment:
         """As prefect takes it: to be served by this process, or (with a folder to run in) for a worker of its pool."""
@@ -45,8 +78,8 @@ class Entry:
             pool = {"work_pool_name": self.pool, "job_variables": {"working_dir": working_dir}}
         made = self.flow.to_deployment(
             name=self.name,
-            description=self.description,
-            tags=[self.flow.name, *self.tags],
+            description=f"{self.description} Starts {self.starts}; cancelled after {self.limit}.",
+            tags=[self.flow.name, self.limit_tag],
             parameters=self.parameters,
             schedule=Cron(self.cron, timezone="UTC", slug="fewcast") if self.cron else None,
             concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=self.collision),
@@ -57,67 +90,85 @@ class Entry:
 
 
 def entries(config: PipelineConfig) -> list[Entry]:
-    """All deployments of one preset; what follows a live satellite is scheduled, everything can be started by hand."""
+    """All deployments of one preset; what follows a live satellite starts by itself, everything can be by hand."""
     live = config.ingest.source.startswith("s3://")
-    name = config.name
-    minutes = min(max(config.ingest.cadence_minutes, 10), 60)
-    half_way = _every(minutes, minutes // 2)
+    name, archive = config.name, config.ingest.archive
+    minutes = min(config.ingest.cadence_minutes, 60)
+    calm = max(minutes, 10)
+    fallback = f"{calm // 2}-59/{calm} * * * *"  # should an event be lost
     tracking = _values(config.tracking)
     made = [
         Entry(
             pipeline, name, f"Granules to scorecard with the preset `{name}`; each stage skips what is done.",
-            {"config": _values(config)}, pool=GPU_POOL,
+            {"config": _values(config)}, DAYS_14, pool=GPU_POOL,
         ),
         Entry(
             ingest, f"{name}-backfill", f"All slots of the config from `{config.ingest.source}`, oldest first.",
-            {"config": _values(config.ingest)},
+            {"config": _values(config.ingest)}, DAYS_14,
         ),
         Entry(
             episodes, name, f"New episodes from `{config.episodes.archive}`; those that are there stay as they are.",
-            {"config": _values(config.episodes)}, cron="15 1 * * *" if live else "",
+            {"config": _values(config.episodes)}, HOURS_12, cron="15 1 * * *" if live else "",
         ),
         Entry(
             train, name, f"Meta-train in `{config.train.run}`, or go on there.",
-            {"config": _values(config.train), "tracking": tracking},
+            {"config": _values(config.train), "tracking": tracking}, DAYS_2,
             cron="0 3 * * 0" if live else "", pool=GPU_POOL,
         ),
         Entry(
             evaluate, name, f"Score `{config.evaluate.run}` beside the baselines.",
-            {"config": _values(config.evaluate), "tracking": tracking}, pool=GPU_POOL,
+            {"config": _values(config.evaluate), "tracking": tracking}, HOURS_12, pool=GPU_POOL,
+            after=f"{train.name}/{name}",
         ),
         Entry(
             promote, name, "Make the newest candidate the champion, if it beats it on validation.",
-            {"tracking": tracking}, cron="0 5 * * *" if live else "",
+            {"tracking": tracking}, MINUTES_15, after=f"{evaluate.name}/{name}",
         ),
         Entry(
             nowcast, name, f"Forecast from the newest frames of `{config.forecast.archive}`.",
-            {"config": _values(config.forecast), "tracking": tracking}, collision=SKIP, pool=GPU_POOL,
-            cron=half_way if live else "",
+            {"config": _values(_operational(config) if live else config.forecast), "tracking": tracking}, MINUTES_15,
+            on_growth_of=archive if live else "", cron=fallback if live else "",
         ),
         Entry(
-            check_archive, name, f"Read every frame of `{config.ingest.archive}` and compare it with its digest.",
-            {"url": config.ingest.archive}, cron="30 2 * * *" if live else "",
+            check_archive, name, f"Read every frame of `{archive}` and compare it with its digest.",
+            {"url": archive}, HOURS_12, cron="30 2 * * *" if live else "",
+        ),
+        Entry(
+            verify, name, f"Score the forecasts in `{config.forecast.output}` whose truth has come.",
+            {"config": _values(config.forecast)}, HOURS_2, cron="20 * * * *" if live else "",
         ),
     ]  # fmt: skip
     if live:
         latest = config.ingest.model_copy(update={"mode": "latest"})
-        made.append(
+        made += [
+            Entry(
+                monitor, name, f"Write what a monitoring system reads to `{config.monitor.folder}`.",
+                {"config": _values(config.monitor)}, MINUTES_15, collision=SKIP, cron="*/5 * * * *",
+            ),
             Entry(
                 ingest, f"{name}-latest", f"The newest slots of `{config.ingest.source}`, and late ones.",
-                {"config": _values(latest)}, collision=SKIP, cron=_every(minutes),
-            )
-        )  # fmt: skip
+                {"config": _values(latest)}, HOURS_2, collision=SKIP, cron=f"*/{minutes} * * * *",
+            ),
+            Entry(
+                check_fresh, name, f"Say since when no frame has come into `{archive}`, and why; red if it is stale.",
+                {"config": _values(latest), "limit_minutes": SILENT_SLOTS * minutes}, MINUTES_15,
+                on_silence_of=archive, silence=timedelta(minutes=SILENT_SLOTS * minutes),
+            ),
+        ]  # fmt: skip
     return made
+
+
+def _operational(config: PipelineConfig) -> ForecastConfig:
+    """By the champion rather than the newest training, and not from frames that no one cares for any more."""
+    own = config.forecast.run == config.train.run
+    run = f"models:/{config.tracking.experiment}@champion" if own else config.forecast.run
+    age = config.forecast.max_age_minutes or OLDEST_FRAME_MINUTES
+    return config.forecast.model_copy(update={"run": run, "max_age_minutes": age})
 
 
 def catalogue(configs: Iterable[PipelineConfig]) -> list[Entry]:
     """The deployments of several presets."""
     return [entry for config in configs for entry in entries(config)]
-
-
-def _every(minutes: int, after: int = 0) -> str:
-    """Every so many minutes of the hour, some minutes after the full slot."""
-    return f"{after}-59/{minutes} * * * *"
 
 
 def _values(config: BaseModel) -> dict[str, Any]:

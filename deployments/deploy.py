@@ -5,6 +5,8 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
+from uuid import UUID
 
 from prefect import serve
 from prefect.client.orchestration import get_client
@@ -14,7 +16,7 @@ from prefect.settings import PREFECT_API_URL
 
 from core.config import load
 from core.errors import FewcastError
-from deployments.automations import apply_automations
+from deployments.automations import apply_automations, automations, find_alerts
 from deployments.catalogue import Entry, catalogue
 from deployments.pools import CPU_POOL, GPU_POOL
 from flows.cli import PRESETS
@@ -35,9 +37,8 @@ def main() -> int:
                 mend="run `fewcast ui` beside this and set PREFECT_API_URL to its address with /api behind it",
             )
         chosen = catalogue(load(path) for path in options.config or sorted(PRESETS.glob("*.toml")))
-        if options.apply:
-            apply(chosen, options.working_dir)
-        else:
+        apply(chosen, options.working_dir if options.apply else "")
+        if not options.apply:
             serve(*(entry.deployment() for entry in chosen))
     except FewcastError as error:
         print(f"fewcast: {error}", file=sys.stderr)
@@ -45,17 +46,21 @@ def main() -> int:
     return 0
 
 
-def apply(chosen: list[Entry], working_dir: str) -> None:
-    """Pools, the limit of one run a GPU, deployments and automations; applied twice it changes nothing."""
+def apply(chosen: list[Entry], working_dir: str = "") -> None:
+    """Pools, the limit of one run a GPU, deployments and automations; applied twice it changes nothing.
+
+    With a folder to run in the deployments are for the workers of the pools; without, for this process to serve.
+    """
     with get_client(sync_client=True) as client:
-        for pool in (CPU_POOL, GPU_POOL):
+        for pool in (CPU_POOL, GPU_POOL) if working_dir else ():
             with suppress(ObjectAlreadyExists):
                 client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
         client.create_concurrency_limit("gpu", 1)
+    ids: dict[str, UUID] = {}
     for entry in chosen:
-        entry.deployment(working_dir).apply()
-        print(f"{entry.flow.name}/{entry.name}" + (f", at {entry.cron} UTC" if entry.cron else ""))
-    for name in apply_automations():
+        ids[entry.path] = cast(UUID, entry.deployment(working_dir).apply())
+        print(f"{entry.path}, {entry.starts}")
+    for name in apply_automations(automations(chosen, ids, find_alerts())):
         print(f"automation {name}")
 
 

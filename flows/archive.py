@@ -1,7 +1,9 @@
-"""An archive under the eye: every frame against its digest."""
+"""An archive under the eye: every frame against its digest, and the newest against the clock."""
 
 from prefect import flow
+from pydantic import Field
 
+from core.config import IngestConfig
 from tasks import archive as tasks
 
 
@@ -13,3 +15,14 @@ def check_archive(url: str) -> str:
         url: Folder or URL of the archive.
     """
     return tasks.check_archive(url)
+
+
+@flow(name="archive-alarm")
+def check_fresh(config: IngestConfig, limit_minutes: int = Field(40, ge=1)) -> str:
+    """Say how old the newest complete frame is; fails where it is older than the limit.
+
+    Args:
+        config: Which archive, and what feeds it.
+        limit_minutes: The age in minutes from which on an archive is stale.
+    """
+    return tasks.check_fresh(config, limit_minutes)

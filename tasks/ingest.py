@@ -8,6 +8,7 @@ from core.config import IngestConfig
 from core.ingest import IngestSummary
 from core.ingest import ingest as ingest_granules
 from core.satellite import simulator
+from tasks.events import archive_grew
 from tasks.pictures import publish_figure
 from tasks.policies import LOCAL, NETWORK, dask_client
 from tasks.reporting import Reporting
@@ -32,6 +33,8 @@ def ingest(config: IngestConfig) -> IngestSummary:
         states = {name: getattr(summary, name) for name in FRAMES}
         report.message(f"frames: {counts(**states)}; archive {summary.archive}")
     publish("ingest", summary)
+    if summary.written:
+        archive_grew(summary.archive, summary.written)
     if summary.written or summary.partial:
         create_markdown_artifact(inspect(summary.archive, last_days=14).markdown, key="archive")
         publish_figure("archive-frame", quick_look(summary.archive), "The newest frame of the archive")

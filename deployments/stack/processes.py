@@ -73,7 +73,8 @@ class Processes:
         """Start a service that does not live, in a session of its own, with its output in `NAME.log`."""
         if service.name in self.running():
             return
-        with (self.folder / f"{service.name}.log").open("ab") as log:
+        path = self.folder / f"{service.name}.log"
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
             process = subprocess.Popen(
                 service.command, env={**service.environment, MARK: str(self.folder)}, cwd=working_dir,
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, user=service.user or None,

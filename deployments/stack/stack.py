@@ -10,6 +10,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from core.errors import FewcastError
+from deployments.pools import CPU_POOL, GPU_POOL
+from deployments.stack.cure import crash_the_dead, runs_of
 from deployments.stack.postgres import Postgres
 from deployments.stack.processes import Processes, Running, Service
 from deployments.stack.secrets import read_secrets
@@ -33,7 +35,9 @@ class Stack:
         """What was started and lives."""
         return self.processes.running()
 
-    def up(self, configs: Sequence[str] = (), profile: str = "", only: Collection[str] = ()) -> dict[str, str]:
+    def up(
+        self, configs: Sequence[str] = (), profile: str = "", only: Collection[str] = (), deploy: bool = True
+    ) -> dict[str, str]:
         """Start what is missing, wait until all is well, apply the deployments; returns the addresses.
 
         `only` names the services to start, where not all are wanted. Raises `FewcastError` where something does not
@@ -46,7 +50,9 @@ class Stack:
             plan.postgres.make_databases()
         servers = self._begin(plan.servers(), only)
         self.processes.wait(servers[0])  # prefect
-        self._deploy(configs, plan)
+        if deploy:
+            self._deploy(configs, plan)
+        self._cure(plan)
         for service in (*servers, *self._begin(plan.workers(), only)):
             self.processes.wait(service)
         if plan.auth:
@@ -85,6 +91,11 @@ class Stack:
                 found=(done.stderr.strip().splitlines() or ["no word"])[-1],
                 mend="mend that and run `make up` again; the services stay up",
             )
+
+    def _cure(self, plan: Plan) -> None:
+        lives = self.running()
+        if pools := [pool for pool in (CPU_POOL, GPU_POOL) if f"worker-{pool}" not in lives]:
+            crash_the_dead(f"{plan.url('prefect')}/api", plan.auth, pools, runs_of(self.processes.marked()))
 
     def _profile(self, asked: str) -> str:
         """The profile of the data: chosen when they are first made, and kept."""

@@ -8,13 +8,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
+from prefect.automations import Automation
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from core.config import load
+from deployments.automations import apply_automations, overdue, zombies
 from deployments.catalogue import catalogue
 from flows.cli import PRESETS
 
@@ -164,18 +169,51 @@ def test_the_form_refuses_a_bad_value(api: httpx.Client, served: "subprocess.Pop
     assert "100" in answer.text
 
 
-def test_every_preset_can_be_started_and_live_sources_are_scheduled() -> None:
+def test_every_preset_can_be_started_and_live_sources_follow_the_satellite() -> None:
     configs = [load(path) for path in sorted(PRESETS.glob("*.toml"))]
-    made = {(entry.flow.name, entry.name): entry for entry in catalogue(configs)}
-    assert {name for flow, name in made if flow == "pipeline"} == {config.name for config in configs}
-    assert made["ingest", "korea-latest"].cron == "0-59/10 * * * *"
-    assert made["nowcast", "korea"].cron == "5-59/10 * * * *"
-    assert not made["nowcast", "demo"].cron
+    made = {entry.path: entry for entry in catalogue(configs)}
+    assert {path for path in made if path.startswith("pipeline/")} == {f"pipeline/{config.name}" for config in configs}
+    assert made["ingest/korea-latest"].cron == "*/10 * * * *"
+    assert made["nowcast/korea"].on_growth_of == made["archive-alarm/korea"].on_silence_of == "data/korea/archive.zarr"
+    assert made["nowcast/korea"].cron == "5-59/10 * * * *"
+    assert made["evaluate/korea"].after == "train/korea"
+    assert made["promote/korea"].after == "evaluate/korea"
+    for flow in ("episodes", "train", "archive-check", "verify"):
+        assert made[f"{flow}/korea"].cron
+        assert not made[f"{flow}/demo"].cron
+    assert made["nowcast/demo"].starts == "by hand"
     for entry in made.values():
         deployment = entry.deployment()
-        assert deployment.description
-        assert entry.flow.name in deployment.tags
+        assert entry.starts in str(deployment.description)
+        assert {entry.flow.name, entry.limit_tag} == {*deployment.tags}
         assert (deployment.concurrency_limit, bool(deployment.schedules)) == (1, bool(entry.cron))
+
+
+def test_what_hangs_is_cancelled_and_what_died_is_crashed(api: httpx.Client) -> None:
+    flow = api.post("/flows/", json={"name": "hangs"}).json()
+
+    def start(tag: str) -> str:
+        asked = {"flow_id": flow["id"], "tags": [tag], "state": {"type": "RUNNING", "name": "Running"}}
+        made: str = api.post("/flow_runs/", json=asked).json()["id"]
+        return made
+
+    with temporary_settings({PREFECT_API_URL: str(api.base_url).rstrip("/")}):
+        rules = [overdue(timedelta(seconds=10), "limit-of-this-test"), zombies(missed=2, beat=5)]
+        apply_automations(rules)
+        try:
+            hangs, dead = start("limit-of-this-test"), start("another")
+            beat = {
+                "event": "prefect.flow-run.heartbeat",
+                "id": str(uuid4()),
+                "occurred": datetime.now(UTC).isoformat(),
+                "resource": {"prefect.resource.id": f"prefect.flow-run.{dead}"},
+            }
+            assert api.post("/events", json=[beat]).is_success
+            until(lambda: api.get(f"/flow_runs/{hangs}").json()["state"]["type"] in ("CANCELLING", "CANCELLED"), 90)
+            until(lambda: api.get(f"/flow_runs/{dead}").json()["state"]["type"] == "CRASHED", 90)
+        finally:
+            for rule in rules:
+                Automation.read(name=rule.name).delete()
 
 
 def test_applied_twice_it_changes_nothing(api: httpx.Client, folder: Path) -> None:
@@ -200,9 +238,10 @@ def test_applied_twice_it_changes_nothing(api: httpx.Client, folder: Path) -> No
         assert done.returncode == 0, done.stderr
         said.append((done.stdout, state()))
     assert said[0] == said[1]
-    assert "ingest/korea-latest, at 0-59/10 * * * * UTC" in said[0][0]
+    assert "ingest/korea-latest, at */10 * * * * UTC" in said[0][0]
     assert len(said[0][1][0]) >= 9
-    assert len(said[0][1][3]) == 1
+    names = [name for name in said[0][0].splitlines() if name.startswith("automation ")]
+    assert len(said[0][1][3]) >= len(names) == len(set(names)) >= 8
 
 
 def test_without_a_server_it_says_how_to_get_one(tmp_path: Path) -> None:

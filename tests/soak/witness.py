@@ -1,0 +1,194 @@
+"""What came of the soak, read from outside: the archive, the forecasts, the runs and their logs, and the memory."""
+
+import re
+import statistics
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import xarray as xr
+
+from core.archive import Archive, validate
+from core.archive.layout import Status
+from core.config import load
+from core.errors import FewcastError
+from deployments.stack import Stack
+from deployments.stack.cure import RUN_ID
+from deployments.stack.services import Plan
+
+MEMORY_LIMIT, GROWTH_LIMIT = 3e9, 0.25
+
+
+class Witness:
+    """Reads the state of a stack that runs, as an operator would."""
+
+    def __init__(self, config: Path, folder: Path, plan: Plan) -> None:
+        self.config, self.folder, self.plan = load(config), folder, plan
+        credentials = (plan.auth.user, plan.auth.password) if plan.auth else None
+        self.api = httpx.Client(base_url=f"{plan.url('prefect')}/api", auth=credentials, timeout=60)
+
+    # -- what a person does
+
+    def push(self, deployment: str) -> None:
+        """Start a deployment by hand; a server that is away just now is no matter, the next slot asks again."""
+        try:
+            found = self.api.get(f"/deployments/name/{deployment}").json()
+            self.api.post(f"/deployments/{found['id']}/create_flow_run", json={"state": {"type": "SCHEDULED"}})
+        except (httpx.HTTPError, KeyError, ValueError):
+            pass
+
+    def wait_for_a_nowcast(self, patience: float, push: bool) -> None:
+        self._wait(lambda: bool(self.forecasts()), patience, push, "no nowcast comes")
+
+    def wait_until_settled(self, satellite: Any, patience: float, push: bool) -> None:
+        """Until what came whole is complete, the newest start has its forecast, and nothing is at work."""
+
+        def settled() -> bool:
+            complete = self.complete()
+            return {*satellite.whole()} <= complete and max(self.starts(complete)) in self.forecasts()
+
+        self._wait(settled, patience, push, "")
+        self._wait(lambda: not self._count("RUNNING", "PENDING"), 120, False, "")
+
+    def _wait(self, condition: Any, patience: float, push: bool, complaint: str) -> None:
+        deadline, pushed = time.monotonic() + patience, time.monotonic()
+        while time.monotonic() < deadline:
+            try:
+                if condition():
+                    return
+            except (OSError, FewcastError, httpx.HTTPError):  # the archive is not there yet, or S3 is away
+                pass
+            if push and time.monotonic() - pushed > 15:
+                self.push("ingest/sky-latest")
+                pushed = time.monotonic()
+            time.sleep(1)
+        if complaint:
+            raise TimeoutError(complaint)
+
+    # -- what is there
+
+    def complete(self) -> set[datetime]:
+        """Slots that the archive serves as complete."""
+        archive = Archive.open(self.config.ingest.archive)
+        good = np.flatnonzero((archive.status == Status.COMPLETE).all(axis=1))
+        return {archive.times[slot].astype("M8[s]").item().replace(tzinfo=UTC) for slot in good}
+
+    def starts(self, complete: set[datetime]) -> set[datetime]:
+        """Slots from which a forecast could start: they and the input frames before them are complete."""
+        minute, frames = timedelta(minutes=self.config.ingest.cadence_minutes), self.config.episodes.input_frames
+        return {time for time in complete if all(time - n * minute in complete for n in range(frames))}
+
+    def forecasts(self) -> set[datetime]:
+        folder = self.folder / self.config.forecast.output
+        stamps = [path.name.removeprefix("forecast_").removesuffix(".zarr") for path in folder.glob("forecast_*.zarr")]
+        return {datetime.strptime(stamp, "%Y%m%dT%H%MZ").replace(tzinfo=UTC) for stamp in stamps}
+
+    def superseded(self) -> set[datetime]:
+        """Starts of which some run's log says that a newer one came before them."""
+        words = " ".join(self._messages("superseded by"))
+        named = re.findall(r"(\d{8}T\d{4}Z)(?=[,\s]|$)", words)
+        return {datetime.strptime(stamp, "%Y%m%dT%H%MZ").replace(tzinfo=UTC) for stamp in named}
+
+    def _messages(self, word: str) -> list[str]:
+        found: list[str] = []
+        while True:
+            asked = {
+                "logs": {"text": {"query": f'"{word}"'}},
+                "limit": 200,
+                "offset": len(found),
+                "sort": "TIMESTAMP_ASC",
+            }
+            page = self.api.post("/logs/filter", json=asked).json()
+            found += [entry["message"] for entry in page]
+            if len(page) < 200:
+                return [message for message in found if word in message]
+
+    def _count(self, *states: str) -> int:
+        asked = {"flow_runs": {"state": {"type": {"any_": list(states)}}}}
+        return int(self.api.post("/flow_runs/count", json=asked).json())
+
+    # -- what is wrong
+
+    def problems(self, satellite: Any) -> list[str]:
+        complete, forecasts = self.complete(), self.forecasts()
+        wrong = [
+            f"{time:%FT%TZ} was published whole and is not complete"
+            for time in satellite.whole()
+            if time not in complete
+        ]
+        starts = {time for time in self.starts(complete) if time >= min(forecasts)}
+        unexplained = starts - forecasts - self.superseded()
+        wrong += [f"{time:%FT%TZ} has no nowcast and no word that it was superseded" for time in sorted(unexplained)]
+        wrong += [f"a forecast from {time:%FT%TZ}, where no frames are" for time in sorted(forecasts - starts)]
+        for path in sorted((self.folder / self.config.forecast.output).glob("forecast_*.zarr")):
+            members = xr.open_zarr(path).sizes["member"]
+            if members != self.config.forecast.members:
+                wrong.append(f"{path} has {members} members")
+        made = [message for message in self._messages("made:") if message.startswith("made:")]
+        wrong += [f"logged twice: {message}" for message in {*made} if made.count(message) > 1]
+        if running := self._count("RUNNING", "PENDING"):
+            wrong.append(f"{running} runs have not ended")
+        found = validate(self.config.ingest.archive)
+        return wrong + [f"the archive: {problem}" for problem in found.problems]
+
+    def summary(self, satellite: Any) -> str:
+        complete, forecasts = self.complete(), self.forecasts()
+        states = ", ".join(
+            f"{self._count(state)} {state.lower()}" for state in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+        )
+        return (
+            f"{satellite.published} slots, {len(satellite.whole())} published whole, {len(complete)} complete, "
+            f"{len(forecasts)} nowcasts, {len(self.superseded() - forecasts)} superseded; runs: {states}"
+        )
+
+
+class Memory:
+    """Proportional set size of the stack's services, with what they start but without the flow runs, which end."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.samples: list[float] = []
+
+    def sample(self) -> None:
+        """A sample of a moment at which a service is down tells nothing: it is left out."""
+        total, services = 0.0, self.stack.running()
+        for entry in services.values():
+            for process in _family(entry.pid):
+                try:
+                    if RUN_ID not in process.environ():
+                        total += process.memory_full_info().pss
+                except (psutil.NoSuchProcess, psutil.AccessDenied):
+                    continue
+        if len(services) >= 7:
+            self.samples.append(total)
+
+    @property
+    def summary(self) -> str:
+        third = max(1, len(self.samples) // 3)
+        first, last = (
+            statistics.median(self.samples[third : 2 * third] or self.samples),
+            statistics.median(self.samples[-third:]),
+        )
+        most = max(self.samples)
+        return f"{first / 1e9:.2f} GB in the middle, {last / 1e9:.2f} GB at the end, {most / 1e9:.2f} GB at most"
+
+    def problems(self, slots: int) -> list[str]:
+        """Too much, or (over a run long enough to tell) more at the end than in the middle."""
+        wrong = [f"{max(self.samples) / 1e9:.2f} GB of memory"] if max(self.samples) > MEMORY_LIMIT else []
+        third = max(1, len(self.samples) // 3)
+        middle, end = statistics.median(self.samples[third : 2 * third]), statistics.median(self.samples[-third:])
+        if slots >= 50 and end > (1 + GROWTH_LIMIT) * middle:
+            wrong.append(f"memory grew from {middle / 1e9:.2f} to {end / 1e9:.2f} GB")
+        return wrong
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
