@@ -1,7 +1,7 @@
 """A trained run, ready to adapt and to forecast: network, likelihood, prior and units rebuilt from a checkpoint."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from core.bayes.gaussian import branch
 from core.bayes.likelihood import GaussianLikelihood
 from core.bayes.unet import UNet
+from core.calibration import Calibration
 from core.config import TrainConfig
 from core.config.train import ExtraInput
 from core.episodes.extra import in_order, plane_names
@@ -104,6 +105,7 @@ class Model:
     path: Path
     version: str  # digest of the checkpoint
     episodes_digest: str  # of the episode store that it was trained on
+    calibrations: Mapping[str, Calibration] = field(default_factory=dict)  # of `adapted` and of `prior` forecasts
 
     @classmethod
     def load(
@@ -126,6 +128,8 @@ class Model:
                 found=str(error).splitlines()[0],
                 mend="train again, or use the version that wrote it",
             ) from error
+        fitted = found.meta["progress"].get("calibrations", {})
+        calibrations = {name: Calibration.from_json(values) for name, values in fitted.items()}
         average = branch(found.tensors, AVERAGE)
         trained = {name: leaf for name, leaf in found.tensors.items() if not name.startswith(f"{AVERAGE}/")}
         checkpoint.require_same_shapes(replace(found, tensors=trained), learner.init_state().tensors())
@@ -133,7 +137,7 @@ class Model:
         if average:
             state = replace(state, theta={name: leaf.to(device) for name, leaf in average.items()})
         return cls(learner, state, learner.config, spec, found.step, found.path, found.digest[:16],
-                   found.meta["episodes_digest"])  # fmt: skip
+                   found.meta["episodes_digest"], calibrations)  # fmt: skip
 
     @property
     def extra_inputs(self) -> tuple[ExtraInput, ...]:
@@ -167,9 +171,15 @@ class Model:
         return self.learner.posterior(self.state, examples, steps=steps, seed=seed)
 
     def predict(self, posterior: Posterior, x: Tensor, members: int, seed: int = 0) -> Mixture:
-        """The predictive mixture of `members` weight samples for inputs x (N, I, H, W), a function of `seed`."""
+        """The predictive mixture of `members` weight samples for inputs x (N, I, H, W), a function of `seed`.
+
+        Its std is calibrated as validation found best, for the prior's own forecast and for adapted ones.
+        """
         generator = torch.Generator(self.device).manual_seed(seed)
-        return Mixture(*self.learner.predict(posterior, x.to(self.device), members, generator))
+        mixture = Mixture(*self.learner.predict(posterior, x.to(self.device), members, generator))
+        own = None if len(posterior.support) else self.calibrations.get("prior")
+        calibration = own or self.calibrations.get("adapted")
+        return calibration(mixture) if calibration else mixture
 
 
 def find(run: Path, which: str | int) -> Checkpoint:

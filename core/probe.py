@@ -117,7 +117,7 @@ class _Trial:
             try:
                 for step in range(steps):
                     state, _ = self._step(learner, state, step, rate)
-                found.append((weight, validation.run(Workers([learner]), state)["crps"]))
+                found.append((weight, validation.run(Workers([learner]), state).values["crps"]))
             except DivergedError:
                 found.append((weight, math.inf))
         return found

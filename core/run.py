@@ -31,6 +31,7 @@ class Progress:
     stale: int = 0  # validations since the best one
     forked_from: str = ""
     fitted: float = 0.0  # fraction of the configured steps that the budget has room for; 0: not asked
+    calibrations: dict[str, Any] = field(default_factory=dict)  # by the last validation (`core.calibration`)
     gradient: str = ""  # the exact mode that `auto` took; another after a resume would give other bits
 
     @property
@@ -89,10 +90,12 @@ class Run:
         self.average = dict(self.state.theta) if self.config.averaging else {}
         progress = self.progress
         progress.phase, progress.best_step, progress.best, progress.stale = "meta", None, {}, 0
+        progress.calibrations = {}
 
-    def judge(self, values: dict[str, float]) -> None:
+    def judge(self, values: dict[str, float], calibrations: dict[str, Any]) -> None:
         """Remember a validation."""
         progress = self.progress
+        progress.calibrations = calibrations
         if not progress.best or values["crps"] < progress.best["crps"]:
             progress.best_step, progress.best, progress.stale = progress.step, values, 0
         else:

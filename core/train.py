@@ -201,8 +201,9 @@ class _Loop:
     def _validate(self) -> None:
         run, step = self.run, self.run.progress.step
         check_prior(run.state.theta, self.config, step)
-        values = self.validation.run(self.workers[run.progress.phase], run.judged)
-        run.judge(values)
+        validated = self.validation.run(self.workers[run.progress.phase], run.judged)
+        values = validated.values
+        run.judge(values, {name: found.to_json() for name, found in validated.calibrations.items()})
         self.pace.lap("validation")
         spent = run.progress.seconds
         self.report.metrics(

@@ -1,12 +1,14 @@
 """Held-out episodes scored while a run trains: adapted and at M = 0."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from core.calibration import Calibration, crps_ladder
 from core.episodes.loader import EpisodeBatch, Loader
 from core.errors import FewcastError
 from core.meta.checks import Examples
@@ -16,11 +18,21 @@ from core.run import Run
 from core.verify.mixture import Mixture
 from core.verify.statistics import metrics, window_statistics
 
+_LADDER = "ladder"
+
 
 class Source(Protocol):
     """Where episodes come from, by id."""
 
     def load(self, ids: Sequence[int]) -> EpisodeBatch: ...
+
+
+@dataclass(frozen=True)
+class Validated:
+    """What held-out episodes say of a prior: metrics by name, and how its forecasts are to be calibrated."""
+
+    values: dict[str, float]
+    calibrations: dict[str, Calibration] = field(default_factory=dict)  # of the `adapted` and of the `prior` forecast
 
 
 class Validation:
@@ -40,11 +52,13 @@ class Validation:
         seed: int,
         ranks: Ranks,
         device: torch.device,
+        calibrate: bool = False,
     ) -> None:
+        self.calibrate = calibrate
         self.source, self.ids, self.members, self.leads = source, tuple(ids), members, tuple(leads)
         self.seed, self.ranks, self.device = seed, ranks, device
 
-    def run(self, workers: Workers, state: LearnerState) -> dict[str, float]:
+    def run(self, workers: Workers, state: LearnerState) -> Validated:
         """CRPS, RMSE, NLL, spread-skill and coverage over all leads, CRPS and RMSE of each; `prior_` where M = 0.
 
         `gain` is the fraction of the M = 0 CRPS that adaptation takes away. Without an inner loop there is one
@@ -55,7 +69,13 @@ class Validation:
         mine = self.ids if too_few else self.ids[self.ranks.rank :: self.ranks.size]
         for found in workers.map(lambda learner, identity: self._statistics(learner, state, identity), mine):
             sums = {name: sums.get(name, 0.0) + value for name, value in found.items()}
-        return self._summary(self._over_ranks(sums))
+        total = self._over_ranks(sums)
+        ladders = {name: total.pop(name) for name in list(total) if name.endswith(_LADDER)}
+        calibrations = {
+            "prior" if name.startswith("prior_") else "adapted": Calibration.fit(ladder)
+            for name, ladder in ladders.items()
+        }
+        return Validated(self._summary(total) | self._named(calibrations), calibrations)
 
     def figure(self, workers: Workers, state: LearnerState, episodes: int = 2) -> Figure:
         """The first query window of the first episodes: observed, mean, spread."""
@@ -73,6 +93,8 @@ class Validation:
             assert query.mask is not None
             for statistic, values in window_statistics(mixture, query.y, query.mask).items():
                 sums[f"{name}{statistic}"] = values.sum(0).reshape(len(self.leads), -1).sum(1)
+            if self.calibrate:
+                sums[f"{name}{_LADDER}"] = crps_ladder(mixture, query.y, query.mask)
         return sums
 
     def _planes(self, learner: Learner, state: LearnerState, identity: int) -> list[tuple[str, torch.Tensor]]:
@@ -100,6 +122,16 @@ class Validation:
             generator = torch.Generator(query.x.device).manual_seed(self.seed)
             found[name] = Mixture(*learner.predict(posterior, query.x, self.members, generator))
         return found
+
+    def _named(self, calibrations: Mapping[str, Calibration]) -> dict[str, float]:
+        """Each lead time's factor and floor of the adapted forecast's std, the mean over channels."""
+        if "adapted" not in calibrations:
+            return {}
+        values: dict[str, float] = {}
+        for what, planes in calibrations["adapted"].to_json().items():
+            of_leads = np.reshape(planes, (len(self.leads), -1)).mean(1)
+            values |= {f"std_{what}_{m}min": float(v) for m, v in zip(self.leads, of_leads, strict=True)}
+        return values
 
     def _over_ranks(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         total = self.ranks.sum({name: torch.from_numpy(value).to(self.device) for name, value in sums.items()})
@@ -139,6 +171,7 @@ def validation_of(run: Run, ranks: Ranks) -> Validation:
         seed=config.seed,
         ranks=ranks,
         device=run.device,
+        calibrate=config.calibrate,
     )
 
 

@@ -118,6 +118,9 @@ class TrainConfig(Stage):
     validate_every: int = Field(100, ge=1, description="Steps between validations and checkpoints.")
     validation_episodes: int = Field(32, ge=1, description="Validation episodes scored each time, the same each time.")
     validation_members: int = Field(4, ge=1, le=100, description="Weight samples of a validation forecast.")
+    calibrate: bool = Field(
+        True, description="Forecast with a std that validation corrects: a factor and a floor per lead and channel."
+    )
     patience: int = Field(0, ge=0, description="Validations without a better CRPS before stopping early; 0: never.")
     averaging: float = Field(
         0.0, ge=0, lt=1, description="Decay a step of an average of the prior that is validated and used; 0: none."

@@ -1,0 +1,106 @@
+"""The calibration of forecasts: what was put into simulated errors is found again, and forecasts use it."""
+
+import numpy as np
+import pytest
+import torch
+
+from core.calibration import FACTORS, FLOORS, Calibration, crps_ladder
+from core.config import InnerConfig, NetworkConfig, TrainConfig
+from core.episodes.loader import Loader
+from core.episodes.store import EpisodeStore
+from core.meta.checks import Examples
+from core.model import Model
+from core.train import train
+from core.verify.mixture import Mixture
+
+
+def simulated(factor: float, floor: float, seed: int, members: int = 1) -> tuple[Mixture, torch.Tensor]:
+    """Forecasts of four planes with stds from .02 to .6, and truths whose errors are wider than they say."""
+    g = torch.Generator().manual_seed(seed)
+    mean = torch.randn(3, 4, 9, 13, generator=g)
+    std = torch.exp(torch.rand(mean.shape, generator=g) * 3.4 - 3.9)
+    y = mean + torch.hypot(factor * std, torch.tensor(floor)) * torch.randn(mean.shape, generator=g)
+    return Mixture(mean.expand(members, *mean.shape), std.expand(members, *mean.shape)), y
+
+
+@pytest.mark.parametrize(("factor", "floor"), [(1.0, 0.0), (1.4, 0.0), (0.8, 0.05), (1.2, 0.07)])
+def test_what_the_errors_were_made_with_is_found(factor, floor):
+    sums = sum(
+        crps_ladder(*pair, torch.ones_like(pair[1]).bool()) for pair in (simulated(factor, floor, s) for s in range(40))
+    )
+    found = Calibration.fit(sums)
+    assert found.factor == pytest.approx([factor] * 4, rel=0.08)
+    assert found.floor == pytest.approx([floor] * 4, abs=0.021)
+
+
+def test_the_ladder_is_the_crps_of_the_calibrated_mixture():
+    mean, std, y = torch.randn(5, 1, 2, 1, 1), torch.rand(5, 1, 2, 1, 1) + 0.1, torch.randn(1, 2, 1, 1)
+    wide = [x.expand(*x.shape[:-3], 2, 8, 8) for x in (mean, std, y)]  # alike everywhere, so that no sampling shows
+    ladder = crps_ladder(Mixture(wide[0], wide[1]), wide[2], torch.ones_like(wide[2]).bool())
+    assert ladder.shape == (len(FACTORS), len(FLOORS), 2)
+    for f, g in ((0, 0), (7, 3), (14, 6)):
+        calibrated = Calibration((FACTORS[f],) * 2, (FLOORS[g],) * 2)(Mixture(mean, std))
+        np.testing.assert_allclose(ladder[f, g], 256 * calibrated.crps(y).flatten().numpy(), rtol=1e-4)
+
+
+def test_unobserved_pixels_leave_the_sums_and_an_unobserved_plane_its_std():
+    mixture, y = simulated(1.3, 0.0, 0)
+    mask = torch.rand(y.shape, generator=torch.Generator().manual_seed(1)) < 0.7
+    mask[:, 2] = False
+    ladder = crps_ladder(mixture, torch.where(mask, y, torch.nan), mask)
+    assert np.isfinite(ladder).all()
+    assert (ladder[:, :, 2] == 0).all()
+    np.testing.assert_array_equal(ladder, crps_ladder(mixture, torch.where(mask, y, 1e9), mask))
+    found = Calibration.fit(ladder)
+    assert (found.factor[2], found.floor[2]) == (1.0, 0.0)
+
+
+def test_a_shared_noise_per_lead_time_is_calibrated_too():
+    mixture = Mixture(torch.zeros(2, 3, 4, 5, 5), torch.full((4, 1, 1), 0.5))
+    calibrated = Calibration((1.0, 2.0, 1.0, 1.0), (0.0, 0.0, 1.2, 0.0))(mixture)
+    assert calibrated.std[:, 0, 0].tolist() == pytest.approx([0.5, 1.0, 1.3, 0.5])
+    assert calibrated.variance().shape == (3, 4, 5, 5)
+
+
+@pytest.fixture(scope="module")
+def config(tiny_store, tmp_path_factory) -> TrainConfig:
+    return TrainConfig(
+        episodes=tiny_store,
+        run=str(tmp_path_factory.mktemp("calibrated") / "run"),
+        network=NetworkConfig(width=4, depth=1),
+        likelihood="gaussian_scale",
+        score="crps",
+        inner=InnerConfig(steps=1, rate=0.1),
+        pretrain_steps=2,
+        steps=2,
+        meta_batch=2,
+        validate_every=2,
+        validation_episodes=2,
+        validation_members=2,
+        workers=2,
+        threads=1,
+        device="cpu",
+    )
+
+
+def test_forecasts_of_a_trained_run_are_calibrated(config, tiny_store):
+    train(config)
+    model = Model.load(config.run)
+    assert set(model.calibrations) == {"adapted", "prior"}
+    assert set(Model.load(config.run, "pretrained").calibrations) == {"adapted"}  # a pooled forecast is the only one
+    store = EpisodeStore.open(tiny_store)
+    batch = Loader(store, split="validation").load(store.ids("validation")[:1])
+    support, query = (Examples(part.x[0], part.y[0], part.mask[0]) for part in (batch.support, batch.query))
+    for steps, name in ((0, "prior"), (1, "adapted")):
+        posterior = model.adapt(support, steps)
+        raw = Mixture(*model.learner.predict(posterior, query.x, 3, torch.Generator().manual_seed(0)))
+        made = model.predict(posterior, query.x, 3)
+        torch.testing.assert_close(made.std, model.calibrations[name](raw).std, rtol=0, atol=0)
+        assert torch.equal(made.means, raw.means)
+        assert not torch.equal(made.std.expand_as(raw.std), raw.std)
+
+
+def test_it_can_be_left_off(config):
+    plain = config.model_copy(update={"run": f"{config.run}-plain", "calibrate": False, "pretrain_steps": 0})
+    train(plain)
+    assert Model.load(plain.run).calibrations == {}
