@@ -13,6 +13,7 @@ from rich.console import Console
 from core.config import PipelineConfig, TrackingConfig
 from flows import embedded
 from flows.cli import read_config
+from flows.logs import wants_json
 
 
 def run_flow(options: Namespace) -> int:
@@ -27,8 +28,9 @@ def run_flow(options: Namespace) -> int:
     from tasks.reporting import TERMINAL
 
     console = Console(stderr=True)
-    TERMINAL.set(console)
-    logging.getLogger("tasks").addHandler(OnConsole(console))
+    if not wants_json():  # then the log has every word, and the terminal is for a machine
+        TERMINAL.set(console)
+        logging.getLogger("tasks").addHandler(OnConsole(console))
     call, places = _flow(options, config)
     with embedded.in_process():
         result = call()

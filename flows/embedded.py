@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from core.errors import FewcastError
+from flows.access import open_doors
+from flows.logs import log_settings
 
 DATA = Path("data")
 # One process after another shares one SQLite file; a start on a busy machine takes longer than prefect allows for.
@@ -19,15 +21,16 @@ def prepare() -> None:
     """Set prefect's and MLflow's environment, where the user has not done it.
 
     A server named by PREFECT_API_URL, or a home of the user's own, is used as it is. The terminal belongs to the
-    command line: prefect's log lines go to the run's page alone.
+    command line: prefect's log lines go to the run's page alone, unless structured logs are asked for.
     """
+    open_doors()
     quiet = {
+        **log_settings(),
         "DO_NOT_TRACK": "true",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # nine processes and 2 GB that nothing here uses
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",
     }
@@ -46,6 +49,7 @@ def prepare() -> None:
             "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
             "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(STARTUP_SECONDS),
         }
+    quiet.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     for key, value in quiet.items():
         os.environ.setdefault(key, value)
 

@@ -12,7 +12,7 @@ from tasks.pictures import publish_file
 from tasks.policies import LOCAL, dask_client
 from tasks.records import tracking_folder
 from tasks.reporting import Reporting
-from tasks.tracking import TrackedRun, is_delivered, local_run, read_delivered, start_afresh
+from tasks.tracking import TrackedRun, is_delivered, local_run, run_page, start_afresh
 
 
 @task(name="evaluate", **LOCAL)
@@ -31,7 +31,7 @@ def evaluate(config: EvaluateConfig, tracking: TrackingConfig) -> Scorecard:
 
 
 def remember(scorecard: Scorecard, config: EvaluateConfig, tracking: TrackingConfig) -> str:
-    """Put a new scorecard into MLflow as a child of its training run, once; returns its address."""
+    """Put a new scorecard into MLflow as a child of its training run, once; returns the way to its page."""
     folder = Path(config.scorecard) / "tracking"
     if not (scorecard.skipped and is_delivered(folder)):
         start_afresh(folder)
@@ -41,8 +41,7 @@ def remember(scorecard: Scorecard, config: EvaluateConfig, tracking: TrackingCon
                 tracked.metrics(values, step)
             for path in sorted(Path(scorecard.url).glob("*.*")):
                 tracked.artifact(path, "scorecard")
-    delivered = read_delivered(folder)
-    return f"{delivered.uri}, run {delivered.run_id}" if delivered.run_id else f"{folder} (not delivered)"
+    return run_page(folder)
 
 
 def curves(scorecard: Scorecard) -> dict[int, dict[str, float]]:

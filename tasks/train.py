@@ -14,7 +14,7 @@ from tasks.records import origin, tell_data, tell_result, tracking_folder
 from tasks.reporting import Reporting
 from tasks.stopping import run_until_stopped
 from tasks.summary import publish
-from tasks.tracking import TrackedRun
+from tasks.tracking import TrackedRun, run_page
 
 
 @task(name="train", task_run_name="train {config.learner}", tags=["gpu"], **SEGMENT)
@@ -35,7 +35,7 @@ def train(config: TrainConfig, tracking: TrackingConfig, segment_steps: int = 0)
         report.metrics({"time/segment_orchestration_seconds": around}, summary.step)
         if not summary.finished:
             tracked.goes_on()
-    publish("train", summary, mlflow=tracked.address)
+    publish("train", summary, mlflow=run_page(folder))
     return summary
 
 

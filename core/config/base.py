@@ -1,9 +1,11 @@
 """What the stages share: immutable models without stray keys, times in UTC, and events."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 
 def _as_utc(value: datetime) -> datetime:
@@ -17,6 +19,25 @@ class Stage(BaseModel):
     """What all stages share: immutable, and no key that nothing reads."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Bounds stand in the description too, since a form shows no others."""
+        made = handler(schema)
+        for field in handler.resolve_ref_schema(made).get("properties", {}).values():
+            if words := _bounds(field):
+                field["description"] = f"{field['description']} {words}"
+        return made
+
+
+def _bounds(field: dict[str, Any]) -> str:
+    """`From 0 to 100.`, `Above 0.`, ... of a number's schema; empty where it has none."""
+    low, above = field.get("minimum"), field.get("exclusiveMinimum")
+    high, below = field.get("maximum"), field.get("exclusiveMaximum")
+    lower = f"from {low:g}" if low is not None else f"above {above:g}" if above is not None else ""
+    upper = f"to {high:g}" if high is not None else f"below {below:g}" if below is not None else ""
+    words = (", up " if above is not None else " ").join(part for part in (lower, upper) if part)
+    return words[:1].upper() + words[1:] + "." if words else ""
 
 
 class TimeRange(Stage):

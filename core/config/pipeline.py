@@ -25,7 +25,7 @@ class PipelineConfig(Stage):
     """All stages of one named run."""
 
     name: str = Field(min_length=1, pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Name of the preset.")
-    root: str = Field("", description="Folder or URL under which all data are kept; empty: data/<name>.")
+    root: str = Field("", description="Folder or URL under which all data are kept; empty: data/NAME.")
     ingest: IngestConfig
     episodes: EpisodesConfig
     train: TrainConfig = TrainConfig()

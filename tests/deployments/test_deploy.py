@@ -139,7 +139,7 @@ def test_a_pipeline_started_by_hand_completes(
     assert deployment["entrypoint"] == "flows.pipeline.pipeline"
     schema = deployment["parameter_openapi_schema"]
     described = schema["definitions"]["InnerConfig"]["properties"]["steps"]
-    assert described["description"] == "Gradient steps M."
+    assert described["description"] == "Gradient steps M. From 0 to 100."
     assert (described["minimum"], described["maximum"]) == (0, 100)
 
     assert start(api, served, "pipeline/tiny") == "COMPLETED"

@@ -1,0 +1,101 @@
+"""A person at the pages: fills a form, is refused a bad value, starts a run, sees it end, and finds its pictures."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+pytest.importorskip("playwright", reason="no playwright: install the extra `test`")
+
+from playwright.sync_api import Locator, Page, expect
+
+pytestmark = pytest.mark.timeout(1800)
+expect.set_options(timeout=120_000)
+
+
+def field(page: Page, description: str) -> Locator:
+    """The innermost field of the form with that description."""
+    return page.locator(".schema-form-property", has=page.get_by_text(description, exact=False)).last
+
+
+def open_form(page: Page, address: str, flow: str) -> None:
+    """From the list of deployments to the form of one, as a person goes."""
+    found = httpx.get(f"{address}/api/deployments/name/{flow}/tiny", timeout=60).json()
+    page.goto(f"{address}/deployments")
+    page.locator(f"a[href$='/deployments/deployment/{found['id']}']").first.click()
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text("Custom run").click()
+    expect(page.get_by_role("button", name="Submit")).to_be_visible()
+
+
+def submit(page: Page, address: str) -> str:
+    """Start what the form says; the id of its run."""
+    with page.expect_response(re.compile("create_flow_run")) as answer:
+        page.get_by_role("button", name="Submit").click()
+    assert answer.value.status == 201, answer.value.text()
+    run: str = answer.value.json()["id"]
+    return run
+
+
+def wait_for_the_end(page: Page, address: str, run: str) -> None:
+    """Watch the run's page until it says that it is completed."""
+    page.goto(f"{address}/runs/flow-run/{run}")
+    badge = page.locator(".state-badge").first
+    expect(badge).to_have_text(re.compile("Completed|Failed|Crashed"), timeout=600_000)
+    logs = httpx.post(f"{address}/api/logs/filter", json={"logs": {"flow_run_id": {"any_": [run]}}}, timeout=60).json()
+    assert badge.inner_text().strip() == "Completed", "\n".join(line["message"] for line in logs[-20:])
+
+
+def test_a_form_is_filled_in_says_its_bounds_and_refuses_a_bad_value(
+    page: Page, addresses: dict[str, str], keep: Callable[..., None]
+) -> None:
+    open_form(page, addresses["prefect"], "pipeline")
+    steps = field(page, "Gradient steps M. From 0 to 100.")
+    expect(steps.locator("input")).to_have_value("1")
+    expect(field(page, "Name of the preset.").locator("textarea")).to_have_value("tiny")
+    keep(page, "prefect-form")
+    steps.locator("input").fill("101")
+    with page.expect_response(re.compile("create_flow_run|validate")) as answer:
+        page.get_by_role("button", name="Submit").click()
+    assert not answer.value.ok or not answer.value.json().get("valid", True)
+    refusal = page.get_by_text(re.compile("101 is greater than the maximum of 100")).first
+    expect(refusal).to_be_visible()
+    steps.scroll_into_view_if_needed()
+    keep(page, "prefect-refusal")
+    runs = httpx.post(f"{addresses['prefect']}/api/flow_runs/filter", json={}, timeout=60).json()
+    assert not [run for run in runs if run["parameters"].get("config", {}).get("train", {}).get("inner") == 101]
+
+
+def test_a_pipeline_started_from_the_page_ends_with_its_artifacts_and_its_mlflow_run(
+    page: Page, addresses: dict[str, str], keep: Callable[..., None]
+) -> None:
+    prefect = addresses["prefect"]
+    open_form(page, prefect, "pipeline")
+    field(page, "Bootstrap resamples").locator("input").fill("120")
+    run = submit(page, prefect)
+    wait_for_the_end(page, prefect, run)
+    keep(page, "prefect-run")
+    page.get_by_role("tab", name="Artifacts").or_(page.get_by_text("Artifacts", exact=True)).first.click()
+    expect(page.get_by_text("scorecard", exact=False).first).to_be_visible()
+    keep(page, "prefect-artifacts")
+
+    asked = {"artifacts": {"key": {"any_": ["scorecard"]}}}
+    [scorecard] = httpx.post(f"{prefect}/api/artifacts/filter", json=asked, timeout=60).json()
+    page.goto(f"{prefect}/artifacts/artifact/{scorecard['id']}")
+    expect(page.get_by_text("persistence").first).to_be_visible()
+    link = page.locator(f"a[href^='{addresses['mlflow']}']").first
+    expect(link).to_be_visible()
+    keep(page, "prefect-scorecard")
+    assert (Path(addresses["folder"]) / "data/tiny/scorecard").is_dir()
+
+    page.goto(str(link.get_attribute("href")))
+    expect(page.get_by_text(re.compile("crps")).first).to_be_visible()
+    keep(page, "mlflow-run")
+    page.get_by_role("tab", name="Artifacts").click()
+    page.get_by_text("scorecard", exact=True).first.click()
+    page.get_by_text(re.compile(r"\.png$")).first.click()
+    picture = page.locator("img[src^='blob:'], img[src*='artifact'], .image-container img, canvas").first
+    expect(picture).to_be_visible()
+    keep(page, "mlflow-picture")
