@@ -35,7 +35,6 @@ def ingest(config: IngestConfig) -> IngestSummary:
     publish("ingest", summary)
     if summary.written:
         archive_grew(summary.archive, summary.written)
-    if summary.written or summary.partial:
-        create_markdown_artifact(inspect(summary.archive, last_days=14).markdown, key="archive")
-        publish_figure("archive-frame", quick_look(summary.archive), "The newest frame of the archive")
+    create_markdown_artifact(inspect(summary.archive, last_days=14).markdown, key="archive")
+    publish_figure("archive-frame", quick_look(summary.archive), "The newest frame of the archive")
     return summary

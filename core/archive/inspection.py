@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -13,6 +14,7 @@ from core.satellite.granule import UNITS, Reason
 
 SERVED = (Status.COMPLETE, Status.PARTIAL)
 SAMPLED_SLOTS, LONGEST_LIST = 24, 20
+NO_DATA_COLOUR = "lightsteelblue"
 
 
 @dataclass(frozen=True)
@@ -132,10 +134,11 @@ def inspect(url: str, *, last_days: int = 0) -> Inspection:
 
 
 def quick_look(url: str, channels: int = 4) -> Figure:
-    """The newest served frame of the first few channels."""
+    """The newest served frame of the first few channels; what is missing is blue."""
     archive = Archive.open(url)
     names = archive.channels[:channels]
-    figure = Figure(figsize=(4 * len(names), 4.4), layout="constrained")
+    height, width = archive.shape
+    figure = Figure(figsize=(4.6 * len(names), min(max(4 * height / width, 1.5), 8) + 0.3), layout="constrained")
     axes = figure.subplots(1, len(names), squeeze=False)[0]
     for axis, name in zip(axes, names, strict=True):
         axis.set_axis_off()
@@ -146,8 +149,11 @@ def quick_look(url: str, channels: int = 4) -> Figure:
         kind = archive.kind_of[name]
         values = archive.read(kind, [slot])[0, archive.kinds[kind].index(name)]
         cold_is_white = "gray_r" if kind == "brightness_temperature" else "gray"
-        image = axis.imshow(values, cmap=cold_is_white, interpolation="nearest")
-        figure.colorbar(image, ax=axis, shrink=0.7, label=UNITS[kind])
+        image = axis.imshow(
+            values, cmap=colormaps[cold_is_white].with_extremes(bad=NO_DATA_COLOUR), interpolation="nearest"
+        )
+        units = "" if UNITS[kind] == "1" else f" ({UNITS[kind]})"
+        figure.colorbar(image, ax=axis, fraction=0.05, pad=0.02, label=kind.replace("_", " ") + units)
         axis.set_title(f"{name} {_minute(archive.times[slot])} UTC")
     return figure
 
