@@ -6,6 +6,7 @@ from pathlib import Path
 
 from core.config import TrainConfig
 from core.episodes import EpisodeStore
+from core.errors import FewcastError
 from core.model import Model
 from core.train import TrainSummary
 from tasks.tracking import TrackedRun, read_delivered
@@ -30,7 +31,9 @@ def tell_data(tracked: TrackedRun, config: TrainConfig) -> None:
     frames = hashlib.sha256("".join(map(str, catalog["frames_digest"])).encode()).hexdigest()
     counts = {str(split): int(count) for split, count in catalog["split"].value_counts().items()}
     tracked.dataset("episodes", store.digest, config.episodes, json.dumps({"episodes": counts}))
-    tracked.dataset("archive", frames, str(store.attributes.get("archive", "")), json.dumps({"frames": "of these episodes"}))
+    tracked.dataset(
+        "archive", frames, str(store.attributes.get("archive", "")), json.dumps({"frames": "of these episodes"})
+    )
 
 
 def tell_result(tracked: TrackedRun, config: TrainConfig, summary: TrainSummary) -> None:
@@ -46,7 +49,14 @@ def tell_result(tracked: TrackedRun, config: TrainConfig, summary: TrainSummary)
         # Here and not above: mlflow takes seconds to import.
         from tasks.tracking.model import save
 
-        save(model, folder, card(model, config, summary))
+        try:
+            save(model, folder, card(model, config, summary))
+        except OSError as error:
+            raise FewcastError(
+                f"training is done and safe, but its model cannot be written to {folder}",
+                found=error.strerror or str(error),
+                mend="free some space and run the same command again: it only registers the model",
+            ) from error
     tags = {"checkpoint": model.version, "episodes": model.episodes_digest, "learner": config.learner}
     tracked.model(folder, {**tags, "validation_crps": f"{summary.best['crps']:.6g}"})
 

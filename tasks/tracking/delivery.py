@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
 from core.config import TrackingConfig
 from tasks.tracking.journal import Delivered, Journal, read_delivered
@@ -72,7 +72,7 @@ def _tell(client: MlflowClient, run_id: str, record: dict[str, Any], tracking: T
         client.log_batch(run_id, tags=[RunTag(key, value) for key, value in record["tags"].items()])
     elif kind == "dataset":
         dataset = Dataset(record["name"], record["digest"][:36], "fewcast", record["source"], None, record["profile"])
-        client.log_inputs(run_id, [DatasetInput(dataset, [])])
+        client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
     elif kind == "artifact" and (path := Path(record["path"])).is_dir():
         client.log_artifacts(run_id, str(path), f"{record['under']}/{path.name}".lstrip("/"))
     elif kind == "artifact" and path.exists():

@@ -5,15 +5,19 @@ training never waits for a server, nothing is lost when one goes away, and a kil
 """
 
 import json
+import logging
 import os
 import shutil
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,9 @@ class Journal:
         self._once: set[str] = set()
         self._counts: Counter[str] = Counter()
         end = self._read_back()
-        self._file = self._path.open("ab")
+        self._unwritten, self._warned = b"", False
+        self._delivered = read_delivered(folder)
+        self._file = self._path.open("ab", buffering=0)
         self._file.truncate(end)
 
     def _read_back(self) -> int:
@@ -54,10 +60,20 @@ class Journal:
         return end
 
     def append(self, kind: str, **fields: Any) -> None:
+        """Write one record; where the disk is full it waits in memory, and is written with those that follow."""
         line = json.dumps({"kind": kind, "time": int(self._clock() * 1000), **fields}) + "\n"
         with self._lock:
-            self._file.write(line.encode())
-            self._file.flush()
+            self._unwritten += line.encode()
+            self._write()
+
+    def _write(self) -> None:
+        try:
+            while self._unwritten:
+                self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                _LOGGER.warning("cannot write %s (%s): its records wait in memory", self._path, error.strerror)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Append what is new: a resumed run repeats the steps since its checkpoint, with the same values."""
@@ -99,16 +115,19 @@ class Journal:
 
     @property
     def delivered(self) -> Delivered:
-        return read_delivered(self.folder)
+        return self._delivered
 
     @delivered.setter
     def delivered(self, value: Delivered) -> None:
+        self._delivered = value
         beside = self.folder / "delivered.json.new"
-        beside.write_text(json.dumps(value.__dict__))
-        os.replace(beside, self.folder / "delivered.json")
+        with suppress(OSError):  # a full disk: what is told twice is the same to MLflow
+            beside.write_text(json.dumps(value.__dict__))
+            os.replace(beside, self.folder / "delivered.json")
 
     def close(self) -> None:
         with self._lock:
+            self._write()
             self._file.close()
 
 

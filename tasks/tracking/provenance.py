@@ -1,5 +1,6 @@
 """Which code, which environment and which flow run a run comes from, and what it uses of the machine."""
 
+import getpass
 import hashlib
 import subprocess
 from contextlib import suppress
@@ -14,13 +15,22 @@ import core
 
 
 def provenance() -> dict[str, str]:
-    """Tags: the git revision, a digest of all installed packages with their versions, and the flow run."""
+    """Tags: git revision, digests of the lock file and of all installed packages with versions, flow run, and user.
+
+    The lock says what should be installed and the environment what is; a package without its checkout has no lock.
+    """
+    where = Path(core.__file__).parent
+    lock = where.parent / "requirements.lock"
     tags = {
         "prefect.flow_run_id": str(flow_run.get_id() or ""),
         "prefect.flow_run_name": str(flow_run.get_name() or ""),
-        "fewcast.environment_digest": environment_digest(),
+        "fewcast.environment_digest": _digest(environment()),
+        "fewcast.lock_digest": _digest(lock.read_text()) if lock.is_file() else "",
+        "mlflow.source.name": f"fewcast {flow_run.get_flow_name() or ''}".strip(),
+        "mlflow.source.type": "LOCAL",
     }
-    where = Path(core.__file__).parent
+    with suppress(OSError, KeyError):  # a container's user may have no name
+        tags["mlflow.user"] = getpass.getuser()
     git = ["git", "-C", str(where), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     with suppress(OSError, subprocess.TimeoutExpired):  # an installed package may have no git
         answer = subprocess.run(git, capture_output=True, text=True, timeout=20)
@@ -33,8 +43,8 @@ def environment() -> str:
     return "\n".join(sorted({f"{d.metadata['Name']}=={d.version}".lower() for d in distributions()})) + "\n"
 
 
-def environment_digest() -> str:
-    return hashlib.sha256(environment().encode()).hexdigest()[:16]
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def flatten(config: BaseModel, prefix: str = "") -> dict[str, str]:

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -51,9 +52,10 @@ class TrackedRun(Silent):
         # With the task's context, so that a warning reaches the log of its run.
         body, context = self._deliver_until_end, contextvars.copy_context()
         self._thread = threading.Thread(target=context.run, args=(body,), daemon=True, name="fewcast-tracking")
-        packages = folder / "environment.txt"
-        packages.write_text(environment())
-        self.artifact(packages)
+        with suppress(OSError):  # a full disk; the run's checkpoints will say so
+            packages = folder / "environment.txt"
+            packages.write_text(environment())
+            self.artifact(packages)
 
     def __enter__(self) -> "TrackedRun":
         self._thread.start()

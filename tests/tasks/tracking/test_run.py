@@ -1,5 +1,7 @@
 """Runs in a real MLflow store: complete, one per folder, and never in the way of training."""
 
+import getpass
+import hashlib
 import logging
 import time
 from collections.abc import Iterator
@@ -60,6 +62,9 @@ def test_a_run_and_its_child_are_complete(tmp_path: Path, tracking: TrackingConf
     assert stored.data.tags["seen"] == "yes"
     assert stored.data.tags["late"] == "too"
     assert len(stored.data.tags["mlflow.source.git.commit"].removesuffix("-dirty")) == 40
+    lock = Path("requirements.lock").read_bytes()
+    assert stored.data.tags["fewcast.lock_digest"] == hashlib.sha256(lock).hexdigest()[:16]
+    assert stored.data.tags["mlflow.user"] == getpass.getuser()
     history = client.get_metric_history(stored.info.run_id, "loss")
     assert [(m.step, m.value) for m in history] == [(step, 1.0 / (step + 1)) for step in range(2000)]
     assert "noise_lead 30 min_" in stored.data.metrics
