@@ -3,7 +3,8 @@
     python tests/benchmarks/bench_train.py [--steps 20]
 
 Windows of 64 x 64 pixels, 4 + 4 frames and 4 + 4 windows an episode, like goes-irma, of smooth random fields. Every
-row is a process (or two) of its own. Steps per second are those of the last ten steps, without the start.
+row is a process (or two) of its own. Steps per second are those of the last ten steps, without the start. Two runs that
+know nothing of each other say what the machine gives to two processes at once: the most that two ranks can reach.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from core.satellite.granule import Frame, Grid
 
 START = datetime(2024, 6, 1, tzinfo=UTC)
 _RUN = """
-import json, sys, time
+import json, os, sys, time
 from pathlib import Path
 from core.config import TrainConfig
 from core.meta import checkpoint
@@ -35,6 +36,8 @@ from core.train import train
 
 config = TrainConfig.model_validate_json(Path(sys.argv[1]).read_text())
 summary = train(config)
+if "RANK" in os.environ and os.environ["RANK"] != "0":
+    sys.exit()
 found = checkpoint.load_latest(Path(config.run))
 begun = time.perf_counter()
 for repeat in range(5):
@@ -76,22 +79,24 @@ def make_store(root: Path) -> str:
     return str(root / "episodes.zarr")
 
 
-def measure(config: TrainConfig, root: Path, ranks: int) -> dict[str, float]:
-    """Run it in processes of its own; rank 0's figures."""
-    path = root / "config.json"
-    path.write_text(config.model_dump_json())
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": "1"}
+def measure(configs: list[TrainConfig], root: Path, ranks: int) -> dict[str, float]:
+    """Run them side by side in processes of their own, with so many ranks each; the sum of their speeds."""
     repository = str(Path(__file__).parents[2])
-    processes = [
-        subprocess.Popen([sys.executable, "-c", _RUN, path], stdout=subprocess.PIPE, text=True, cwd=repository,
-                         env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(ranks)
-    ]  # fmt: skip
-    outputs = [process.communicate()[0] for process in processes]
-    return json.loads(outputs[0].splitlines()[-1])
+    first = []
+    for number, config in enumerate(configs):
+        path = root / f"config{number}.json"
+        path.write_text(config.model_dump_json())
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": "1"}
+        first += [
+            subprocess.Popen([sys.executable, "-c", _RUN, path], stdout=subprocess.PIPE, text=True, cwd=repository,
+                             env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+            for rank in range(ranks)
+        ][:1]  # fmt: skip
+    found = [json.loads(process.communicate()[0].splitlines()[-1]) for process in first]
+    return {"speed": sum(each["speed"] for each in found), "checkpoint": found[0]["checkpoint"]}
 
 
 def main() -> None:
@@ -105,17 +110,18 @@ def main() -> None:
                            inner=InnerConfig(steps=3), steps=arguments.steps, meta_batch=4, threads=1, device="cpu",
                            validate_every=10_000, validation_episodes=16)  # fmt: skip
         rows = {
-            "one rank, one thread": ({}, 1),
-            "one rank, two torch threads": ({"threads": 2}, 1),
-            "one rank, two workers": ({"workers": 2}, 1),
-            "two ranks": ({}, 2),
+            "one rank, one thread": ({}, 1, 1),
+            "two runs apart, one rank each": ({}, 1, 2),
+            "two ranks": ({}, 2, 1),
+            "one rank, two workers": ({"workers": 2}, 1, 1),
+            "one rank, two torch threads": ({"threads": 2}, 1, 1),
         }
         print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; exact meta-steps of 4 episodes, M = 3")
         print(f"{'':32}{'steps/s':>10}{'against one':>14}{'checkpoint s':>14}")
         first = 0.0
-        for name, (changes, ranks) in rows.items():
-            config = base.model_copy(update=changes | {"run": str(root / name.replace(" ", "-"))})
-            found = measure(config, root, ranks)
+        for name, (changes, ranks, runs) in rows.items():
+            places = [str(root / f"{name}-{run}".replace(" ", "-")) for run in range(runs)]
+            found = measure([base.model_copy(update=changes | {"run": place}) for place in places], root, ranks)
             first = first or found["speed"]
             print(
                 f"{name:32}{found['speed']:10.3f}{found['speed'] / first:13.2f}x{found['checkpoint']:14.3f}", flush=True
