@@ -97,7 +97,7 @@ def build(config: EpisodesConfig, *, report: Report | None = None, client: Any =
     digests, skipped = _write(config, frames, spec, planned, report, client)
     everything.loc[everything.index[planned.first_id :], "digest"] = digests
     listed = planned.contexts if known_contexts is None else pd.concat([known_contexts, planned.contexts])
-    settle(objects)
+    settle(objects, client)
     digest = commit(objects, spec, attributes, everything, listed.reset_index(drop=True))
     _forget_parts(config.store)
     if type(report) is not Silent:  # drawing costs as much as cutting some hundred episodes

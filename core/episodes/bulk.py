@@ -37,7 +37,9 @@ def for_each(objects: Objects, call: Callable[[Any], None], items: Iterable[Any]
         list(pool.map(call, items))
 
 
-def settle(objects: Objects) -> None:
-    """Return when all that was put before is durable."""
+def settle(objects: Objects, client: Any = None) -> None:
+    """Return when all that was put before, here or by the workers of a Dask `client`, is durable."""
     if isinstance(objects, LocalObjects):
         os.sync()
+        if client is not None:  # a worker's machine has a cache of its own, which outlives the worker
+            client.run(os.sync, on_error="ignore")

@@ -28,10 +28,14 @@ def fan_out(
     from distributed import as_completed
 
     futures = client.map(call, list(items), pure=False)
-    for done, future in enumerate(as_completed(futures), 1):
-        future.result()
-        report.progress(done, len(items), note)
-    return list(client.gather(futures))
+    try:
+        for done, future in enumerate(as_completed(futures), 1):
+            future.result()
+            report.progress(done, len(items), note)
+        return list(client.gather(futures))
+    except BaseException:
+        client.cancel(futures)  # or the cluster would write on behind our back
+        raise
 
 
 class _Progress(Callback):
