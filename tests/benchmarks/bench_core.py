@@ -76,7 +76,7 @@ def peer_step(arguments: argparse.Namespace) -> Gradient:
     network, batch = problem(arguments)
     model = Sampled(network)
     device = torch.device(arguments.device)
-    noise = torch.full((LEADS,), 0.5, device=device, dtype=batch.query.x.dtype).log().requires_grad_()
+    noise = GaussianLikelihood(LEADS).initial()["log_std"].to(batch.query.x).requires_grad_()
     optimiser = torch.optim.SGD(model.parameters(), lr=RATE)
     prior = dict(model.named_parameters())
 
