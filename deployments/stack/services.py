@@ -11,6 +11,7 @@ from deployments.pools import CPU_POOL, GPU_POOL
 from deployments.stack.postgres import Postgres
 from deployments.stack.processes import Service
 from flows.access import Auth
+from flows.logs import log_settings
 
 PORTS = {"prefect": 4200, "mlflow": 5000, "dask": 8786, "s3": 8333, "postgres": 5432}
 # Free ports, of which nobody needs to know the number.
@@ -48,6 +49,7 @@ class Plan:
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
             "PREFECT_HOME": str(self.data / "prefect"),
             "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",
+            **log_settings(),
         }
 
     def client_environment(self) -> dict[str, str]:
@@ -138,7 +140,7 @@ class Plan:
                   "--local-directory", str(self.folder))  # fmt: skip
         return [
             Service("dask", _module("distributed.cli.dask_scheduler", *scheduler), address=address,
-                    environment=self.environment()),
+                    environment=self.client_environment()),  # it opens archives while it reads a graph
             Service("dask-worker", _module("distributed.cli.dask_worker", *worker),
                     environment=self.client_environment()),
         ]  # fmt: skip
