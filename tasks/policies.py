@@ -6,15 +6,17 @@ Only steps that talk to a network are retried, and only on errors that pass.
 """
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask
-from distributed import Client
 from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
 from core.errors import FewcastError
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 def worth_another_try(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
@@ -45,7 +47,11 @@ SEGMENT: dict[str, Any] = {
 }
 
 
-def dask_client() -> AbstractContextManager[Client | None]:
+def dask_client() -> "AbstractContextManager[Client | None]":
     """A client of the cluster that Dask's own setting names (`DASK_SCHEDULER_ADDRESS`); None means local threads."""
     address = dask.config.get("scheduler-address", None)
-    return Client(address) if address else nullcontext(None)
+    if not address:
+        return nullcontext(None)
+    from distributed import Client  # takes a quarter of a second that an idle run does not need
+
+    return Client(address)

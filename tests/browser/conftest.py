@@ -74,7 +74,7 @@ def keep() -> Callable[..., None]:
         if folder:
             from PIL import Image
 
-            time.sleep(1)  # what is drawn late
+            time.sleep(0.5)  # what is drawn late
             path = Path(folder) / f"{name}.png"
             shown.screenshot(path=str(path), animations="disabled")  # type: ignore[attr-defined]
             with Image.open(path) as full:

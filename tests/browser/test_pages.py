@@ -30,10 +30,13 @@ def open_form(page: Page, address: str, flow: str) -> None:
     expect(page.get_by_role("button", name="Submit")).to_be_visible()
 
 
-def submit(page: Page, address: str) -> str:
-    """Start what the form says; the id of its run."""
-    with page.expect_response(re.compile("create_flow_run")) as answer:
-        page.get_by_role("button", name="Submit").click()
+def submit(page: Page) -> str:
+    """Start what the form says; the id of its run. Where SQLite is busy (503) a person clicks again, and so do we."""
+    for _ in range(10):
+        with page.expect_response(re.compile("create_flow_run")) as answer:
+            page.get_by_role("button", name="Submit").click()
+        if answer.value.status != 503:
+            break
     assert answer.value.status == 201, answer.value.text()
     run: str = answer.value.json()["id"]
     return run
@@ -51,21 +54,18 @@ def wait_for_the_end(page: Page, address: str, run: str) -> None:
 def test_a_form_is_filled_in_says_its_bounds_and_refuses_a_bad_value(
     page: Page, addresses: dict[str, str], keep: Callable[..., None]
 ) -> None:
+    before = httpx.post(f"{addresses['prefect']}/api/flow_runs/count", json={}, timeout=60).json()
     open_form(page, addresses["prefect"], "pipeline")
     steps = field(page, "Gradient steps M. From 0 to 100.")
     expect(steps.locator("input")).to_have_value("1")
     expect(field(page, "Name of the preset.").locator("textarea")).to_have_value("tiny")
     keep(page, "prefect-form")
     steps.locator("input").fill("101")
-    with page.expect_response(re.compile("create_flow_run|validate")) as answer:
-        page.get_by_role("button", name="Submit").click()
-    assert not answer.value.ok or not answer.value.json().get("valid", True)
-    refusal = page.get_by_text(re.compile("101 is greater than the maximum of 100")).first
-    expect(refusal).to_be_visible()
-    steps.scroll_into_view_if_needed()
+    page.get_by_role("button", name="Submit").click()
+    expect(page.get_by_text(re.compile("101 is greater than the maximum of 100")).first).to_be_visible()
     keep(page, "prefect-refusal")
-    runs = httpx.post(f"{addresses['prefect']}/api/flow_runs/filter", json={}, timeout=60).json()
-    assert not [run for run in runs if run["parameters"].get("config", {}).get("train", {}).get("inner") == 101]
+    assert page.url.split("?")[0].endswith("/run")
+    assert httpx.post(f"{addresses['prefect']}/api/flow_runs/count", json={}, timeout=60).json() == before
 
 
 def test_a_pipeline_started_from_the_page_ends_with_its_artifacts_and_its_mlflow_run(
@@ -73,8 +73,8 @@ def test_a_pipeline_started_from_the_page_ends_with_its_artifacts_and_its_mlflow
 ) -> None:
     prefect = addresses["prefect"]
     open_form(page, prefect, "pipeline")
-    field(page, "Bootstrap resamples").locator("input").fill("120")
-    run = submit(page, prefect)
+    field(page, "Resamples of the block bootstrap.").locator("input").fill("120")
+    run = submit(page)
     wait_for_the_end(page, prefect, run)
     keep(page, "prefect-run")
     page.get_by_role("tab", name="Artifacts").or_(page.get_by_text("Artifacts", exact=True)).first.click()
