@@ -9,6 +9,8 @@ raw values, `X` why it cannot be read; first of all `H`, when it is ready.
 import base64
 import io
 import json
+import math
+import signal
 import struct
 from collections.abc import Callable
 from typing import IO, Any
@@ -19,6 +21,9 @@ SMALL_BYTES = 1 << 20
 PIECE_BYTES, MOST_PIECES = 1 << 16, 256
 MOST_VARIABLES = 200
 MEMORY_BYTES = 6 << 30
+# A description takes milliseconds, a window of a full disk seconds: beyond these (CPU seconds) the library is lost in a
+# loop. A busy machine slows the clock on the wall, but not this one.
+DESCRIPTION_SECONDS, WINDOW_SECONDS = 2.0, 20.0
 # How NetCDF ties arrays to their coordinates: references, of which nothing here makes use.
 DIMENSION_ATTRIBUTES = {"CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST", "_Netcdf4Coordinates", "_Netcdf4Dimid"}
 
@@ -153,10 +158,11 @@ def value(found: Any) -> Any:
     """An attribute as JSON has it: one number or one text; more values tell only how many they are."""
     import numpy as np
 
-    count = 1 if found.shape == () else int(np.prod(found.shape or (0,)))
+    shape = found.shape
+    count = math.prod(shape) if shape is not None else 0
     if count != 1:
         return {"bad": f"{count} values"}
-    read = np.empty(found.shape, found.dtype)
+    read = np.empty(shape, found.dtype)
     found.read(read)
     only = read.reshape(-1)[0]
     if isinstance(only, bytes):
@@ -173,6 +179,8 @@ def text(error: BaseException) -> str:
 
 
 def answer(asked: dict[str, Any], content: bytes | Asked) -> tuple[bytes, bytes]:
+    """What is asked of the file; SIGPROF ends the process where that takes too long."""
+    signal.setitimer(signal.ITIMER_PROF, WINDOW_SECONDS if "window" in asked else DESCRIPTION_SECONDS)
     try:
         with opened(content) as file:
             if "window" not in asked:
@@ -181,6 +189,8 @@ def answer(asked: dict[str, Any], content: bytes | Asked) -> tuple[bytes, bytes]
             return b"W", file[asked["name"]][top:bottom, left:right].tobytes()
     except Exception as error:
         return b"X", text(error).encode()
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import threading
@@ -128,7 +129,8 @@ class Keeper:
             except BaseException as error:
                 child.end()  # it is dead, or waits in the middle of a frame
                 if isinstance(error, EOFError):
-                    raise CorruptGranule(Reason.DAMAGED, "the HDF5 library crashed on it") from error
+                    how = "hung" if child.process.returncode == -signal.SIGPROF else "crashed"
+                    raise CorruptGranule(Reason.DAMAGED, f"the HDF5 library {how} on it") from error
                 if isinstance(error, Silence):
                     raise CorruptGranule(Reason.DAMAGED, "the HDF5 library hung on it") from error
                 raise

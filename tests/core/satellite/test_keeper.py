@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -31,20 +32,21 @@ def wards(monkeypatch):
         child.end()
 
 
-def test_a_file_on_which_the_library_crashes_is_damaged_and_the_next_is_read(wards, monkeypatch):
-    """A kill stands for the library's crash, which no file is sure to bring about in every release."""
+@pytest.mark.parametrize(("end", "told"), [(signal.SIGSEGV, "crashed"), (signal.SIGPROF, "hung")])
+def test_a_file_on_which_the_library_ends_is_damaged_and_the_next_is_read(wards, monkeypatch, end, told):
+    """A signal stands for the library's crash or loop, which no file is sure to bring about in every release."""
     crashing = test_fuzz.mutate(GOOD, np.random.default_rng(0))
     real = keeper._Child.ask
 
     def kill_first(child, asked, content):
         if content.content == crashing:
-            child.process.kill()
+            child.process.send_signal(end)
         return real(child, asked, content)
 
     monkeypatch.setattr(keeper._Child, "ask", kill_first)
     hdf5.opened(GOOD)
     (before,) = (child.process.pid for child in wards.idle)
-    with pytest.raises(CorruptGranule, match="crashed") as caught:
+    with pytest.raises(CorruptGranule, match=told) as caught:
         wards.ask({}, keeper.Memory(crashing))
     assert caught.value.reason is Reason.DAMAGED
     assert wards.idle == []
@@ -54,7 +56,18 @@ def test_a_file_on_which_the_library_crashes_is_damaged_and_the_next_is_read(war
     assert wards.idle[0].process.pid != before
 
 
-def test_a_file_on_which_the_library_hangs_is_damaged(wards):
+def test_a_description_that_takes_too_long_ends_the_process():
+    code = (
+        "from core.satellite import airlock\n"
+        "airlock.DESCRIPTION_SECONDS = 0.2\n"
+        "airlock.opened = lambda content: max(iter(int, 1))\n"  # an endless loop that lets no signal handler in
+        "airlock.answer({}, b'')"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60, check=False)
+    assert ended.returncode == -signal.SIGPROF
+
+
+def test_a_file_on_which_the_library_is_silent_is_damaged(wards):
     child = wards._lent()
     child.patience = 0.5
     wards.idle.append(child)
