@@ -14,11 +14,12 @@ demo: .venv/installed ## simulated satellite granules to a scorecard, in minutes
 test: .venv/installed-test ## the whole test suite
 	$(BIN)/python -m pytest -m "not soak"
 
-check: .venv/installed-test ## lint, format, types and the direction of imports
+check: .venv/installed-test ## lint, format, types, the direction of imports, and an audit of the dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python infra/audit.py
 
 soak: .venv/installed-test ## the long kill, fault and fuzz runs
 	$(BIN)/python -m pytest -m soak --timeout=7200
@@ -26,8 +27,10 @@ soak: .venv/installed-test ## the long kill, fault and fuzz runs
 bench: .venv/installed-bench ## every benchmark, each with its peer beside it
 	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
-up: .venv/installed ## Prefect, MLflow, S3, Dask and a worker on loopback, with every deployment
-	$(BIN)/python -m deployments.stack up
+# make up PROFILE=postgres keeps the records in PostgreSQL; the profile of a data folder stays.
+PROFILE ?=
+up: .venv/installed$(if $(filter postgres,$(PROFILE)),-postgres) ## Prefect, MLflow, S3, Dask and workers on loopback, with every deployment
+	$(BIN)/python -m deployments.stack up --profile "$(PROFILE)"
 
 down: .venv/installed ## stop what `make up` started; data stay
 	$(BIN)/python -m deployments.stack down
@@ -50,6 +53,10 @@ clean: ## remove the environment; data stay
 
 .venv/installed-test: .venv/installed
 	$(PIP) --editable ".[test,oracle]"
+	touch $@
+
+.venv/installed-postgres: .venv/installed
+	$(PIP) --editable ".[postgres]"
 	touch $@
 
 .venv/installed-bench: .venv/installed-test
