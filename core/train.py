@@ -27,6 +27,7 @@ from core.pooling import episodes_of_phase, pooled
 from core.report import Report, Silent
 from core.run import Run, choose_device
 from core.schedule import fitted, fraction_that_fits, is_pretraining, learning_rate, total_steps
+from core.step_images import step_images
 from core.validation import validation_of
 
 LOG_EVERY = 10
@@ -214,8 +215,9 @@ class _Loop:
         )
         self.pace.lap("reports")
         if self.ranks.leads:
-            figure = self.validation.figure(self.workers[run.progress.phase], run.judged)
-            self.report.figure("validation", figure, step)
+            workers = self.workers[run.progress.phase]
+            for name, figure in step_images(self.validation, run.store, workers, run.judged, step):
+                self.report.figure(name, figure, step)
             self.pace.lap("pictures")
 
     def _save(self) -> None:

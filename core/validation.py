@@ -6,7 +6,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from core.calibration import Calibration, crps_ladder
 from core.episodes.loader import EpisodeBatch, Loader
@@ -77,32 +76,17 @@ class Validation:
         }
         return Validated(self._summary(total) | self._named(calibrations), calibrations)
 
-    def figure(self, workers: Workers, state: LearnerState, episodes: int = 2) -> Figure:
-        """The first query window of the first episodes: observed, mean, spread."""
-        rows: list[tuple[str, torch.Tensor]] = []
-        chosen = self.ids[:: max(len(self.ids) // episodes, 1)][:episodes]
-        for found in workers.map(lambda learner, identity: self._planes(learner, state, identity), chosen):
-            rows += found
-        return _picture(rows, self.leads)
-
     def _statistics(self, learner: Learner, state: LearnerState, identity: int) -> dict[str, np.ndarray]:
         """Sums over the pixels and query windows of an episode, per lead."""
         support, query = self._episode(identity)
         sums = {}
-        for name, mixture in self._forecasts(learner, state, support, query).items():
+        for name, mixture in self.forecasts(learner, state, support, query).items():
             assert query.mask is not None
             for statistic, values in window_statistics(mixture, query.y, query.mask).items():
                 sums[f"{name}{statistic}"] = values.sum(0).reshape(len(self.leads), -1).sum(1)
             if self.calibrate:
                 sums[f"{name}{_LADDER}"] = crps_ladder(mixture, query.y, query.mask)
         return sums
-
-    def _planes(self, learner: Learner, state: LearnerState, identity: int) -> list[tuple[str, torch.Tensor]]:
-        support, query = self._episode(identity)
-        assert query.mask is not None
-        mixture = self._forecasts(learner, state, support, Examples(query.x[:1], query.y[:1], query.mask[:1]))[""]
-        observed = torch.where(query.mask[0], query.y[0], torch.nan)
-        return [("observed", observed), ("mean", mixture.mean()[0]), ("spread", mixture.variance().sqrt()[0])]
 
     def _episode(self, identity: int) -> tuple[Examples, Examples]:
         batch = self.source.load([identity])
@@ -112,9 +96,10 @@ class Validation:
         )
         return support, query
 
-    def _forecasts(
+    def forecasts(
         self, learner: Learner, state: LearnerState, support: Examples, query: Examples
     ) -> dict[str, Mixture]:
+        """The adapted forecast of the query as "", and where there is an inner loop the prior's as "prior_"."""
         steps = {"": None, "prior_": 0} if learner.inner.steps else {"": 0}
         found = {}
         for name, count in steps.items():
@@ -179,16 +164,3 @@ def spread_evenly(ids: Sequence[int], count: int) -> list[int]:
     """At most `count` of `ids`, at even distances, so that every kind of hold-out has its share."""
     count = min(count, len(ids))
     return [ids[(2 * i + 1) * len(ids) // (2 * count)] for i in range(count)]
-
-
-def _picture(rows: Sequence[tuple[str, torch.Tensor]], leads: Sequence[int]) -> Figure:
-    figure = Figure(figsize=(1.8 * len(leads), 1.8 * len(rows)), layout="constrained")
-    axes = figure.subplots(len(rows), len(leads), squeeze=False)
-    for row, (name, planes) in zip(axes, rows, strict=True):
-        low, high = (0.0, 1.0) if name == "spread" else (-2.5, 2.5)
-        step = len(planes) // len(leads)  # the first channel of each lead
-        for axis, lead, plane in zip(row, leads, planes[::step], strict=True):
-            axis.imshow(plane.cpu().numpy(), vmin=low, vmax=high, cmap="magma" if name == "spread" else "gray")
-            axis.set_title(f"{name}, {lead} min", fontsize=7)
-            axis.set_axis_off()
-    return figure

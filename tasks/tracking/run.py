@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from core.config import TrackingConfig
 from core.report import Silent
-from tasks.tracking.journal import Journal, is_delivered, read_delivered
+from tasks.tracking.journal import Journal, is_delivered
 from tasks.tracking.provenance import Machine, environment, flatten, provenance
 
 _LOGGER = logging.getLogger(__name__)
@@ -75,13 +75,6 @@ class TrackedRun(Silent):
                 self._journal.folder,
             )
         self._journal.close()
-
-    @property
-    def address(self) -> str:
-        """Server and run id for a person, or where the run waits."""
-        delivered = read_delivered(self._journal.folder)
-        folder = self._journal.folder
-        return f"{delivered.uri}, run {delivered.run_id}" if delivered.run_id else f"{folder} (not delivered)"
 
     def goes_on(self) -> None:
         """Leave the run RUNNING at the end: another segment follows."""
