@@ -37,26 +37,34 @@ class PipelineConfig(Stage):
     @model_validator(mode="before")
     @classmethod
     def _place(cls, values: Any) -> Any:
-        """Fill every location that was left empty from the root, so that each stage stands alone."""
+        """Fill every location that was left empty, from the stage before or the root, so that each stage stands alone."""
         if not isinstance(values, dict) or "name" not in values:
             return values
         root = (values.get("root") or f"data/{values['name']}").rstrip("/")
+
+        def at(stage: str, key: str, name: str) -> str:
+            """Where a stage was told to leave something: the stages after it look for it there."""
+            table = _table(values.get(stage))
+            return (isinstance(table, dict) and table.get(key)) or f"{root}/{name}"
+
+        archive, store = at("ingest", "archive", "archive.zarr"), at("episodes", "store", "episodes.zarr")
+        run, forecasts = at("train", "run", "run"), at("forecast", "output", "forecasts")
         places: dict[tuple[str, str], Any] = {
-            ("ingest", "archive"): f"{root}/archive.zarr",
-            ("episodes", "archive"): f"{root}/archive.zarr",
-            ("episodes", "store"): f"{root}/episodes.zarr",
-            ("train", "episodes"): f"{root}/episodes.zarr",
-            ("train", "run"): f"{root}/run",
-            ("evaluate", "run"): f"{root}/run",
-            ("evaluate", "episodes"): f"{root}/episodes.zarr",
-            ("evaluate", "archive"): f"{root}/archive.zarr",
+            ("ingest", "archive"): archive,
+            ("episodes", "archive"): archive,
+            ("episodes", "store"): store,
+            ("train", "episodes"): store,
+            ("train", "run"): run,
+            ("evaluate", "run"): run,
+            ("evaluate", "episodes"): store,
+            ("evaluate", "archive"): archive,
             ("evaluate", "scorecard"): f"{root}/scorecard",
-            ("forecast", "archive"): f"{root}/archive.zarr",
-            ("forecast", "run"): f"{root}/run",
-            ("forecast", "output"): f"{root}/forecasts",
+            ("forecast", "archive"): archive,
+            ("forecast", "run"): run,
+            ("forecast", "output"): forecasts,
             ("monitor", "name"): values["name"],
-            ("monitor", "archive"): f"{root}/archive.zarr",
-            ("monitor", "forecasts"): f"{root}/forecasts",
+            ("monitor", "archive"): archive,
+            ("monitor", "forecasts"): forecasts,
             ("tracking", "experiment"): values["name"],
         }
         ingest = _table(values.get("ingest"))
