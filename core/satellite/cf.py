@@ -6,7 +6,7 @@ it every configured channel is a variable of the one file.
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -15,8 +15,19 @@ from numpy.typing import NDArray
 
 from core.config import IngestConfig, TimeRange
 from core.errors import FewcastError
-from core.satellite import area, hdf5
-from core.satellite.granule import PHYSICAL_RANGE, CorruptGranule, Granule, Grid, Image, Kind, Pixels, Reason, latest
+from core.satellite import area, hdf5, keys
+from core.satellite.granule import (
+    PHYSICAL_RANGE,
+    CorruptGranule,
+    Granule,
+    Grid,
+    Image,
+    Kind,
+    Pixels,
+    Reason,
+    latest,
+    observed_at,
+)
 
 combine = latest
 CODES = {"%Y": r"\d{4}", "%m": r"\d{2}", "%d": r"\d{2}", "%H": r"\d{2}", "%M": r"\d{2}", "%S": r"\d{2}", "%j": r"\d{3}"}
@@ -34,14 +45,9 @@ def prefixes(config: IngestConfig, times: TimeRange) -> list[str]:
 
 
 def _folders(folder: str, times: TimeRange) -> list[str]:
-    if not folder:
-        return [""]
-    step = timedelta(hours=1) if "%H" in folder else timedelta(days=1)
-    start = times.start.replace(hour=times.start.hour if "%H" in folder else 0, minute=0, second=0, microsecond=0)
-    count = -(-(times.end - start) // step)
-    return (
-        sorted({f"{(start + i * step).strftime(folder)}/" for i in range(count)}) if "%" in folder else [f"{folder}/"]
-    )
+    if "%" in folder:
+        return keys.folders(folder, times)
+    return [f"{folder}/" if folder else ""]
 
 
 @lru_cache(maxsize=16)
@@ -71,11 +77,9 @@ def parse(key: str, config: IngestConfig) -> list[tuple[str, np.datetime64]]:
     channel = match.groupdict().get("channel")
     if channel is not None:
         groups.pop(expression.groupindex["channel"] - 1)
-    try:
-        time = datetime.strptime(" ".join(groups), " ".join(codes))
-    except ValueError:
+    slot = keys.moment(" ".join(groups), " ".join(codes))
+    if slot is None:
         return []
-    slot = np.datetime64(time, "s")
     return [(channel, slot)] if channel is not None else [(name, slot) for name in config.channels]
 
 
@@ -140,9 +144,7 @@ def _time(granule: Granule, file: Any) -> np.datetime64:
         observed = np.datetime64(int(epoch.timestamp()) + round(value * UNIT_SECONDS[unit.strip()]), "s")
     except (KeyError, ValueError, OverflowError) as error:
         raise CorruptGranule(Reason.BAD_ATTRIBUTE, f"time is {value:g} {units[:60]!r}") from error
-    if abs(int((observed - granule.time).astype(np.int64))) > MAX_LATE_SECONDS:
-        raise CorruptGranule(Reason.WRONG_TIME, f"the key says {granule.time}, the file {observed}")
-    return observed
+    return observed_at(granule, observed, -MAX_LATE_SECONDS, MAX_LATE_SECONDS + 1)
 
 
 def _grid(file: hdf5.File, pixels: hdf5.Variable) -> tuple[Grid, bool]:

@@ -5,7 +5,6 @@ Layout and formulas: KMA's AMI level 1B user guide, and the headers of files in 
 
 import re
 from collections.abc import Sequence
-from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -13,8 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.config import IngestConfig, TimeRange
-from core.satellite import hdf5
-from core.satellite.granule import PHYSICAL_RANGE, CorruptGranule, Granule, Grid, Image, Kind, Pixels, Reason, latest
+from core.satellite import hdf5, keys
+from core.satellite.granule import (
+    CorruptGranule,
+    Granule,
+    Grid,
+    Image,
+    Kind,
+    Pixels,
+    Reason,
+    latest,
+    observed_at,
+    physical,
+)
 
 combine = latest
 # Centre wavelength in micrometres and the resolution code of the key, by band.
@@ -34,12 +44,7 @@ QUALITY_SHIFT = 14
 
 def prefixes(config: IngestConfig, times: TimeRange) -> list[str]:
     """One folder an hour."""
-    hour = times.start.replace(minute=0, second=0, microsecond=0)
-    found = []
-    while hour < times.end:
-        found.append(f"AMI/L1B/{config.sector.upper()}/{hour:%Y%m}/{hour:%d}/{hour:%H}/")
-        hour += timedelta(hours=1)
-    return found
+    return keys.folders(f"AMI/L1B/{config.sector.upper()}/%Y%m/%d/%H", times)
 
 
 def parse(key: str, config: IngestConfig) -> list[tuple[str, np.datetime64]]:
@@ -49,11 +54,8 @@ def parse(key: str, config: IngestConfig) -> list[tuple[str, np.datetime64]]:
     channel, code = match[1], match[3]
     if channel not in BANDS or BANDS[channel][1] != code:
         return []
-    try:
-        time = datetime.strptime(match[4], "%Y%m%d%H%M")
-    except ValueError:
-        return []
-    return [(channel, np.datetime64(time, "s"))]
+    time = keys.moment(match[4], "%Y%m%d%H%M")
+    return [(channel, time)] if time is not None else []
 
 
 def kind(channel: str, config: IngestConfig) -> Kind:
@@ -74,7 +76,7 @@ def open(granule: Granule, files: Sequence[hdf5.File], config: IngestConfig) -> 
     if pixels.dtype != np.uint16:
         raise CorruptGranule(Reason.WRONG_SHAPE, f"image_pixel_values has type {pixels.dtype}")
     _check_channel(granule.channel, hdf5.text(pixels.attrs, "channel_name"), _wavelength(attributes))
-    observed = _check_time(granule, attributes, config.sector or "fd")
+    observed = _time(granule, attributes, config.sector or "fd")
     table = _table(_calibration(granule.channel, attributes, pixels.attrs), config.conditional)
     grid = _grid(granule.channel, attributes, pixels.shape)
 
@@ -146,8 +148,7 @@ def _table(constants: Calibration, conditional: bool) -> NDArray[np.float32]:
             values = s.c0 + s.c1 * effective + s.c2 * effective**2
         else:
             values = radiance * (100 * s.albedo)
-        low, high = PHYSICAL_RANGE["brightness_temperature" if s.infrared else "reflectance"]
-        values = np.where((values >= low) & (values <= high), values, np.nan)
+        values = physical(values, "brightness_temperature" if s.infrared else "reflectance")
     table = np.full(1 << 16, np.nan, np.float32)
     table[: values.size] = values
     if conditional:
@@ -167,14 +168,9 @@ def _check_channel(channel: str, name: str, wavelength: float) -> None:
         raise CorruptGranule(Reason.WRONG_CHANNEL, f"{channel} at {wavelength:g} um instead of {expected:g} um")
 
 
-def _check_time(granule: Granule, attributes: object, sector: str) -> np.datetime64:
+def _time(granule: Granule, attributes: object, sector: str) -> np.datetime64:
     seconds = hdf5.number(attributes, "observation_start_time", 0, 4e9)
-    observed = EPOCH + np.timedelta64(round(seconds), "s")
-    low, high = START_SECONDS[sector]
-    late = int((observed - granule.time) / np.timedelta64(1, "s"))
-    if not low <= late < high:
-        raise CorruptGranule(Reason.WRONG_TIME, f"the key says {granule.time}, the file {observed}")
-    return observed
+    return observed_at(granule, EPOCH + np.timedelta64(round(seconds), "s"), *START_SECONDS[sector])
 
 
 def _grid(channel: str, attributes: object, shape: tuple[int, ...]) -> Grid:

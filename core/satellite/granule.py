@@ -165,6 +165,20 @@ class Image:
     read: Callable[[slice, slice], Pixels]
 
 
+def physical(values: NDArray[np.float64], kind: Kind) -> NDArray[np.float64]:
+    """The values, NaN where they lie outside the physical range."""
+    low, high = PHYSICAL_RANGE[kind]
+    return np.where((values >= low) & (values <= high), values, np.nan)
+
+
+def observed_at(granule: Granule, observed: np.datetime64, earliest: int, latest: int) -> np.datetime64:
+    """The observation's time, which must lie within [earliest, latest) seconds of the key's."""
+    late = int((observed.astype("datetime64[s]") - granule.time.astype("datetime64[s]")).astype(np.int64))
+    if not earliest <= late < latest:
+        raise CorruptGranule(Reason.WRONG_TIME, f"the key says {granule.time}, the file {observed}")
+    return observed
+
+
 class System(Protocol):
     """What one satellite system's module offers."""
 

@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.config import IngestConfig, TimeRange
-from core.satellite import goes, hdf5
+from core.satellite import hdf5, keys, packed
 from core.satellite.granule import (
-    PHYSICAL_RANGE,
     CorruptGranule,
     Granule,
     Grid,
@@ -27,6 +26,7 @@ from core.satellite.granule import (
     Pixels,
     Reason,
     UnavailableGranule,
+    observed_at,
 )
 from core.satellite.grid import same_grid
 
@@ -52,12 +52,8 @@ def parse(key: str, config: IngestConfig) -> list[tuple[str, np.datetime64]]:
     match = KEY.search(key)
     if match is None or match[1] != CODES.get(int(match[2]), "020") or f"B{match[2]}" not in BANDS:
         return []
-    try:
-        start = datetime.strptime(match[4], "%Y%j%H%M%S")
-    except ValueError:
-        return []
-    start = start.replace(minute=start.minute // SLOT_MINUTES * SLOT_MINUTES, second=0)
-    return [(f"B{match[2]}", np.datetime64(start, "s"))]
+    slot = keys.moment(match[4], "%Y%j%H%M%S", SLOT_MINUTES)
+    return [(f"B{match[2]}", slot)] if slot is not None else []
 
 
 def combine(group: Sequence[Granule]) -> Granule:
@@ -205,17 +201,11 @@ def _tile(granule: Granule, tile_number: int, file: hdf5.File, config: IngestCon
 
 def _table(pixels: hdf5.Variable, quantity: Kind) -> tuple[NDArray[np.float32], int]:
     """Value of each raw pattern: kelvin as packed, reflectance factors times 100; and the raw value of no data."""
-    fill = int(hdf5.number(pixels.attrs, "_FillValue", -(1 << 15), (1 << 16) - 1)) & 0xFFFF
     units = hdf5.text(pixels.attrs, "units").lower()
     expected = ("1", "*1") if quantity == "reflectance" else ("k", "kelvin")
     if units not in expected:
         raise CorruptGranule(Reason.BAD_ATTRIBUTE, f"{quantity} in {units[:20]!r}")
-    values = hdf5.number(pixels.attrs, "scale_factor", 0, 1e3) * goes.levels(pixels)
-    values = (values + hdf5.number(pixels.attrs, "add_offset", -1e4, 1e4)) * (100 if quantity == "reflectance" else 1)
-    low, high = PHYSICAL_RANGE[quantity]
-    values = np.where((values >= low) & (values <= high), values, np.nan)
-    values[fill] = np.nan
-    return values.astype(np.float32), fill
+    return packed.table(packed.levels(pixels) * (100 if quantity == "reflectance" else 1), pixels, quantity)
 
 
 def _time(granule: Granule, text: str) -> np.datetime64:
@@ -223,19 +213,12 @@ def _time(granule: Granule, text: str) -> np.datetime64:
         observed = np.datetime64(datetime.strptime(text[:13], "%Y%j%H%M%S"), "s")
     except ValueError as error:
         raise CorruptGranule(Reason.BAD_ATTRIBUTE, f"start_date_time is {text[:40]!r}") from error
-    if not -60 <= int((observed - granule.time).astype(np.int64)) < SLOT_MINUTES * 60:
-        raise CorruptGranule(Reason.WRONG_TIME, f"the key says {granule.time}, the file {observed}")
-    return observed
+    return observed_at(granule, observed, -60, SLOT_MINUTES * 60)
 
 
 def _grid(file: hdf5.File, place: Place, shape: tuple[int, int]) -> Grid:
     """The full image's grid, continued from the tile's own coordinates."""
-    crs = goes.geostationary(file, "fixedgrid_projection")
-    scale = MICRO * crs["perspective_point_height"]
-    x, y = goes.unpacked(file, "x", scale), goes.unpacked(file, "y", scale)
-    if (len(y), len(x)) != (place.rows, place.columns):
-        raise CorruptGranule(Reason.WRONG_SHAPE, f"{place} on coordinates of {(len(y), len(x))}")
+    crs = packed.geostationary(file, "fixedgrid_projection")
+    x, y = packed.axes(file, MICRO * crs["perspective_point_height"], (place.rows, place.columns))
     dx, dy = (x[-1] - x[0]) / (len(x) - 1), (y[-1] - y[0]) / (len(y) - 1)
-    if dx <= 0 or dy >= 0:
-        raise CorruptGranule(Reason.WRONG_GRID, "x does not rise or y does not fall")
     return Grid(x[0] + dx * (np.arange(shape[1]) - place.column), y[0] + dy * (np.arange(shape[0]) - place.row), crs)
