@@ -17,7 +17,7 @@ PRESETS = Path(__file__).parent / "presets"
 FLOWS = {
     "pipeline": "granules to scorecard: ingest, episodes, train and evaluate",
     "ingest": "satellite granules to archive",
-    "episodes": "archive to episodes; or: episodes inspect|validate URL",
+    "episodes": "archive to episodes; inspect or validate a store of them",
     "train": "episodes to prior",
     "evaluate": "prior and held-out episodes to scorecard",
     "nowcast": "prior and the newest frames to a forecast",
@@ -28,9 +28,9 @@ FLOWS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it did all that was asked, 1 with one line on stderr for what the user can mend."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["episodes"] and given[1:2] in (["inspect"], ["validate"]):
-        given[0] = "store"  # the same word for the stage and for what it leaves
-    options = _parser().parse_args(given)
+    # `episodes` is the word for the stage and for what it leaves, so its looks and checks are commands of their own.
+    of_store = given[:1] == ["episodes"] and given[1:2] in (["inspect"], ["validate"])
+    options = _store_parser().parse_args(given[1:]) if of_store else _parser().parse_args(given)
     try:
         # Each command imports what it needs: prefect, torch and mlflow take seconds.
         module, function = options.run.split(":")
@@ -94,6 +94,8 @@ def _parser() -> argparse.ArgumentParser:
         which.add_argument("--config", metavar="FILE", help="a TOML file of your own")
         stage.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a key (repeatable)")
         stage.set_defaults(run="flows.commands:run_flow")
+        if name == "episodes":
+            stage.epilog = "Or look at a store: `fewcast episodes inspect URL`, `fewcast episodes validate URL`."
         if name == "train":
             stage.add_argument("--probe", action="store_true", help="only suggest a learning rate and a KL weight")
         if name == "nowcast":
@@ -106,8 +108,6 @@ def _parser() -> argparse.ArgumentParser:
         commands, "archive", "look at an archive, check it, or mend it", ("inspect", "validate", "repair")
     )
     archive.add_argument("--picture", default="", help="with inspect: write a quick look at the newest frame here")
-    store = _add_checks(commands, "store", "look at an episode store, or check it", ("inspect", "validate"))
-    store.add_argument("--rebuild", action="store_true", help="cut damaged episodes anew from the archive")
     runs = commands.add_parser("runs", help="compare two training runs").add_subparsers(dest="action", required=True)
     compare = runs.add_parser("compare", help="what differs between two runs, and by how much")
     compare.add_argument("first", help="an MLflow run id, or a run's directory")
@@ -119,6 +119,19 @@ def _parser() -> argparse.ArgumentParser:
     reference = commands.add_parser("config", help="every key of a preset, with type, bounds, default and meaning")
     reference.add_argument("key", nargs="?", default="", help="show only the keys that start with this")
     reference.set_defaults(run="flows.commands:run_reference")
+    return parser
+
+
+def _store_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fewcast episodes", description="Look at an episode store, or check it.")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    looks = actions.add_parser("inspect", help="counts by split and region, distributions, leak check, pictures")
+    looks.add_argument("--pictures", metavar="FOLDER", default="", help="write a map of the contexts and a sheet here")
+    checks = actions.add_parser("validate", help="read every episode, compare digests, prove that there are no leaks")
+    checks.add_argument("--rebuild", action="store_true", help="cut damaged episodes anew from the archive")
+    for action in (looks, checks):
+        action.add_argument("url", metavar="URL", help="the store: a folder or s3://...")
+        action.set_defaults(run="flows.commands:check_store")
     return parser
 
 

@@ -124,11 +124,15 @@ def check_store(options: Namespace) -> int:
     from core import episodes
 
     if options.action == "inspect":
-        print(episodes.inspect(options.url))
-        return 0
-    found = episodes.validate(options.url, rebuild_damaged=options.rebuild)
-    print(found)
-    return 0 if found.valid else 1
+        found = episodes.inspect(options.url)
+        print(found)
+        if options.pictures:
+            for path in episodes.draw(options.url, options.pictures):
+                print(f"picture    {path}")
+        return 1 if found.leaks else 0
+    checked = episodes.validate(options.url, rebuild_damaged=options.rebuild)
+    print(checked)
+    return 0 if checked.valid else 1
 
 
 def run_compare(options: Namespace) -> int:

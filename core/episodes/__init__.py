@@ -2,6 +2,7 @@
 
 from core.episodes.builder import StoreSummary, build
 from core.episodes.check import Inspection, Validation, inspect, rebuild, validate
+from core.episodes.pictures import draw
 from core.episodes.store import EpisodeStore
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "StoreSummary",
     "Validation",
     "build",
+    "draw",
     "inspect",
     "rebuild",
     "validate",

@@ -22,6 +22,7 @@ from core.errors import FewcastError
 from core.report import Report, Silent
 
 EPISODES_PER_TASK = 64
+LINES_TOLD = 20
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,28 @@ class Inspection:
     counts: pd.DataFrame
     regions: pd.DataFrame
     contexts: pd.DataFrame
+    units: str
     leaks: list[str]
 
     def __str__(self) -> str:
         verdict = "no leaks" if not self.leaks else f"{len(self.leaks)} leaks, first: {self.leaks[0]}"
-        head = f"{self.url}, version {self.version}, digest {self.digest}: {verdict}"
-        parts = [head] + [table.to_string() for table in (self.counts, self.regions, self.contexts)]
-        return "\n\n".join(parts)
+        counts = self.counts.assign(
+            **{name: self.counts[name].dt.strftime("%Y-%m-%d %H:%M") for name in ("first", "last")}
+        )
+        regions = self.regions.replace(0, "")
+        names = dict.fromkeys(str(name).split()[0] for name in self.contexts)
+        ranges = {name: self.contexts.filter(regex=f"^{name} ").apply(_as_range, axis=1) for name in names}
+        return "\n".join(
+            [
+                f"{self.url}, version {self.version}, digest {self.digest}: {verdict}",
+                "\nEpisodes (times are UTC, of a window's last input)",
+                _text(counts),
+                "\nEpisodes by row and column of the lattice",
+                _text(regions),
+                f"\nContexts: what a tenth, half and nine tenths of them lie below (change in {self.units})",
+                _text(pd.DataFrame(ranges)),
+            ]
+        )
 
 
 def inspect(url: str, version: int | None = None) -> Inspection:
@@ -49,12 +65,13 @@ def inspect(url: str, version: int | None = None) -> Inspection:
     store = EpisodeStore.open(url, version)
     catalog = store.catalog
     names = _names(catalog)
+    first = "support_init" if store.spec.support_windows else "query_init"
     counts = pd.DataFrame(
         {
             "episodes": catalog.groupby(names, sort=False).size(),
             "tiles": catalog.groupby(names, sort=False).apply(lambda t: len(t[["y0", "x0"]].drop_duplicates())),
             "query windows": catalog.groupby(names, sort=False)["query"].agg(lambda q: len(np.concatenate(list(q)))),
-            "first": catalog.groupby(names, sort=False)["support_init"].agg(_earliest),
+            "first": catalog.groupby(names, sort=False)[first].agg(_earliest),
             "last": catalog.groupby(names, sort=False)["query_init"].agg(_latest),
         }
     )
@@ -66,7 +83,8 @@ def inspect(url: str, version: int | None = None) -> Inspection:
     spread = pd.DataFrame(
         {f"{name} {level:.0%}": grouped[name].quantile(level) for name in shown for level in (0.1, 0.5, 0.9)}
     )
-    return Inspection(url, store.version, store.digest, counts, regions, spread.round(3), leaks(catalog))
+    units = f"{'counts' if store.units[0] == '1' else store.units[0]} of {store.channels[0]}"
+    return Inspection(url, store.version, store.digest, counts, regions, spread.round(3), units, leaks(catalog))
 
 
 @dataclass(frozen=True)
@@ -86,10 +104,14 @@ class Validation:
         return len(self.rebuilt) == len(self.damaged) and not self.leaks
 
     def __str__(self) -> str:
-        lines = [f"{self.url}, version {self.version}: {self.episodes} episodes read"]
-        for number, what in self.damaged.items():
+        lines = [f"{self.url}, version {self.version}: {self.episodes} episodes read, {len(self.damaged)} damaged"]
+        for number, what in list(self.damaged.items())[:LINES_TOLD]:
             lines.append(f"episode {number}: {what}" + (", rebuilt" if number in self.rebuilt else ""))
-        lines += [f"leak: {line}" for line in self.leaks] or ["no leaks"]
+        if len(self.damaged) > LINES_TOLD:
+            lines.append(f"... and {len(self.damaged) - LINES_TOLD} more damaged episodes")
+        lines += [f"leak: {line}" for line in self.leaks[:LINES_TOLD]] or ["no leaks"]
+        if len(self.leaks) > LINES_TOLD:
+            lines.append(f"... and {len(self.leaks) - LINES_TOLD} more leaks")
         return "\n".join([*lines, "valid" if self.valid else "NOT VALID"])
 
 
@@ -156,14 +178,30 @@ def rebuild(url: str, ids: Sequence[int], *, archive: str = "", report: Report |
     return [int(number) for number in chosen["id"]]
 
 
+def _text(table: pd.DataFrame) -> str:
+    """The table with its index as ordinary columns, so that no line holds index names alone."""
+    plain = table.reset_index()
+    formats: list[Any] = [None if pd.api.types.is_numeric_dtype(plain[name]) else _left(plain[name]) for name in plain]
+    return plain.to_string(index=False, justify="left", formatters=formats)
+
+
+def _left(column: "pd.Series[Any]") -> Any:
+    width = int(column.astype(str).str.len().max())
+    return lambda value: f"{value:<{width}}"
+
+
+def _as_range(quantiles: "pd.Series[float]") -> str:
+    return "  ".join(f"{value:.3g}" for value in quantiles)
+
+
 def _names(table: pd.DataFrame) -> "pd.Series[str]":
     pairs = zip(table["split"], table["holdout"], strict=True)
     return pd.Series([name_of(split, holdout) for split, holdout in pairs], index=table.index, name="split")
 
 
-def _earliest(times: Any) -> np.datetime64:
-    return min((min(row) for row in times if len(row)), default=np.datetime64("NaT", "ns"))
+def _earliest(times: Any) -> Any:
+    return min(min(row) for row in times)
 
 
-def _latest(times: Any) -> np.datetime64:
+def _latest(times: Any) -> Any:
     return max(max(row) for row in times)

@@ -178,7 +178,7 @@ def read_root(objects: Objects) -> dict[str, Any] | None:
         return None
     attributes = json.loads(data).get("attributes", {})
     found: dict[str, Any] | None = attributes.get("fewcast_episodes")
-    if found is None or found.get("format") != FORMAT:
+    if found is None or found.get("format") != FORMAT or "shape" not in found:
         raise FewcastError(
             f"{objects.url} is not an episode store of this version",
             found="another Zarr group" if found is None else f"format {found.get('format')!r}",

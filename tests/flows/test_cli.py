@@ -59,6 +59,23 @@ def test_a_command_line_of_another_shape_shows_the_usage(capsys: pytest.CaptureF
         assert "usage: fewcast" in capsys.readouterr().err
 
 
+def test_a_store_of_episodes_is_looked_at_under_its_own_name(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for arguments, wanted in (
+        (["--help"], "inspect or validate a store"),
+        (["episodes", "--help"], "`fewcast episodes inspect URL`"),
+        (["episodes", "inspect", "--help"], "usage: fewcast episodes inspect"),
+        (["episodes", "validate", "--help"], "usage: fewcast episodes validate [-h] [--rebuild] URL"),
+    ):
+        with pytest.raises(SystemExit) as left:
+            cli.main(arguments)
+        assert left.value.code == 0
+        assert wanted in capsys.readouterr().out
+    for action in ("inspect", "validate"):
+        assert "no episode store at" in refuse(capsys, "episodes", action, str(tmp_path / "none.zarr"))
+
+
 def test_config_lists_every_key_with_its_meaning(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["config"]) == 0
     everything = capsys.readouterr().out
