@@ -37,7 +37,7 @@ class PipelineConfig(Stage):
     @model_validator(mode="before")
     @classmethod
     def _place(cls, values: Any) -> Any:
-        """Fill every location that was left empty, from the stage before or the root, so that each stage stands alone."""
+        """Fill every empty location from the stage before, else from the root, so that each stage stands alone."""
         if not isinstance(values, dict) or "name" not in values:
             return values
         root = (values.get("root") or f"data/{values['name']}").rstrip("/")
