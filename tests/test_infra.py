@@ -1,7 +1,9 @@
 """The container files agree with themselves and with the code; no engine is needed, and none is used."""
 
+import configparser
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -61,9 +63,10 @@ def test_a_service_is_published_on_loopback_alone(name: str) -> None:
 def test_a_secret_comes_from_the_environment_and_must_be_there(name: str) -> None:
     example = (INFRA / ".env.example").read_text()
     for key, value in SERVICES[name].get("environment", {}).items():
-        if SECRET.search(key):
-            [variable] = re.findall(r"\$\{(\w+):\?", value)
-            assert f"\n{variable}=\n" in example
+        if SECRET.search(key) and not key.endswith("_PATH"):
+            assert not re.sub(r"\$\{\w+:\?[^}]*\}", "", value).strip(":") or "://" in value
+            for variable in re.findall(r"\$\{(\w+):\?", value) or [f"{key} has no variable"]:
+                assert f"\n{variable}=\n" in example
 
 
 def test_volumes_are_declared_and_used() -> None:
@@ -142,7 +145,7 @@ def test_a_pod_is_pinned_limited_and_unprivileged(name: str) -> None:
             else {"readinessProbe", "livenessProbe"} & {*container}
         )
         for variable in container.get("env", []):
-            if SECRET.search(variable["name"]):
+            if SECRET.search(variable["name"]) and not variable["name"].endswith("_PATH"):
                 value = variable.get("value", "$(")
                 assert "valueFrom" in variable or "$(" in value
 
@@ -165,6 +168,46 @@ def test_kustomize_finds_its_files_and_the_pods_their_volumes() -> None:
     claims = {manifest["metadata"]["name"] for manifest in MANIFESTS if manifest["kind"] == "PersistentVolumeClaim"}
     volumes = [volume for pod in PODS.values() for volume in pod.get("volumes", [])]
     assert claims == {v["persistentVolumeClaim"]["claimName"] for v in volumes if "persistentVolumeClaim" in v}
+
+
+@pytest.mark.skipif(not shutil.which("kubectl"), reason="no kubectl to render with")
+@pytest.mark.parametrize(("folder", "dask"), [("k8s", "Deployment"), ("k8s-dask-operator", "DaskCluster")])
+def test_kustomize_renders_and_every_name_is_found(folder: str, dask: str, tmp_path: Path) -> None:
+    shutil.copytree(INFRA, tmp_path / "infra")
+    example = (INFRA / ".env.example").read_text()
+    (tmp_path / "infra" / "k8s" / "secrets.env").write_text(re.sub(r"^(\w+)=$", r"\1=x", example, flags=re.M))
+    command = ["kubectl", "kustomize", str(tmp_path / "infra" / folder)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    made = [manifest for manifest in yaml.safe_load_all(text) if manifest]
+    assert dask in {manifest["kind"] for manifest in made if manifest["metadata"]["name"].startswith("dask")}
+    there = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in made}
+    secrets, maps = ({name for kind, name in there if kind == wanted} for wanted in ("Secret", "ConfigMap"))
+    assert {*re.findall(r"secretKeyRef:\n(?: +key: .+\n)? +name: (\S+)", text)} <= secrets
+    assert {*re.findall(r"configMapRef:\n +name: (\S+)", text)} <= maps
+    assert {*re.findall(r"configMap:\n +name: (\S+)", text)} <= maps
+    [secret] = [manifest for manifest in made if manifest["kind"] == "Secret"]
+    assert {*re.findall(r" key: (\w+)$", text, re.M)} - {"AWS_ENDPOINT_URL"} <= {*secret["data"]}
+
+
+def test_both_ways_to_run_dask_are_the_same() -> None:
+    cluster = yaml.safe_load((INFRA / "k8s-dask-operator" / "cluster.yaml").read_text())["spec"]
+    for part in ("scheduler", "worker"):
+        ours = cluster[part]["spec"]["containers"][0]
+        theirs = PODS[f"dask-{part}"]["containers"][0]
+        for key in ("image", "env", "envFrom", "securityContext"):
+            assert ours[key] == theirs[key]
+        assert {*theirs["args"]} <= {*ours["args"]}
+        assert ours["resources"]["limits"] == theirs["resources"]["limits"]
+
+
+def test_mlflow_asks_for_a_password_and_keeps_users_apart_from_artifacts() -> None:
+    settings = configparser.ConfigParser()
+    settings.read(INFRA / "mlflow" / "auth.ini")
+    users = Path(settings["mlflow"]["database_uri"].removeprefix("sqlite:///"))
+    for command in (SERVICES["mlflow"]["command"], PODS["mlflow"]["containers"][0]["args"]):
+        assert "--app-name=basic-auth" in command
+        [artifacts] = [word.split("=")[1] for word in command if word.startswith("--artifacts-destination=")]
+        assert not users.is_relative_to(artifacts)
 
 
 def test_no_file_holds_a_secret() -> None:

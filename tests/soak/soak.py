@@ -11,6 +11,7 @@ import argparse
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -147,6 +148,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.train:
         return train_model(options.train)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the stack is ended with this
     folder = Path(tempfile.mkdtemp(prefix="fewcast-soak-"))
     soak = Soak(folder, options)
     problems = ["it did not end"]
