@@ -4,15 +4,12 @@
 
 `download` fetches and verifies all granules with the ingest's own concurrency; `decode + encode` calibrates them from
 memory and writes the archive, on the same number of threads. An ingest that overlaps the two well takes as long as
-the slower of them. Prints the peak resident memory of an ingest of half the range and of all of it.
+the slower of them. Prints the peak memory of an ingest of half the range and of all of it.
 """
 
 import argparse
-import json
 import os
-import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,6 +28,7 @@ from core.config import IngestConfig, TimeRange
 from core.ingest import ingest
 from core.satellite import simulator, source
 from tests.core import loopback
+from tests.core.memory import peak_megabytes
 
 BUCKET = "noaa-gk2a-pds"
 
@@ -61,7 +59,6 @@ def main() -> None:
     options = parser.parse_args()
     if options.alone:
         ingest(IngestConfig.model_validate_json(options.alone))
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
     folder = Path(tempfile.mkdtemp(prefix="fewcast-bench-"))
     with loopback.seaweed() as endpoint:
@@ -107,8 +104,7 @@ def measure(count: int, pixels: int, folder: Path) -> None:
     for share in (2, 1):
         part = config(str(folder / f"part{share}.zarr"), count // share, pixels)
         command = [sys.executable, __file__, "--alone", part.model_dump_json()]
-        peak = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ).stdout
-        print(f"peak memory of {count // share} granules: {json.loads(peak):.0f} MB")
+        print(f"peak memory of {count // share} granules, all processes: {peak_megabytes(command):.0f} MB")
 
 
 if __name__ == "__main__":

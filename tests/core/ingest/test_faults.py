@@ -2,10 +2,11 @@
 
 import shutil
 
+import h5py
 import numpy as np
 import pytest
 
-from core.archive import Archive, Status
+from core.archive import Archive, Status, repair, validate, validation
 from core.errors import FewcastError
 from core.satellite import simulator
 from core.satellite.faults import Fault, fault_of
@@ -78,6 +79,37 @@ def test_bad_granules_are_recorded_with_their_reason_and_the_run_goes_on(root):
     simulator.simulate(settings.model_copy(update={"channels": ["vi004"]}))
     run(settings)
     assert Archive.open(settings.archive).status[archive.slot(np.datetime64("2024-03-02T03:00")), 1] == Status.COMPLETE
+
+
+def change(root, channel, stamp, values):
+    """Give a granule other raw values, and leave its header as it is."""
+    with h5py.File(path(root, channel, stamp), "r+") as file:
+        raw = file["image_pixel_values"]
+        raw[...] = values(raw[...])
+
+
+def test_frames_that_only_look_like_data_pass_an_ingest_and_are_found_by_validate(root):
+    """A source that repeats a frame, or sends one value for every pixel, under headers that are right."""
+    with h5py.File(path(root, "ir105", "2024-03-01T22:30")) as file:
+        before = file["image_pixel_values"][...]
+    change(root, "ir105", "2024-03-01T23:00", lambda _: before)
+    change(root, "vi004", "2024-03-02T01:00", lambda raw: np.full_like(raw, 700))
+    settings = config(root)
+    assert run(settings).written == SLOTS * 2
+    found = validate(settings.archive)
+    assert [(str(p.time)[:16], p.channel, p.fault) for p in found.problems] == [
+        ("2024-03-01T23:00", "ir105", validation.Fault.FROZEN),
+        ("2024-03-02T01:00", "vi004", validation.Fault.CONSTANT),
+    ]
+    repair(settings.archive)
+    assert run(settings).written == 0, "backfill leaves what the source has wrong alone"
+    simulator.simulate(settings.model_copy(update={"source": str(root / "again")}))
+    for channel, stamp in (("ir105", "2024-03-01T23:00"), ("vi004", "2024-03-02T01:00")):
+        shutil.copy(
+            root / "again" / path(root, channel, stamp).relative_to(root / "granules"), path(root, channel, stamp)
+        )
+    assert run(config(root, mode="repair")).written == 2
+    assert validate(settings.archive).problems == ()
 
 
 def test_an_empty_source_is_one_clear_line_and_leaves_nothing(tmp_path):

@@ -49,8 +49,12 @@ def gk2a(
     attributes: Mapping[str, Any] | None = None,
     drop: tuple[str, ...] = (),
     chunks: tuple[int, int] | None = None,
+    packed: bytes | None = None,
 ) -> bytes:
-    """One AMI granule with these raw counts (quality bits included); `shift` moves the area by (lines, columns)."""
+    """One AMI granule with these raw counts (quality bits included); `shift` moves the area by (lines, columns).
+
+    With `packed`, one deflated chunk, every chunk is that and only the shape of `raw` counts: a large disk in no time.
+    """
     gain, offset, bits, wavelength, last = AMI[channel]
     finer = AMI_CODE.get(channel, ("020", 1))[1]
     lines, columns = raw.shape
@@ -94,8 +98,16 @@ def gk2a(
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         pixels = file.create_dataset(
-            "image_pixel_values", data=raw, chunks=chunks, compression="gzip" if chunks else None, track_times=False
+            "image_pixel_values",
+            raw.shape,
+            raw.dtype,
+            data=raw if packed is None else None,
+            chunks=chunks,
+            compression="gzip" if chunks else None,
+            track_times=False,
         )
+        for place in pixels.iter_chunks() if packed is not None else ():
+            pixels.id.write_direct_chunk(tuple(part.start for part in place), packed)
         for name, dimension in (("dim_image_y", 0), ("dim_image_x", 1)):
             scale = file.create_dataset(name, data=np.zeros(raw.shape[dimension], "f4"), track_times=False)
             scale.make_scale(name)

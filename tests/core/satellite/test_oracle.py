@@ -57,6 +57,11 @@ def in_pixels(image, definition, mirrored=False):
     return max(np.abs((x - gx)[seen]).max() / dx, np.abs((y - gy)[seen]).max() / dy)
 
 
+def test_no_band_is_left_out():
+    assert set(makers.AMI) == set(gk2a.BANDS)
+    assert set(imagers.ABI) == set(goes.BANDS)
+
+
 @pytest.mark.parametrize("sector", ["fd", "la"])
 def test_ami_agrees(tmp_path, sector):
     pytest.importorskip("pyspectral", reason="satpy's reader of AMI needs pyspectral, which is not installed")
