@@ -1,6 +1,9 @@
 """The journal of a run: whole lines, steps once, and what was delivered."""
 
+import errno
 from pathlib import Path
+
+import pytest
 
 from tasks.tracking.journal import Delivered, Journal, read_delivered
 
@@ -59,3 +62,36 @@ def test_numbers_that_are_not_finite_survive(tmp_path: Path) -> None:
     [(_, values)] = metrics(journal)
     assert values["loss"] != values["loss"]
     assert values["norm"] == float("inf")
+
+
+class Disk:
+    """A file on a disk with room for so many bytes."""
+
+    def __init__(self, path: Path, room: int) -> None:
+        self.file, self.room = path.open("ab", buffering=0), room
+
+    def write(self, data: bytes) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = self.file.write(data[: self.room])
+        self.room -= written
+        return written
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def test_what_a_full_disk_refuses_waits_and_is_written_once_there_is_room(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal(tmp_path)
+    disk = Disk(tmp_path / "journal.jsonl", room=100)
+    journal._file = disk  # type: ignore[assignment]
+    for step in range(5):
+        journal.metrics({"loss": float(step)}, step)
+    assert len(metrics(journal)) < 2  # and a torn line
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    disk.room = 10_000
+    journal.metrics({"loss": 5.0}, 5)
+    journal.close()
+    assert metrics(journal) == [(step, {"loss": float(step)}) for step in range(6)]

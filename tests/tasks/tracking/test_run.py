@@ -4,7 +4,7 @@ import getpass
 import hashlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,9 +12,10 @@ import pytest
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 
 from core.config import TrackingConfig, TrainConfig
-from tasks.tracking import TrackedRun, read_delivered, start_afresh
+from tasks.tracking import TrackedRun, delivery, is_delivered, read_delivered, start_afresh
 from tasks.tracking.provenance import flatten
 from tasks.tracking.server import open_client
 
@@ -108,7 +109,38 @@ def test_a_server_that_is_away_costs_nothing_and_hears_all_later(
         assert time.monotonic() - began < 10.0  # it does not wait for the server
     assert time.monotonic() - began < 30.0
     assert read_delivered(tmp_path).run_id == ""
-    with TrackedRun(tmp_path, tracking, "train", TrainConfig()) as run:
+    with TrackedRun(tmp_path, tracking, "train", TrainConfig(), patience_seconds=250.0) as run:
         run.metrics({"loss": 300.0}, 300)
     stored = get(client, tmp_path)
     assert [m.step for m in client.get_metric_history(stored.info.run_id, "loss")] == list(range(301))
+
+
+def test_a_server_that_goes_away_in_mid_run_hears_the_rest_when_it_is_back(
+    tmp_path: Path, tracking: TrackingConfig, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def until(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 200
+        while not condition() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert condition()
+
+    refused = []
+
+    def refuse(uri: str) -> MlflowClient:
+        refused.append(uri)
+        raise MlflowException("connection refused")
+
+    config = TrainConfig()
+    with TrackedRun(tmp_path, tracking, "train", config, every_seconds=0.05, patience_seconds=250.0) as run:
+        run.metrics({"loss": 0.0}, 0)
+        until(lambda: is_delivered(tmp_path))
+        with monkeypatch.context() as away:
+            away.setattr(delivery, "open_client", refuse)
+            run.metrics({"loss": 1.0}, 1)
+            until(lambda: len(refused) >= 2)
+            assert not is_delivered(tmp_path)
+        run.metrics({"loss": 2.0}, 2)
+        until(lambda: is_delivered(tmp_path))
+    stored = get(client, tmp_path)
+    assert stored.info.status == "FINISHED"
+    assert [m.step for m in client.get_metric_history(stored.info.run_id, "loss")] == [0, 1, 2]
