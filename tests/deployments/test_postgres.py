@@ -1,0 +1,98 @@
+"""Prefect and MLflow on PostgreSQL, behind a password; their records survive a restart, and a backup."""
+
+import base64
+import json
+import os
+import shutil
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.errors import FewcastError
+from deployments.backup import restore, save
+from deployments.stack import Stack
+from deployments.stack.postgres import find_program, owner
+
+try:
+    find_program("initdb")
+    MISSING = ""
+except FewcastError as error:
+    MISSING = str(error)
+pytestmark = [pytest.mark.skipif(bool(MISSING), reason=MISSING), pytest.mark.timeout(900)]
+SERVERS = ("prefect", "mlflow")
+AUTH = "someone:" + "a password of the test"
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that the user whom PostgreSQL runs as may enter, and the stacks in it ended."""
+    monkeypatch.setenv("FEWCAST_AUTH", AUTH)
+    path = Path(tempfile.mkdtemp(prefix="fewcast-postgres-"))
+    path.chmod(0o755)
+    yield path
+    for data in path.iterdir():
+        if (data / "stack").is_dir():
+            Stack(data).down()
+    shutil.rmtree(path)
+
+
+def ask(url: str, body: dict[str, Any] | None = None, auth: str = AUTH) -> Any:
+    headers = {"Content-Type": "application/json"}
+    if auth:
+        headers["Authorization"] = f"Basic {base64.b64encode(auth.encode()).decode()}"
+    request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
+def records(addresses: dict[str, str]) -> tuple[list[str], list[str]]:
+    """Names of the flows that Prefect knows, and of the experiments that MLflow knows."""
+    flows = ask(f"{addresses['prefect']}/api/flows/filter", {})
+    found = ask(f"{addresses['mlflow']}/api/2.0/mlflow/experiments/search?max_results=100")
+    return sorted(flow["name"] for flow in flows), sorted(one["name"] for one in found["experiments"])
+
+
+def test_records_are_in_postgres_behind_a_password_and_survive(folder: Path) -> None:
+    stack = Stack(folder / "data")
+    addresses = stack.up(profile="postgres", only=SERVERS, deploy=False)
+    assert {*stack.running()} == {"postgres", *SERVERS}
+    for url in (f"{addresses['prefect']}/api/flows/count", f"{addresses['mlflow']}/api/2.0/mlflow/experiments/search"):
+        for wrong in ("", "someone:another password"):
+            with pytest.raises(urllib.error.HTTPError, match="401"):
+                ask(url, {}, auth=wrong)
+    ask(f"{addresses['prefect']}/api/flows/", {"name": "kept"})
+    ask(f"{addresses['mlflow']}/api/2.0/mlflow/experiments/create", {"name": "kept too"})
+    before = records(addresses)
+    assert "kept" in before[0]
+    assert "kept too" in before[1]
+    if os.geteuid() == 0:
+        assert stack.running()["postgres"].process().username() == owner() != "root"
+    assert not (folder / "data" / "prefect" / "prefect.db").exists()
+    assert not (folder / "data" / "mlflow.db").exists()
+    assert "database prefect" in save(folder / "data", folder / "backup")
+    stack.down()
+    assert stack.processes.marked() == []
+
+    restore(folder / "again", folder / "backup")
+    again = Stack(folder / "again")
+    assert records(again.up(only=SERVERS, deploy=False)) == before
+    again.down()
+
+
+def test_a_folder_that_it_may_not_enter_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root hands the cluster over to another user")
+    tmp_path.chmod(0o700)
+    with pytest.raises(FewcastError, match=r"let the user \w+ into every folder above it"):
+        Stack(tmp_path / "data").plan("postgres")
+
+
+def test_without_the_programs_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
+    with pytest.raises(FewcastError, match=r"no program initdb; install the package postgresql"):
+        find_program("initdb")
