@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
-.PHONY: demo test check soak bench up down deploy lock clean help
+.PHONY: demo test check screenshots soak bench up down deploy lock clean help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,6 +20,9 @@ check: .venv/installed-test ## lint, format, types, the direction of imports, an
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python infra/audit.py
+
+screenshots: .venv/installed-test ## take the pictures of the guides from the real pages (needs Chromium)
+	FEWCAST_SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/browser
 
 soak: .venv/installed-test ## the long kill, fault and fuzz runs
 	$(BIN)/python -m pytest -m soak --timeout=7200
