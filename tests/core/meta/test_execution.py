@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from core.bayes.likelihood import GaussianLikelihood
 from core.config import InnerConfig, OuterConfig, TrainConfig
+from core.meta import execution
 from core.meta.checks import Examples
 from core.meta.execution import Compiled, CompiledDiffersError, as_function, pack, unpack
 from core.meta.inner_loop import BayesianEpisode, OuterTerms
@@ -43,9 +45,10 @@ def learner(device: str = "cpu", **settings) -> Learner:
     return Learner(network().to(device), GaussianLikelihood(2), config)
 
 
+@pytest.mark.parametrize("kind", ["abml", "maml"])
 @pytest.mark.parametrize("mode", ["unrolled", "checkpointed", "mixed"])
-def test_the_function_of_tensors_is_the_meta_gradient_bit_for_bit(mode):
-    model = learner()
+def test_the_function_of_tensors_is_the_meta_gradient_bit_for_bit(mode, kind):
+    model = learner(learner=kind)
     theta = model.init_state().theta
     episodes = []
     for seed in (0, 1):
@@ -69,8 +72,8 @@ def test_the_function_of_tensors_is_the_meta_gradient_bit_for_bit(mode):
 @pytest.mark.parametrize("mode", ["unrolled", "checkpointed", "mixed", "first_order"])
 def test_replayed_training_equals_eager_training(mode):
     states = []
-    for execution in ("eager", "cuda_graph"):
-        model = learner("cuda", gradient=mode, execution=execution, outer=OuterConfig(multi_step_steps=2))
+    for how in ("eager", "cuda_graph"):
+        model = learner("cuda", gradient=mode, execution=how, outer=OuterConfig(multi_step_steps=2))
         state = model.init_state()
         for step in range(5):
             state, metrics = model.step(state, batch(step, "cuda"), seed=0)
@@ -118,14 +121,39 @@ def compare(mode: str, backend: str) -> None:
         torch.testing.assert_close(found[name], leaf, rtol=1e-4, atol=1e-6)  # float32, sums in another order
 
 
+def compare_training() -> None:
+    """Whole meta-steps of a learner: clipped inner steps, antithetic pairs, learned rates."""
+    execution.Compiled = partial(Compiled, backend="aot_eager")  # inductor's turn is in `compare`
+    inner = InnerConfig(steps=2, rate=0.2, samples=2, antithetic=True, clip=0.5)
+    states = []
+    for how in ("eager", "compile"):
+        model = learner(gradient="unrolled", execution=how, inner=inner)
+        state = model.init_state()
+        for step in range(3):
+            state, metrics = model.step(state, batch(step), seed=0)
+        states.append((state.theta, metrics))
+    for name, leaf in states[0][0].items():
+        torch.testing.assert_close(states[1][0][name], leaf, rtol=1e-3, atol=1e-5)
+    assert states[1][1] == pytest.approx(states[0][1], rel=1e-4)
+
+
 BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.soak)]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("mode", ["unrolled", pytest.param("mixed", marks=pytest.mark.soak)])
 def test_compiled_equals_eager(mode, backend):
-    """In a process of its own: the compiler cannot trace the shape checks that the tests put around every function."""
-    script = f"import runpy; runpy.run_path({__file__!r})['compare']({mode!r}, {backend!r})"
+    in_own_process(f"['compare']({mode!r}, {backend!r})")
+
+
+@pytest.mark.soak
+def test_compiled_training_equals_eager_training():
+    in_own_process("['compare_training']()")
+
+
+def in_own_process(call: str) -> None:
+    """The compiler cannot trace the shape checks that the tests put around every function."""
+    script = f"import runpy; runpy.run_path({__file__!r}){call}"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[3])
     assert done.returncode == 0, done.stderr[-2000:]
 
