@@ -108,11 +108,11 @@ class LocalObjects:
         scratch = self.root / SCRATCH
         temporary = scratch / uuid.uuid4().hex
         try:
-            scratch.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            try:
+                _write_durably(temporary, data)
+            except FileNotFoundError:
+                scratch.mkdir(parents=True, exist_ok=True)
+                _write_durably(temporary, data)
             try:
                 os.replace(temporary, path)
             except FileNotFoundError:
@@ -149,6 +149,14 @@ class LocalObjects:
 
     def sweep(self) -> None:
         shutil.rmtree(self.root / SCRATCH, ignore_errors=True)
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with open(path, "wb", buffering=0) as file:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[file.write(rest) :]
+        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

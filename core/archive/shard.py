@@ -58,17 +58,19 @@ def encode(codes_CYX: Codes) -> bytes:
     """
     channels, height, width = codes_CYX.shape
     _, _, padded_height, padded_width = shard_shape(channels, height, width)
-    padded = np.full((channels, padded_height, padded_width), MISSING, "<u2")
-    padded[:, :height, :width] = codes_CYX
-    index = np.full((channels, padded_height // CHUNK, padded_width // CHUNK, 2), EMPTY, "<u8")
+    rows, columns = padded_height // CHUNK, padded_width // CHUNK
+    if (padded_height, padded_width) != (height, width):
+        edge = ((0, 0), (0, padded_height - height), (0, padded_width - width))
+        codes_CYX = np.pad(codes_CYX, edge, constant_values=MISSING)
+    tiles = codes_CYX.reshape(channels, rows, CHUNK, columns, CHUNK).swapaxes(2, 3).astype("<u2", order="C")
+    index = np.full((channels * rows * columns, 2), EMPTY, "<u8")
     pieces: list[bytes] = []
     offset = 0
-    for c, row, column in np.ndindex(index.shape[:3]):
-        tile = padded[c, row * CHUNK : (row + 1) * CHUNK, column * CHUNK : (column + 1) * CHUNK]
-        if tile[0, 0] == MISSING and (tile == MISSING).all():
+    for number, tile in enumerate(tiles.reshape(-1, CHUNK * CHUNK)):
+        if tile[0] == MISSING and (tile == MISSING).all():
             continue
-        piece = blosc.compress(np.ascontiguousarray(tile), COMPRESSOR.encode(), LEVEL, blosc.BITSHUFFLE, tile.nbytes, 2)
-        index[c, row, column] = offset, len(piece)
+        piece = blosc.compress(tile, COMPRESSOR.encode(), LEVEL, blosc.BITSHUFFLE, tile.nbytes, 2)
+        index[number] = offset, len(piece)
         offset += len(piece)
         pieces.append(piece)
     table = index.tobytes()
