@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from core.bayes.gaussian import Tree
 from core.config import TrainConfig
 from core.episodes.loader import EpisodeBatch, Loader
 from core.errors import FewcastError
@@ -29,14 +30,14 @@ class Suggestion:
 
     learning_rate: float
     kl_weight: float
-    ramp: tuple[tuple[float, float], ...]  # (step size, smoothed loss)
+    ramp: tuple[tuple[float, float], ...]  # (step size, smoothed change of the loss)
     weights: tuple[tuple[float, float], ...]  # (kl_weight, adapted CRPS on validation)
 
     def lines(self) -> list[str]:
         """For a person: the settings to use, and why."""
         tried = ", ".join(f"{weight:g}: {crps:.4f}" for weight, crps in self.weights)
         return [
-            f"train.learning_rate = {self.learning_rate:.2g}  (a third of where the loss was lowest on a ramp "
+            f"train.learning_rate = {self.learning_rate:.2g}  (a third of where the loss fell most on a ramp "
             f"from {self.ramp[0][0]:.0e} to {self.ramp[-1][0]:.1e})",
             f"train.kl_weight = {self.kl_weight:g}" + (f"  (validation CRPS at {tried})" if tried else "  (unused)"),
         ]
@@ -79,24 +80,28 @@ class _Trial:
             extra=config.network.extra_inputs,
         )  # fmt: skip
 
-    def ramp(self, learner: Learner, state: LearnerState, steps: int) -> list[tuple[float, float]]:
-        """(step size, smoothed loss) up to where the loss is lost."""
+    def ramp(self, learner: Learner, start: LearnerState, steps: int) -> list[tuple[float, float]]:
+        """(step size, smoothed change of the loss) up to where the loss is lost.
+
+        A change is against the loss of the first state on the same episodes with the same noise, since episodes
+        differ by more than a few steps bring.
+        """
         points: list[tuple[float, float]] = []
-        average, first = 0.0, math.nan
+        state, average, lowest = start, 0.0, 0.0
         for step in range(steps):
             rate = _LOWEST * (_HIGHEST / _LOWEST) ** (step / max(steps - 1, 1))
             try:
+                before = self._differentiate(learner, replace(start, step=state.step), step)[1]
                 state, loss = self._step(learner, state, step, rate)
             except DivergedError:
                 break
-            average = _SMOOTHING * average + (1 - _SMOOTHING) * loss
+            average = _SMOOTHING * average + (1 - _SMOOTHING) * (loss - before)
             smooth = average / (1 - _SMOOTHING ** (step + 1))
             if not math.isfinite(smooth):
                 break
-            first = smooth if step == 0 else first
             points.append((rate, smooth))
-            lowest = min(value for _, value in points)
-            if step > steps // 4 and smooth - lowest > _LOST * max(first - lowest, 0.05 * abs(first)):
+            lowest = min(lowest, smooth)
+            if smooth - lowest > _LOST * max(-lowest, 0.05 * abs(before)):
                 break
         if not points:
             raise FewcastError(
@@ -126,11 +131,14 @@ class _Trial:
         if self.stop():
             raise FewcastError("the probe was stopped", found=f"{self.done} of {self.total} trial steps",
                                mend="run it again for its advice")  # fmt: skip
+        gradient, loss = self._differentiate(learner, state, step)
+        state = learner.apply(state, gradient, learning_rate=rate)
+        self.done += 1
+        self.report.progress(self.done, self.total, f"step size {rate:.1e}, loss {loss:.4f}")
+        return state, loss
+
+    def _differentiate(self, learner: Learner, state: LearnerState, step: int) -> tuple[Tree, float]:
         batch: EpisodeBatch = self.loader.batch(step).to(self.run.device)
         gradient, metrics = learner.gradient(state, batch, seed=self.config.seed)
         count = len(batch.ids)
-        state = learner.apply(state, {n: leaf / count for n, leaf in gradient.items()}, learning_rate=rate)
-        self.done += 1
-        loss = float(torch.as_tensor(metrics["loss"])) / count
-        self.report.progress(self.done, self.total, f"step size {rate:.1e}, loss {loss:.4f}")
-        return state, loss
+        return {n: leaf / count for n, leaf in gradient.items()}, float(torch.as_tensor(metrics["loss"])) / count

@@ -44,7 +44,7 @@ def compare(first: str, second: str, tracking: TrackingConfig) -> Iterator[tuple
             if left.get(key) != right.get(key):
                 yield key, left.get(key, "-"), right.get(key, "-"), ""
     metrics = {key for key in {*a.data.metrics, *b.data.metrics} if not key.startswith("system/")}
-    for key in sorted(metrics):
+    for key in sorted(metrics, key=lambda name: (not name.startswith("validation/"), name)):
         was, now = a.data.metrics.get(key), b.data.metrics.get(key)
         if was is None or now is None:
             yield key, _number(was), _number(now), ""
