@@ -1,5 +1,6 @@
 """The newest frames and a trained run to a forecast: adapt on the latest windows, draw members, write CF Zarr."""
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -76,11 +77,11 @@ def forecast(
         support = view.support(support_slots)
         steps = None if support_slots else 0
         posterior = model.adapt(replace(support, x=_fast(support.x)), seed=config.seed, steps=steps)
-    codes = view.inputs(init)
+    codes, drawer = view.inputs(init), _with_precision(model, config)
 
     def predict(x: Tensor) -> Mixture:
         with torch.no_grad():
-            return model.predict(posterior, _fast(x), config.members, config.seed)
+            return drawer.predict(posterior, _fast(x), config.members, config.seed)
 
     with _timed(made, "members"):
         mixture = mosaic(
@@ -109,6 +110,13 @@ def forecast(
         for name in folder.retire(config.keep_days):
             report.message(f"{name} is older than {config.keep_days:g} days: deleted")
     return made
+
+
+def _with_precision(model: Model, config: ForecastConfig) -> Model:
+    """The same model with the arithmetic that the forecast asks for; adapting keeps that of the training."""
+    learner = copy.copy(model.learner)
+    learner.config = learner.config.model_copy(update={"precision": config.precision})
+    return replace(model, learner=learner)
 
 
 def _fast(x: Tensor) -> Tensor:

@@ -46,4 +46,8 @@ class ForecastConfig(Stage):
         24.0, gt=0, le=8760, description="Span of the rolling scores, back from the newest verified forecast (h)."
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute; auto: a GPU if there is one.")
+    precision: Literal["float32", "tf32", "bf16"] = Field(
+        "float32",
+        description="Arithmetic of the network when members are drawn; bf16 halves the time where a processor has it.",
+    )
     seed: int = Field(0, ge=0, description="Seed of weight samples and noise.")

@@ -1,6 +1,6 @@
 """From the last granule's arrival to the nowcast on disk, stage by stage.
 
-    python tests/benchmarks/bench_nowcast.py [--pixels 500] [--members 20]
+    python tests/benchmarks/bench_nowcast.py [--pixels 500] [--members 20] [--precision float32]
 
 The network, the frames (6 in, 12 out) and the support set are those of the `korea` preset; the prior is untrained,
 which costs the same. The granules are simulated ones of the local area at 2 km, and all but the last slot are in the
@@ -42,7 +42,7 @@ def untrained_run(folder: Path, config: PipelineConfig) -> str:
     learner = build_learner(config.train, spec)
     meta = {
         "config": config.train.model_dump(mode="json"), "spec": spec.to_json(), "episodes_digest": "", "phase": "meta",
-        "pretrain_steps": 0, "best_step": None,
+        "pretrain_steps": 0, "best_step": None, "progress": {},
     }  # fmt: skip
     tensors = {name: tensor.clone() for name, tensor in learner.init_state().tensors().items()}
     checkpoint.save(folder, 0, tensors, meta)
@@ -64,6 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pixels", type=int, default=500)
     parser.add_argument("--members", type=int, default=20)
+    parser.add_argument("--precision", choices=("float32", "tf32", "bf16"), help="another than the preset's")
     options = parser.parse_args()
     config = load(PRESETS / "korea.toml")
     with tempfile.TemporaryDirectory(prefix="fewcast-bench-") as name:
@@ -76,14 +77,21 @@ def main() -> None:
         begin = time.perf_counter()
         ingest(whole)
         seconds = {"ingest of the slot": time.perf_counter() - begin}
-        settings = {"archive": whole.archive, "run": run, "output": str(folder / "out"), "members": options.members}
+        settings = {
+            "archive": whole.archive,
+            "run": run,
+            "output": str(folder / "out"),
+            "members": options.members,
+            "max_age_minutes": 0,
+            "precision": options.precision or config.forecast.precision,
+        }
         made = forecast(config.forecast.model_copy(update=settings))
         total = time.perf_counter() - begin
         size = sum(file.stat().st_size for file in Path(made.url).rglob("*") if file.is_file())
     seconds |= made.seconds
     side, leads = options.pixels, config.episodes.target_frames
     print(f"{side} x {side}, {options.members} members, {leads} leads, {len(config.ingest.channels)} channels; "
-          f"torch on {torch.get_num_threads()} threads, {made.device}")  # fmt: skip
+          f"torch on {torch.get_num_threads()} threads, {made.device}, {settings['precision']}")  # fmt: skip
     for stage, spent in seconds.items():
         print(f"{stage:24}{spent:8.2f} s")
     print(f"{'granule to disk':24}{total:8.2f} s   of a cadence of {cadence.total_seconds():.0f} s")

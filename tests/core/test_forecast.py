@@ -207,3 +207,14 @@ def test_a_start_that_a_newer_one_overtook_is_named(config):
     assert not [line for line in told.messages if "superseded" in line]
     forecast(quick, report=told)
     assert "superseded by 20240603T2330Z: 20240603T2230Z, 20240603T2300Z" in told.messages
+
+
+def test_half_precision_changes_a_forecast_by_far_less_than_its_spread(config):
+    quick = config.model_copy(update={"netcdf": False, "animation": False, "members": 4})
+    with xr.open_zarr(forecast(quick).url, consolidated=False) as stored:
+        exact = stored[["mean", "spread"]].load()
+    half = quick.model_copy(update={"precision": "bf16", "output": config.output + "-half"})
+    with xr.open_zarr(forecast(half).url, consolidated=False) as stored:
+        error = float(((stored["mean"] - exact["mean"]) ** 2).mean()) ** 0.5
+        assert 0 < error < 0.02 * float(exact["spread"].mean())
+        np.testing.assert_allclose(stored["spread"], exact["spread"], rtol=0.02)
