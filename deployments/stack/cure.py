@@ -1,6 +1,8 @@
 """Runs whose worker was killed with them: no one is left to say that they have crashed, and they hold their limits."""
 
+import time
 from collections.abc import Collection, Iterable
+from typing import Any
 
 import httpx
 import psutil
@@ -8,13 +10,15 @@ import psutil
 from flows.access import Auth
 
 UNFINISHED = ["PENDING", "RUNNING", "CANCELLING"]
+TRIES = 5
 RUN_ID = "PREFECT__FLOW_RUN_ID"  # prefect's own mark on the process of a run
 
 
 def crash_the_dead(api: str, auth: Auth | None, pools: Collection[str], alive: Collection[str]) -> list[str]:
     """Call crashed every unfinished run of the pools whose id is not among those `alive`; returns their names.
 
-    To be asked while no worker of those pools lives: a run that has no process yet then never gets one.
+    To be asked while no worker of those pools lives: a run that has no process yet then never gets one. A server that
+    is too busy to hear of a run leaves it to the rules of the server itself, which are slower.
     """
     asked = {
         "work_pools": {"name": {"any_": list(pools)}},
@@ -23,14 +27,24 @@ def crash_the_dead(api: str, auth: Auth | None, pools: Collection[str], alive: C
     crashed = {"state": {"type": "CRASHED", "message": "its worker was killed, and its process is gone"}, "force": True}
     credentials = (auth.user, auth.password) if auth else None
     buried = []
-    with httpx.Client(base_url=api, auth=credentials, timeout=30) as client:
-        answer = client.post("/flow_runs/filter", json=asked)
-        answer.raise_for_status()
-        for run in answer.json():
-            if run["id"] not in alive:
-                client.post(f"/flow_runs/{run['id']}/set_state", json=crashed).raise_for_status()
+    with httpx.Client(base_url=api, auth=credentials, timeout=60) as client:
+        for run in _insist(client, "/flow_runs/filter", asked) or []:
+            if run["id"] not in alive and _insist(client, f"/flow_runs/{run['id']}/set_state", crashed):
                 buried.append(run["name"])
     return buried
+
+
+def _insist(client: httpx.Client, path: str, body: dict[str, Any]) -> Any:
+    """The server's answer; None if it gives none. SQLite makes it answer 503, or late, while it is busy."""
+    for _ in range(TRIES):
+        try:
+            answer = client.post(path, json=body)
+            if answer.is_success:
+                return answer.json()
+        except httpx.TransportError:
+            pass
+        time.sleep(1)
+    return None
 
 
 def runs_of(processes: Iterable[psutil.Process]) -> set[str]:

@@ -102,14 +102,27 @@ class Witness:
                 "offset": len(found),
                 "sort": "TIMESTAMP_ASC",
             }
-            page = self.api.post("/logs/filter", json=asked).json()
+            page = self._ask("/logs/filter", asked)
             found += [entry["message"] for entry in page]
             if len(page) < 200:
                 return [message for message in found if word in message]
 
     def _count(self, *states: str) -> int:
         asked = {"flow_runs": {"state": {"type": {"any_": list(states)}}}}
-        return int(self.api.post("/flow_runs/count", json=asked).json())
+        return int(self._ask("/flow_runs/count", asked))
+
+    def _ask(self, path: str, body: dict[str, Any]) -> Any:
+        """The server's answer; SQLite makes it answer 503, or late, while it is busy."""
+        for last in (False,) * 9 + (True,):
+            try:
+                answer = self.api.post(path, json=body)
+                if answer.is_success or last:
+                    answer.raise_for_status()
+                    return answer.json()
+            except httpx.TransportError:
+                if last:
+                    raise
+            time.sleep(2)
 
     # -- what is wrong
 
