@@ -27,12 +27,15 @@ screenshots: .venv/installed-test ## take the pictures of the guides from the re
 soak: .venv/installed-test ## the long kill, fault and fuzz runs
 	$(BIN)/python -m pytest -m soak --timeout=7200
 
+rehearsal: .venv/installed-test ## ten slots of the whole stack under a satellite with faults, kills and outages
+	$(BIN)/python tests/soak/soak.py --slots 10 --seconds 4 --kills 1 --away 6 --push
+
 bench: .venv/installed-bench ## every benchmark, each with its peer beside it
 	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 # make up PROFILE=postgres keeps the records in PostgreSQL; the profile of a data folder stays.
 PROFILE ?=
-up: .venv/installed$(if $(filter postgres,$(PROFILE)),-postgres) ## Prefect, MLflow, S3, Dask and workers on loopback, with every deployment
+up: .venv/installed-stack $(if $(filter postgres,$(PROFILE)),.venv/installed-postgres) ## Prefect, MLflow, S3, Dask and workers on loopback, with every deployment
 	$(BIN)/python -m deployments.stack up --profile "$(PROFILE)"
 
 down: .venv/installed ## stop what `make up` started; data stay
@@ -56,6 +59,10 @@ clean: ## remove the environment; data stay
 
 .venv/installed-test: .venv/installed
 	$(PIP) --editable ".[test,oracle]"
+	touch $@
+
+.venv/installed-stack: .venv/installed
+	$(PIP) --editable ".[stack]"
 	touch $@
 
 .venv/installed-postgres: .venv/installed
