@@ -1,7 +1,7 @@
 """The one writer, and a fast reader, of an archive of frames."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -148,49 +148,49 @@ class Archive:
 
     # -- writing
 
-    def write_frame(self, slot: int, frames: Frame | Sequence[Frame]) -> list[Stored]:
+    def write_frame(self, slot: int, frames: Frame | Iterable[Frame]) -> list[Stored]:
         """Make one slot's frames durable, beside what the slot already serves; then `record` what comes back.
 
-        Values outside the physical range become missing and are counted, never wrapped.
+        Each frame is packed as it comes, so that of an iterator's frames one is in memory at a time. Values outside the
+        physical range become missing and are counted, never wrapped.
         """
         self._writable()
-        frames = [frames] if isinstance(frames, Frame) else list(frames)
         stored: list[Stored] = []
-        for kind, channels in self.kinds.items():
-            mine = {frame.channel: frame for frame in frames if self.kind_of.get(frame.channel) == kind}
-            if not mine:
-                continue
-            packed = {}
-            for name, frame in mine.items():
-                if frame.values.shape != self.shape:
-                    raise ValueError(f"a frame of {frame.values.shape} for an archive of {self.shape}")
-                codes, lost = pack(frame.values, kind)
-                reason = Reason.OUT_OF_RANGE if lost and frame.reason == Reason.NONE else frame.reason
-                status = Status.PARTIAL if reason != Reason.NONE else Status.COMPLETE
-                if (codes == shard.MISSING).all():
-                    status, reason = Status.CORRUPT, reason or Reason.ALL_MISSING
-                else:
-                    packed[name] = codes
-                stored.append(Stored(slot, name, status, reason, lost + frame.out_of_range, frame.observation_time))
-            if packed:
-                whole = self._kept(slot, kind, channels, set(packed))
-                for name, codes in packed.items():
-                    whole[channels.index(name)] = codes
-                self.objects.put(self.key(kind, slot), shard.encode(whole))
+        written: dict[Kind, set[str]] = {}
+        whole: dict[Kind, shard.Codes] = {}
+        for frame in [frames] if isinstance(frames, Frame) else frames:
+            kind = self.kind_of[frame.channel]
+            if frame.values.shape != self.shape:
+                raise ValueError(f"a frame of {frame.values.shape} for an archive of {self.shape}")
+            codes, lost = pack(frame.values, kind)
+            reason = Reason.OUT_OF_RANGE if lost and frame.reason == Reason.NONE else frame.reason
+            status = Status.PARTIAL if reason != Reason.NONE else Status.COMPLETE
+            if (codes == shard.MISSING).all():
+                status, reason = Status.CORRUPT, reason or Reason.ALL_MISSING
+            else:
+                names = self.kinds[kind]
+                if kind not in whole:
+                    whole[kind] = np.full((len(names), *self.shape), shard.MISSING, np.uint16)
+                whole[kind][names.index(frame.channel)] = codes
+                written.setdefault(kind, set()).add(frame.channel)
+            stored.append(
+                Stored(slot, frame.channel, status, reason, lost + frame.out_of_range, frame.observation_time)
+            )
+        for kind, codes in whole.items():
+            self._keep(slot, kind, codes, written[kind])
+            self.objects.put(self.key(kind, slot), shard.encode(codes))
         return stored
 
-    def _kept(self, slot: int, kind: Kind, channels: tuple[str, ...], replaced: set[str]) -> shard.Codes:
-        """The slot's codes of the channels that already count as data and are not about to be replaced."""
-        codes = np.full((len(channels), *self.shape), shard.MISSING, np.uint16)
+    def _keep(self, slot: int, kind: Kind, codes: shard.Codes, replaced: set[str]) -> None:
+        """Fill in the channels that already count as data and are not replaced."""
         (status,) = self.status_of([slot])
-        for position, name in enumerate(channels):
+        for position, name in enumerate(self.kinds[kind]):
             served = status[self.channels.index(name)] in (Status.COMPLETE, Status.PARTIAL)
             if served and name not in replaced:
                 window = slice(position, position + 1)
                 kept = self._read_shard(kind, slot, slice(None), slice(None), window)
                 if kept is not None:
                     codes[window] = kept
-        return codes
 
     def record(self, stored: Iterable[Stored]) -> None:
         """Say what is known of slots, after their frames are durable."""

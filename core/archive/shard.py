@@ -62,17 +62,18 @@ def encode(codes_CYX: Codes) -> bytes:
     if (padded_height, padded_width) != (height, width):
         edge = ((0, 0), (0, padded_height - height), (0, padded_width - width))
         codes_CYX = np.pad(codes_CYX, edge, constant_values=MISSING)
-    tiles = codes_CYX.reshape(channels, rows, CHUNK, columns, CHUNK).swapaxes(2, 3).astype("<u2", order="C")
-    index = np.full((channels * rows * columns, 2), EMPTY, "<u8")
+    index = np.full((channels, rows * columns, 2), EMPTY, "<u8")
     pieces: list[bytes] = []
     offset = 0
-    for number, tile in enumerate(tiles.reshape(-1, CHUNK * CHUNK)):
-        if tile[0] == MISSING and (tile == MISSING).all():
-            continue
-        piece = blosc.compress(tile, COMPRESSOR.encode(), LEVEL, blosc.BITSHUFFLE, tile.nbytes, 2)
-        index[number] = offset, len(piece)
-        offset += len(piece)
-        pieces.append(piece)
+    for image, entries in zip(codes_CYX, index, strict=True):
+        tiles = image.reshape(rows, CHUNK, columns, CHUNK).swapaxes(1, 2).astype("<u2", order="C")
+        for number, tile in enumerate(tiles.reshape(-1, CHUNK * CHUNK)):
+            if tile[0] == MISSING and (tile == MISSING).all():
+                continue
+            piece = blosc.compress(tile, COMPRESSOR.encode(), LEVEL, blosc.BITSHUFFLE, tile.nbytes, 2)
+            entries[number] = offset, len(piece)
+            offset += len(piece)
+            pieces.append(piece)
     table = index.tobytes()
     return b"".join([*pieces, table, google_crc32c.value(table).to_bytes(4, "little")])
 

@@ -1,5 +1,6 @@
 """One slot: its granules to durable frames. What a worker does."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from core.archive import Archive, Status, Stored
@@ -9,8 +10,9 @@ from core.ingest.room import Room
 from core.satellite import source, sun
 from core.satellite.granule import CorruptGranule, Frame, Granule, UnavailableGranule
 
-# What a slot takes at its peak for each pixel and channel was measured on full disks.
-ROOM, BYTES_PER_PIXEL = Room(1_000_000_000), 24
+# What a slot takes at its peak, measured on full disks: the packed channels, one frame at work, and blocks of its file.
+ROOM = Room(800_000_000)
+BYTES_PER_CODE, BYTES_PER_PIXEL, BYTES_OF_A_FILE = 4, 40, 100_000_000
 
 
 class Job(NamedTuple):
@@ -31,24 +33,28 @@ class Outcome(NamedTuple):
 def read_slot(archive: Archive, job: Job, config: IngestConfig) -> Outcome:
     """Read one slot's granules and make their frames durable; runs on a worker, which does as many at a time as fit."""
     height, width = archive.shape
-    with ROOM.taken(BYTES_PER_PIXEL * height * width * len(job.granules)):
+    pixels = height * width * (BYTES_PER_PIXEL + BYTES_PER_CODE * len(job.granules))
+    with ROOM.taken(pixels + min(BYTES_OF_A_FILE, 2 * max(granule.size for granule in job.granules))):
         return _read(archive, job, config)
 
 
 def _read(archive: Archive, job: Job, config: IngestConfig) -> Outcome:
-    frames: list[Frame] = []
-    stored: list[Stored] = []
+    refused: list[Stored] = []
     unavailable = 0
-    for granule in job.granules:
-        try:
-            frames.append(source.read_frame(granule, config, archive.grid))
-        except UnavailableGranule:
-            unavailable += 1
-        except CorruptGranule as error:
-            stored.append(Stored(job.slot, granule.channel, Status.CORRUPT, error.reason))
-    if frames:
-        if config.sun_angle:
-            frames.append(sun.sun_frame(job.granules[0].time, archive.grid))
-        stored += archive.write_frame(job.slot, frames)
-    kept = [item for item in stored if item.status in SERVED or item.channel not in job.served]
-    return Outcome(kept, unavailable)
+
+    def frames() -> Iterator[Frame]:
+        nonlocal unavailable
+        found = False
+        for granule in job.granules:
+            try:
+                yield source.read_frame(granule, config, archive.grid)
+                found = True
+            except UnavailableGranule:
+                unavailable += 1
+            except CorruptGranule as error:
+                refused.append(Stored(job.slot, granule.channel, Status.CORRUPT, error.reason))
+        if found and config.sun_angle:
+            yield sun.sun_frame(job.granules[0].time, archive.grid)
+
+    stored = archive.write_frame(job.slot, frames()) + refused
+    return Outcome([item for item in stored if item.status in SERVED or item.channel not in job.served], unavailable)
