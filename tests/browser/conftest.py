@@ -16,7 +16,7 @@ FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update",
 ]  # fmt: skip
-PATIENCE_MS = 120_000  # of a click or a look, on a machine that is busy with other things
+PATIENCE_MS = 60_000  # of a click or a look, on a machine that is busy with other things
 WIDTH, HEIGHT = 1280, 860
 
 
