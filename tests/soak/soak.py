@@ -61,7 +61,7 @@ class Soak:
         witness = Witness(self.config, self.folder, plan)
         memory = Memory(self.stack)
         satellite.make_buckets()
-        for _ in range(4):  # enough for a start and a window before it
+        while satellite.published < 3 or not witness.starts({*satellite.whole()}):  # enough for a first nowcast
             satellite.publish()
         witness.wait_for_a_nowcast(self.options.patience, self.options.push)
         self.say("the first nowcast is there")
@@ -80,10 +80,10 @@ class Soak:
 
     def _disturbed(self, satellite: Satellite, witness: Witness, memory: Memory) -> None:
         """Publish the rest, a slot every so many seconds; what goes wrong goes wrong beside it."""
-        slots, kills = self.options.slots, self.options.kills
-        plan = {4 + (slots - 4) * (2 * n + 1) // (2 * kills + 4): "worker" for n in range(kills)}
-        plan[4 + (slots - 4) * (2 * kills + 1) // (2 * kills + 4)] = "server"
-        plan[4 + (slots - 4) * (2 * kills + 3) // (2 * kills + 4)] = "s3"
+        slots, kills, first = self.options.slots, self.options.kills, satellite.published
+        plan = {first + (slots - first) * (2 * n + 1) // (2 * kills + 4): "worker" for n in range(kills)}
+        plan[first + (slots - first) * (2 * kills + 1) // (2 * kills + 4)] = "server"
+        plan[first + (slots - first) * (2 * kills + 3) // (2 * kills + 4)] = "s3"
         beside: list[threading.Thread] = []
         next_time = time.monotonic()
         while satellite.published < slots:
