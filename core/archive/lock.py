@@ -152,4 +152,4 @@ def _me() -> str:
 
 
 def _held(url: str, holder: str) -> FewcastError:
-    return FewcastError(f"the archive {url} is being written", found=holder, mend="wait until it ends, then run again")
+    return FewcastError(f"{url} is being written", found=holder, mend="wait until it ends, then run again")

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from core.archive.objects import open_objects
+from core.archive.lock import exclusive
+from core.archive.objects import Objects, open_objects
 from core.config import EpisodesConfig
 from core.episodes import shard
 from core.episodes.bulk import for_each, put_soon, settle
@@ -94,12 +95,20 @@ def build(config: EpisodesConfig, *, report: Report | None = None, client: Any =
             found=f"{len(found)} leaks, first: {found[0]}",
             mend="give no split times that the store was built to give another, or build into another store",
         )
-    digests, skipped = _write(config, frames, spec, planned, report, client)
-    everything.loc[everything.index[planned.first_id :], "digest"] = digests
     listed = planned.contexts if known_contexts is None else pd.concat([known_contexts, planned.contexts])
-    settle(objects, client)
-    digest = commit(objects, spec, attributes, everything, listed.reset_index(drop=True))
-    _forget_parts(config.store)
+    with exclusive(objects) as still_ours:
+        if read_root(objects) != root:
+            raise FewcastError(
+                f"the episode store {config.store} is not the one that this build began with",
+                found="a version that another build has finished meanwhile",
+                mend="run the same command again: it goes on from there",
+            )
+        digests, skipped = _write(config, frames, spec, planned, report, client)
+        everything.loc[everything.index[planned.first_id :], "digest"] = digests
+        settle(objects, client)
+        still_ours()
+        digest = commit(objects, spec, attributes, everything, listed.reset_index(drop=True))
+        _forget_parts(objects)
     if type(report) is not Silent:  # drawing costs as much as cutting some hundred episodes
         store = EpisodeStore(config.store)
         report.figure("contexts", context_map(store), store.version)
@@ -237,8 +246,7 @@ def _same_frames(store: EpisodeStore, planned: Plan) -> None:
         )
 
 
-def _forget_parts(url: str) -> None:
-    objects = open_objects(url)
+def _forget_parts(objects: Objects) -> None:
     for key, _ in list(objects.keys("parts")):
         objects.delete(key)
 

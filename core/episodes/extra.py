@@ -40,11 +40,13 @@ class ExtraPlanes:
     of UTC plus a 15th of the longitude. sun: cosine of the solar zenith angle at the init time, negative at night.
     location: the unit vector of the geodetic longitude and latitude, which has no seam. All lie in [-1, 1]; every
     plane is 0 off the disk.
+
+    At any time each plane is a weighted sum of fields of the place, which are kept: no pixel needs a sine of its own.
     """
 
     def __init__(self, grid: Grid, wanted: Iterable[ExtraInput]) -> None:
         self.grid, self.wanted = grid, in_order(wanted)
-        self._lonlat = lru_cache(maxsize=_PLACES)(self._find_lonlat)
+        self._fields = lru_cache(maxsize=_PLACES)(self._find_fields)
 
     def at(self, init_time: Any, y0: int, x0: int, height: int, width: int) -> NDArray[np.float32]:
         """Planes (N, P, height, width) for init times (N,) of the window whose first pixel is (y0, x0).
@@ -52,22 +54,24 @@ class ExtraPlanes:
         The window may reach beyond the grid, which is then continued.
         """
         times = np.asarray(init_time, "M8[ns]")
-        planes = np.empty((len(times), len(plane_names(self.wanted)), height, width), np.float32)
-        if not planes.size:
-            return planes
-        lon, lat = self._lonlat(int(y0), int(x0), height, width)
-        first = 0
-        for name in self.wanted:
-            count = len(PLANES[name])
-            planes[:, first : first + count] = _COMPUTE[name](times[:, None, None], lon, lat)
-            first += count
-        planes[:, :, ~np.isfinite(lon)] = 0
-        return planes
+        weights = np.concatenate(
+            [np.empty((len(times), 0, _FIELDS)), *(_WEIGHTS[name](times) for name in self.wanted)], 1
+        )
+        if not weights.size:
+            return np.empty((*weights.shape[:2], height, width), np.float32)
+        planes = weights.astype(np.float32) @ self._fields(int(y0), int(x0), height, width)
+        return planes.reshape(*weights.shape[:2], height, width)
 
-    def _find_lonlat(self, y0: int, x0: int, height: int, width: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    def _find_fields(self, y0: int, x0: int, height: int, width: int) -> NDArray[np.float32]:
+        """(field, pixel): 1, cosine and sine of the longitude, and the unit vector; all 0 off the disk."""
         dy, dx = self.grid.spacing
         y, x = _continued(self.grid.y, y0, height, -dy), _continued(self.grid.x, x0, width, dx)
-        return area.lonlat(Grid(x, y, self.grid.crs))
+        lon, lat = (np.deg2rad(angle).ravel() for angle in area.lonlat(Grid(x, y, self.grid.crs)))
+        seen = np.isfinite(lon)
+        fields = np.stack(
+            [seen, np.cos(lon), np.sin(lon), np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)]
+        )
+        return np.where(seen, fields, 0).astype(np.float32)
 
 
 def _continued(centres: NDArray[np.float64], first: int, count: int, step: float) -> NDArray[np.float64]:
@@ -76,21 +80,28 @@ def _continued(centres: NDArray[np.float64], first: int, count: int, step: float
     return centres[inside] + (index - inside) * step
 
 
-def _time(times: NDArray[Any], lon: NDArray[Any], lat: NDArray[Any]) -> NDArray[Any]:
+def _time(times: NDArray[Any]) -> NDArray[np.float64]:
     start = times.astype("M8[Y]")
     season = 2 * np.pi * ((times - start) / ((start + 1).astype("M8[ns]") - start))
-    hour = 2 * np.pi * ((times - times.astype("M8[D]")) / np.timedelta64(1, "D")) + np.deg2rad(lon)
-    season = np.broadcast_to(season, hour.shape)
-    return np.stack([np.sin(season), np.cos(season), np.sin(hour), np.cos(hour)], axis=1)
+    hour = 2 * np.pi * ((times - times.astype("M8[D]")) / np.timedelta64(1, "D"))  # at Greenwich
+    weights = np.zeros((len(times), 4, _FIELDS))
+    weights[:, 0, 0], weights[:, 1, 0] = np.sin(season), np.cos(season)
+    weights[:, 2, 1], weights[:, 2, 2] = np.sin(hour), np.cos(hour)
+    weights[:, 3, 1], weights[:, 3, 2] = np.cos(hour), -np.sin(hour)
+    return weights
 
 
-def _sun(times: NDArray[Any], lon: NDArray[Any], lat: NDArray[Any]) -> NDArray[Any]:
-    return sun.cos_zenith(times, lon, lat)[:, None]  # type: ignore[arg-type]
+def _sun(times: NDArray[Any]) -> NDArray[np.float64]:
+    """The sun's direction: its zenith cosines where the axes of the unit vector meet the Earth."""
+    weights = np.zeros((len(times), 1, _FIELDS))
+    instants: Any = times[:, None]
+    weights[:, 0, 3:] = sun.cos_zenith(instants, np.array([0.0, 90.0, 0.0]), np.array([0.0, 0.0, 90.0]))
+    return weights
 
 
-def _location(times: NDArray[Any], lon: NDArray[Any], lat: NDArray[Any]) -> NDArray[Any]:
-    phi, lam = np.deg2rad(lat), np.deg2rad(lon)
-    return np.stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)])
+def _location(times: NDArray[Any]) -> NDArray[np.float64]:
+    return np.tile(np.eye(_FIELDS)[3:], (len(times), 1, 1))
 
 
-_COMPUTE = {"time": _time, "sun": _sun, "location": _location}
+_FIELDS = 6
+_WEIGHTS = {"time": _time, "sun": _sun, "location": _location}

@@ -171,6 +171,10 @@ def loading(store: EpisodeStore) -> None:
     print(f"\nLoading batches of 8 episodes, {size:.1f} MiB of tensors each")
     cost = timed(lambda: [loader.batch(i) for i in range(steps)])
     line("read, decode and normalise, one thread", steps * size, cost, "MiB/s")
+    seeing = Loader(store, split="train", batch_size=8, extra=("time", "sun", "location"))
+    more = sum(t.nbytes for w in (seeing.batch(0).support, seeing.batch(0).query) for t in (w.x, w.y, w.mask)) / 2**20
+    cost = timed(lambda: [seeing.batch(i) for i in range(steps)])
+    line(f"the same with all extra inputs, {more:.1f} MiB", steps * more, cost, "MiB/s")
     pause = size / 200
     waited = []
 
@@ -234,6 +238,9 @@ def main() -> None:
     try:
         make_archive(str(folder / "archive.zarr"))
         config = configuration(folder, arguments.episodes)
+        build(
+            config.model_copy(update={"store": str(folder / "imports"), "train_episodes": 1})
+        )  # imports take a second
         store = building(config, folder, arguments.episodes)
         reading(store)
         loading(store)

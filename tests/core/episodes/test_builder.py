@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from core.archive.lock import exclusive
+from core.archive.objects import open_objects
 from core.config import EpisodesConfig
-from core.episodes import EpisodeStore, build, builder
+from core.episodes import EpisodeStore, build, builder, validate
 from core.episodes.frames import Frames
 from core.errors import FewcastError
 from core.report import Silent
@@ -91,6 +93,26 @@ def test_the_same_bytes_after_an_error_and_a_torn_shard(configure: Configure, mo
     assert summary.skipped > 0, "finished tasks are not done again"
     assert shards(first.store) == shards(second.store)
     assert EpisodeStore.open(first.store).digest == EpisodeStore.open(second.store).digest
+
+
+def test_two_builds_of_one_store_do_not_mix(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, other = configure(), configure(seed=1)
+    with exclusive(open_objects(config.store)), pytest.raises(FewcastError, match="is being written"):
+        build(config)
+    plan, digests = builder.plan, []
+
+    def slow(*arguments: Any, **more: Any) -> Any:
+        planned = plan(*arguments, **more)
+        if not digests:
+            digests.append("")
+            digests[0] = build(other).digest  # it overtakes this one
+        return planned
+
+    monkeypatch.setattr(builder, "plan", slow)
+    with pytest.raises(FewcastError, match="another build has finished meanwhile"):
+        build(config)
+    assert EpisodeStore.open(config.store).digest == digests[0]
+    assert validate(config.store).valid
 
 
 def test_a_second_run_skips_and_says_so(configure: Configure) -> None:

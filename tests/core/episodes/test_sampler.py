@@ -118,6 +118,31 @@ def test_evaluation_takes_every_window_that_has_support_once() -> None:
         assert len(supported) - made.query_windows < len(mine) <= len(supported)
 
 
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), n_query=st.integers(1, 4), stride=st.integers(1, 5))
+def test_query_windows_are_grouped_as_by_hand(seed: int, n_query: int, stride: int) -> None:
+    """The earliest free window, then the earliest free one a stride later, and so on; until a group is not full."""
+    made = config(query_windows=n_query, query_stride=stride, support_windows=0)
+    timing = timing_of(made)
+    *_, sampler = small_world(made, timing, 0)
+    rng = np.random.default_rng(seed)
+    starts = np.flatnonzero(rng.random(60) < 0.7)
+    taken = {(3, int(start)) for start in starts if rng.random() < 0.2}
+    rest = [int(start) for start in starts if (3, int(start)) not in taken]
+    expected = []
+    while rest:
+        group = rest[:1]
+        for start in rest[1:]:
+            if len(group) < n_query and start - group[-1] >= stride:
+                group.append(start)
+        if len(group) < n_query:
+            break
+        rest = [start for start in rest if start not in group]
+        expected.append(tuple(group))
+    choice = Choices(starts, made, timing)
+    assert list(sampler._groups(choice, 3, set(taken))) == (expected if len(choice.anchors) else [])
+
+
 def test_a_cap_keeps_every_tile_and_spreads_over_time() -> None:
     made = config(span_stride_hours=2)
     timing = timing_of(made)
