@@ -10,7 +10,7 @@ is greedy, as in the paper).
 
 From the paper: the wheels and their rewards, delta ~ U(0, 1) in training, (context, random arm, reward) queries,
 local reparametrisation of the dense layers, the measure, n = 2,000 pulls. What it leaves open is ours: the prior mean
-starts from pooled steps on all wheels (MOPED); supports of 1 to 512 pulls whose arms are partly random and partly best
+starts from pooled steps on all wheels (MOPED); supports of 1 to 256 pulls whose arms are partly random and partly best
 under a right or a wrong delta, as in a player's history; the network predicts the logarithm of the reward, in which
 both steps, 1.0 to 1.2 and to 50, are of a size that it can learn. An arm is then tried where its chance of paying 50
 is above 5 %. The last row says what that alone is worth: always the arm of the quadrant, without learning anything.
@@ -45,7 +45,8 @@ PUBLISHED = {  # Ravi & Beatson (2019), table 1: mean over 50 trials, by the num
     "abml": {2_000: (1.36, 1.59, 3.51, 7.21, 35.04), 80_000: (0.22, 0.29, 0.66, 1.03, 4.66)},
     "maml": {2_000: (1.79, 2.10, 6.08, 16.80, 55.53), 80_000: (0.20, 0.34, 1.02, 2.10, 9.81)},
 }
-ARMS, REWARD_STD, HISTORY, QUERY = 5, 0.01, 512, 128
+ARMS, REWARD_STD, QUERY = 5, 0.01, 128
+SUPPORT, HISTORY = 256, 512  # most pulls of a support in training, and of a history that is adapted to
 CPU = torch.device("cpu")
 
 
@@ -121,7 +122,7 @@ def learn(learner: Learner, pooled: Learner, arguments: argparse.Namespace, seed
     wheels = learner.config.meta_batch
     for step in range(arguments.meta_steps):
         g = seeded(CPU, seed, "meta", step)
-        count = 1 + int(HISTORY * torch.rand(1, generator=g) ** 2)
+        count = 1 + int(SUPPORT * torch.rand(1, generator=g) ** 2)
         some = Wheels(torch.rand(wheels, generator=g))
         support = some.pulls(count, torch.rand(wheels, generator=g), g)
         query = some.pulls(QUERY, torch.ones(wheels), g)
@@ -138,7 +139,9 @@ def cosine(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def play(learner: Learner, state: LearnerState, arguments: argparse.Namespace, seed: int) -> np.ndarray:
+def play(
+    learner: Learner, state: LearnerState, inner: InnerConfig, arguments: argparse.Namespace, seed: int
+) -> np.ndarray:
     """Regret (trial, delta) in percent of what a uniform player loses in expectation; all wheels turn in step."""
     g = seeded(CPU, seed, "play")
     wheels = Wheels(torch.tensor(DELTAS).repeat(arguments.trials))
@@ -149,7 +152,8 @@ def play(learner: Learner, state: LearnerState, arguments: argparse.Namespace, s
         stop = min(start + min(arguments.every, 1 + start // 10), arguments.pulls)
         kept = torch.randperm(start, generator=g)[:HISTORY]
         mask = nn.functional.one_hot(arms[:, kept], ARMS).bool()
-        posterior = adapted(learner, state, SimpleNamespace(x=x[:, kept], y=rewards[:, kept], mask=mask), start)
+        histories = SimpleNamespace(x=x[:, kept], y=rewards[:, kept], mask=mask)
+        posterior = adapted(learner, state, inner, histories, start)
         arms[:, start:stop] = draw_rewards(learner, posterior, x[:, start:stop], g).argmax(-1)
         start = stop
     means = wheels.mean_rewards(x)
@@ -158,7 +162,7 @@ def play(learner: Learner, state: LearnerState, arguments: argparse.Namespace, s
     return (100 * regret / (best - means.mean(-1)).sum(1)).reshape(arguments.trials, len(DELTAS)).numpy()
 
 
-def adapted(learner: Learner, state: LearnerState, histories: SimpleNamespace, seed: int) -> Tree:
+def adapted(learner: Learner, state: LearnerState, inner: InnerConfig, histories: SimpleNamespace, seed: int) -> Tree:
     """The posteriors of all wheels, each leaf (E, ...)."""
     episodes = [
         BayesianEpisode(
@@ -166,7 +170,7 @@ def adapted(learner: Learner, state: LearnerState, histories: SimpleNamespace, s
             None,
             learner.perturbation,
             learner.likelihood,
-            learner.inner,
+            inner,
             seed=f"{seed} {e}",
         )
         for e in range(len(histories.x))
@@ -190,14 +194,20 @@ def draw_rewards(learner: Learner, posterior: Tree, x: Tensor, g: torch.Generato
 def build(kind: str, seed: int, arguments: argparse.Namespace) -> Learner:
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Linear(2, 100), nn.ReLU(), nn.Linear(100, 100), nn.ReLU(), nn.Linear(100, ARMS))
-    inner = InnerConfig(steps=arguments.inner_steps, rate=arguments.rate, perturbation="local", clip=10.0)
+    inner = InnerConfig(
+        steps=arguments.inner_steps,
+        rate=arguments.rate,
+        kl_weight=arguments.inner_kl_weight,
+        perturbation="local",
+        clip=10.0,
+    )
     config = TrainConfig(
         learner=kind,
         inner=inner,
         outer=OuterConfig(clip=10.0),
         meta_batch=arguments.meta_batch,
         learning_rate=arguments.learning_rate,
-        initial_log_std=-4,
+        initial_log_std=arguments.initial_log_std,
         gradient="unrolled",
         execution="stacked",
     )
@@ -214,32 +224,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--learners", nargs="+", default=["abml", "maml"])
     parser.add_argument("--seeds", type=int, default=3, help="runs, each with its own training and its own wheels")
-    parser.add_argument("--trials", type=int, default=4, help="wheels of each delta that a run plays")
+    parser.add_argument("--trials", type=int, default=3, help="wheels of each delta that a run plays")
     parser.add_argument("--pulls", type=int, default=2000)
     parser.add_argument("--every", type=int, default=40, help="most pulls between adaptations")
     parser.add_argument("--pooled-steps", type=int, default=1500)
-    parser.add_argument("--meta-steps", type=int, default=600)
+    parser.add_argument("--meta-steps", type=int, default=300)
     parser.add_argument("--meta-batch", type=int, default=8)
-    parser.add_argument("--inner-steps", type=int, default=5)
-    parser.add_argument("--rate", type=float, default=0.1)
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--inner-steps", type=int, default=3)
+    parser.add_argument("--rate", type=float, default=0.2)
+    parser.add_argument("--inner-kl-weight", type=float, default=0.01)
+    parser.add_argument("--initial-log-std", type=float, default=-5)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{'':>22} " + " ".join(f"{'delta ' + str(d):>14}" for d in DELTAS))
+    print(f"{'':>24} " + " ".join(f"{'delta ' + str(d):>14}" for d in DELTAS))
     for kind in arguments.learners:
-        start, found = time.process_time(), []
+        start, found = time.process_time(), {f"{kind} at M = 0": [], kind: []}
         for seed in range(arguments.seeds):
             learner, pooled = build(kind, seed, arguments), build("pooled", seed, arguments)
             state = learn(learner, pooled, arguments, seed)
-            found.append(play(learner, state, arguments, seed))
-            cells = " ".join(f"{v:>14.2f}" for v in found[-1].mean(0))
-            print(f"{kind + ' seed ' + str(seed):>22} {cells}  ({time.process_time() - start:.0f} CPU s)", flush=True)
-        means = np.stack(found).mean(1)  # (seed, delta)
-        cells = " ".join(f"{m:>7.2f} ± {s:>4.2f}" for m, s in zip(means.mean(0), means.std(0), strict=True))
-        print(f"{kind + ', ± over seeds':>22} {cells}")
+            for name, steps in zip(found, (0, learner.inner.steps), strict=True):
+                inner = learner.inner.model_copy(update={"steps": steps})
+                found[name].append(play(learner, state, inner, arguments, seed).mean(0))
+                row = " ".join(f"{v:>14.2f}" for v in found[name][-1])
+                print(f"{f'{name}, seed {seed}':>24} {row}  ({time.process_time() - start:.0f} CPU s)", flush=True)
+        for name, rows in found.items():
+            cells = " ".join(f"{m:>7.2f} ± {s:>4.2f}" for m, s in zip(np.mean(rows, 0), np.std(rows, 0), strict=True))
+            print(f"{name + ', ± seeds':>24} {cells}")
         if row := PUBLISHED[kind].get(arguments.pulls):
-            print(f"{kind + ', published':>22} " + " ".join(f"{v:>14.2f}" for v in row))
-    print(f"{'always the quadrant':>22} " + " ".join(f"{always_the_quadrant(d):>14.2f}" for d in DELTAS))
+            print(f"{kind + ', published':>24} " + " ".join(f"{v:>14.2f}" for v in row))
+    print(f"{'always the quadrant':>24} " + " ".join(f"{always_the_quadrant(d):>14.2f}" for d in DELTAS))
 
 
 if __name__ == "__main__":
