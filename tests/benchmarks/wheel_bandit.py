@@ -1,6 +1,6 @@
 """The wheel bandit of Riquelme et al. (ICLR 2018), as in the ABML paper: regret in percent of a uniform player's.
 
-    python tests/benchmarks/wheel_bandit.py [--learners abml maml] [--seeds 3] [--trials 4] [--pulls 2000]
+    python tests/benchmarks/wheel_bandit.py [--learners abml maml] [--seeds 3] [--trials 3] [--pulls 2000]
 
 A context is uniform in the unit disc. Arm 0 pays 1.2 and the others 1.0 on average, but beyond the radius delta the arm
 of the context's quadrant pays 50; the std of every reward is 0.01. A learner (an MLP, 2 layers of 100) is trained on
