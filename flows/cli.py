@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
-from core.config import PipelineConfig, load
+from core.config import EvaluationConfig, PipelineConfig, evaluation, load
 from core.errors import FewcastError
 
 PRESETS = Path(__file__).parent / "presets"
@@ -79,9 +79,25 @@ def read_config(options: argparse.Namespace) -> PipelineConfig:
     """The config that --preset or --config names, with --set on top."""
     path = Path(options.config) if options.config else find_preset(options.preset)
     changes = list(options.set)
+    for key, place in (("evaluate.run", "model"), ("evaluate.episodes", "episodes")):
+        if getattr(options, place, ""):
+            changes.append(f"{key}={json.dumps(getattr(options, place))}")
     if getattr(options, "region", None) is not None:
         changes.append(f"forecast.region={json.dumps(options.region)}")
     return load(path, changes)
+
+
+def read_evaluation(options: argparse.Namespace) -> EvaluationConfig | None:
+    """The config of `evaluate --model URI --episodes URL`; None for other commands, and where a preset is named."""
+    if options.command != "evaluate" or options.preset or options.config:
+        return None
+    if not (options.model and options.episodes):
+        raise FewcastError(
+            "it is not said what to evaluate",
+            found=f"--model {options.model or '(none)'}, --episodes {options.episodes or '(none)'}, no preset",
+            mend="give --preset NAME or --config FILE, or both --model URI and --episodes URL",
+        )
+    return evaluation(options.model, options.episodes, options.set)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in FLOWS.items():
         stage = commands.add_parser(name, help=text, description=text)
-        which = stage.add_mutually_exclusive_group(required=True)
+        which = stage.add_mutually_exclusive_group(required=name != "evaluate")
         which.add_argument("--preset", help="a named run that comes with fewcast")
         which.add_argument("--config", metavar="FILE", help="a TOML file of your own")
         stage.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a key (repeatable)")
@@ -98,6 +114,12 @@ def _parser() -> argparse.ArgumentParser:
             stage.epilog = "Or look at a store: `fewcast episodes inspect URL`, `fewcast episodes validate URL`."
         if name == "train":
             stage.add_argument("--probe", action="store_true", help="only suggest a learning rate and a KL weight")
+        if name == "evaluate":
+            stage.add_argument("--model", metavar="URI", default="",
+                               help="a run's directory or a registered model, as models:/NAME@ALIAS")  # fmt: skip
+            stage.add_argument(
+                "--episodes", metavar="URL", default="", help="an episode store; with --model alone, too"
+            )
         if name == "nowcast":
             stage.add_argument("--region", metavar="AREA",
                                help="a named area (korea, ...) or west,south,east,north in degrees")  # fmt: skip

@@ -10,19 +10,20 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from core.config import PipelineConfig, TrackingConfig
+from core.config import EvaluationConfig, PipelineConfig, TrackingConfig
 from flows import embedded
-from flows.cli import read_config
+from flows.cli import read_config, read_evaluation
 from flows.logs import wants_json
 
 
 def run_flow(options: Namespace) -> int:
     """Run a flow in this process, in front of the user."""
-    config = read_config(options)
-    if options.command == "train" and options.probe:
-        return probe(config)
-    if options.command == "train" and int(os.environ.get("RANK", "0")):
-        return follow(config)
+    config = read_evaluation(options) or read_config(options)
+    if isinstance(config, PipelineConfig) and options.command == "train":
+        if options.probe:
+            return probe(config)
+        if int(os.environ.get("RANK", "0")):
+            return follow(config)
     embedded.prepare()
     logging.captureWarnings(True)  # filters would not do: MLflow puts its own before them
     from tasks.reporting import TERMINAL
@@ -46,7 +47,7 @@ def run_flow(options: Namespace) -> int:
     return 0
 
 
-def _flow(options: Namespace, config: PipelineConfig) -> tuple[Callable[[], Any], dict[str, str]]:
+def _flow(options: Namespace, config: PipelineConfig | EvaluationConfig) -> tuple[Callable[[], Any], dict[str, str]]:
     """The flow of a command, and where it leaves what."""
     from flows.episodes import episodes
     from flows.evaluate import evaluate
@@ -57,13 +58,15 @@ def _flow(options: Namespace, config: PipelineConfig) -> tuple[Callable[[], Any]
     from flows.train import SEGMENT_STEPS, train
     from tasks.tracking import tracking_uri
 
+    scorecard = {"scorecard": config.evaluate.scorecard}
+    mlflow = {"mlflow": f"{tracking_uri(config.tracking)}, experiment {config.tracking.experiment}"}
+    if isinstance(config, EvaluationConfig):
+        return (lambda: evaluate(config.evaluate, config.tracking)), scorecard | mlflow
     # The other ranks of a torchrun know no segments.
     segment_steps = 0 if int(os.environ.get("WORLD_SIZE", "1")) > 1 else SEGMENT_STEPS
     archive = {"archive": config.ingest.archive}
     store = {"episodes": config.episodes.store}
     run = {"run": config.train.run}
-    scorecard = {"scorecard": config.evaluate.scorecard}
-    mlflow = {"mlflow": f"{tracking_uri(config.tracking)}, experiment {config.tracking.experiment}"}
     calls: dict[str, tuple[Callable[[], Any], dict[str, str]]] = {
         "pipeline": (lambda: pipeline(config), archive | store | run | scorecard | mlflow),
         "ingest": (lambda: ingest(config.ingest), archive),

@@ -3,7 +3,7 @@
 from prefect import flow
 
 from core.config import EvaluateConfig, TrackingConfig
-from core.verify.evaluate import Scorecard
+from core.verify.folder import Scorecard
 from tasks import evaluate as tasks
 
 

@@ -3,11 +3,12 @@
 from prefect import flow
 
 from core.config import PipelineConfig
-from core.verify.evaluate import Scorecard
+from core.verify.folder import Scorecard
 from flows.episodes import episodes
 from flows.evaluate import evaluate
 from flows.ingest import ingest
 from flows.train import train
+from tasks.pipeline import publish_pipeline
 
 
 @flow(name="pipeline", flow_run_name="pipeline {config.name}")
@@ -20,4 +21,6 @@ def pipeline(config: PipelineConfig) -> Scorecard:
     ingest(config.ingest)
     episodes(config.episodes)
     train(config.train, config.tracking)
-    return evaluate(config.evaluate, config.tracking)
+    scorecard = evaluate(config.evaluate, config.tracking)
+    publish_pipeline(config, scorecard)
+    return scorecard

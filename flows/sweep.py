@@ -10,7 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from core.config import PipelineConfig, change
 from core.errors import FewcastError
-from core.verify.evaluate import Scorecard
+from core.verify.folder import Scorecard
 from flows.evaluate import evaluate
 from flows.train import train
 from tasks.tracking import TrackedRun

@@ -1,13 +1,11 @@
 """Prior and held-out episodes to a scorecard."""
 
-from pathlib import Path
-
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
 from core.config import EvaluateConfig, TrackingConfig
-from core.verify.evaluate import Scorecard
 from core.verify.evaluate import evaluate as evaluate_run
+from core.verify.folder import Scorecard, files_of
 from tasks.pictures import publish_file
 from tasks.policies import LOCAL, dask_client
 from tasks.records import tracking_folder
@@ -23,7 +21,7 @@ def evaluate(config: EvaluateConfig, tracking: TrackingConfig) -> Scorecard:
         scorecard = evaluate_run(own, report=report, client=client)
     address = remember(scorecard, config, tracking)
     for figure in scorecard.figures[:4]:
-        publish_file(f"scorecard-{Path(figure).stem}".replace("_", "-"), Path(figure), Path(figure).stem)
+        publish_file(f"scorecard-{figure.stem}".replace("_", "-"), figure, figure.stem)
     create_markdown_artifact(
         f"{scorecard.markdown}\n\nScorecard: {scorecard.url}\n\nMLflow: {address}\n", key="scorecard"
     )
@@ -32,14 +30,14 @@ def evaluate(config: EvaluateConfig, tracking: TrackingConfig) -> Scorecard:
 
 def remember(scorecard: Scorecard, config: EvaluateConfig, tracking: TrackingConfig) -> str:
     """Put a new scorecard into MLflow as a child of its training run, once; returns the way to its page."""
-    folder = Path(config.scorecard) / "tracking"
+    folder = scorecard.folder / "tracking"
     if not (scorecard.skipped and is_delivered(folder)):
         start_afresh(folder)
         parent = tracking_folder(config.run)
         with TrackedRun(folder, tracking, f"evaluate {config.split}", config, parent=parent) as tracked:
             for step, values in curves(scorecard).items():
                 tracked.metrics(values, step)
-            for path in sorted(Path(scorecard.url).glob("*.*")):
+            for path in files_of(scorecard.folder):
                 tracked.artifact(path, "scorecard")
     return run_page(folder)
 

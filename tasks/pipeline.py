@@ -1,11 +1,9 @@
 """What a whole pipeline left, on its own page: the scorecard, its first pictures, and where everything is."""
 
-from pathlib import Path
-
 from prefect.artifacts import create_markdown_artifact
 
 from core.config import PipelineConfig
-from core.verify.evaluate import Scorecard
+from core.verify.folder import Scorecard
 from tasks.pictures import publish_file
 from tasks.records import tracking_folder
 from tasks.tracking import run_page
@@ -21,9 +19,9 @@ def publish_pipeline(config: PipelineConfig, scorecard: Scorecard) -> None:
         "checkpoints": config.train.run,
         "scorecard": scorecard.url,
         "training in MLflow": run_page(tracking_folder(config.train.run)),
-        "evaluation in MLflow": run_page(Path(config.evaluate.scorecard) / "tracking"),
+        "evaluation in MLflow": run_page(scorecard.folder / "tracking"),
     }
     table = "\n".join(f"| {name} | {place} |" for name, place in places.items())
-    create_markdown_artifact(f"{scorecard.markdown}\n\n| what | where |\n|---|---|\n{table}\n", key="pipeline")
-    for figure in map(Path, scorecard.figures[:PICTURES]):
+    create_markdown_artifact(f"| what | where |\n|---|---|\n{table}\n\n{scorecard.markdown}\n", key="pipeline")
+    for figure in scorecard.figures[:PICTURES]:
         publish_file(f"pipeline-{figure.stem}".replace("_", "-"), figure, figure.stem)

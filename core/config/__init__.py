@@ -10,13 +10,14 @@ from core.config.evaluate import EvaluateConfig
 from core.config.forecast import ForecastConfig
 from core.config.ingest import IngestConfig, SimulatorConfig
 from core.config.monitor import MonitorConfig
-from core.config.pipeline import PipelineConfig, TrackingConfig
-from core.config.toml import change, load
+from core.config.pipeline import EvaluationConfig, PipelineConfig, TrackingConfig
+from core.config.toml import change, evaluation, load
 from core.config.train import InnerConfig, NetworkConfig, OuterConfig, TrainConfig
 
 __all__ = [
     "EpisodesConfig",
     "EvaluateConfig",
+    "EvaluationConfig",
     "ForecastConfig",
     "IngestConfig",
     "InnerConfig",
@@ -33,5 +34,6 @@ __all__ = [
     "TrainConfig",
     "UTCTime",
     "change",
+    "evaluation",
     "load",
 ]

@@ -78,5 +78,12 @@ class PipelineConfig(Stage):
         return filled
 
 
+class EvaluationConfig(Stage):
+    """An evaluation by itself: a model and episodes, of whatever preset they are."""
+
+    evaluate: EvaluateConfig
+    tracking: TrackingConfig = TrackingConfig(experiment="evaluations")
+
+
 def _table(stage: Any) -> Any:
     return stage.model_dump() if isinstance(stage, BaseModel) else stage

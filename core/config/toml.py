@@ -1,14 +1,17 @@
 """A TOML file and overrides to a validated configuration, or one clear line about what is wrong with it."""
 
+import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from core.config.pipeline import PipelineConfig
+from core.config.pipeline import EvaluationConfig, PipelineConfig
 from core.errors import FewcastError
+
+C = TypeVar("C", PipelineConfig, EvaluationConfig)
 
 
 def load(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:
@@ -26,19 +29,26 @@ def load(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise FewcastError(f"{path} is not valid TOML", found=str(error), mend="correct that line") from error
-    return _validated(values, overrides, path.name)
+    return _validated(values, overrides, path.name, PipelineConfig)
 
 
 def change(config: PipelineConfig, overrides: Iterable[str]) -> PipelineConfig:
     """The same config with `stage.key=value` overrides, validated anew; raises as `load` does."""
-    return _validated(config.model_dump(), overrides, config.name)
+    return _validated(config.model_dump(), overrides, config.name, PipelineConfig)
 
 
-def _validated(values: dict[str, Any], overrides: Iterable[str], name: str) -> PipelineConfig:
+def evaluation(model: str, episodes: str, overrides: Iterable[str] = ()) -> EvaluationConfig:
+    """The config of an evaluation by itself; its scorecard is named by both unless one is given."""
+    name = "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", part).strip("-") for part in (model, "on", episodes))
+    places = {"run": model, "episodes": episodes, "scorecard": f"data/scorecards/{name}"}
+    return _validated({"evaluate": places}, overrides, "of this evaluation", EvaluationConfig)
+
+
+def _validated(values: dict[str, Any], overrides: Iterable[str], name: str, kind: type[C]) -> C:
     for override in overrides:
         _override(values, override)
     try:
-        return PipelineConfig.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         raise FewcastError(
             f"the configuration {name} is not valid",

@@ -40,3 +40,25 @@ def image_style(kind: str) -> ImageStyle:
     if kind == "reflectance":
         return ImageStyle(LinearSegmentedColormap.from_list("fewcast_grey", ["#0d0f14", "#ffffff"]), "reflectance (%)")
     return ImageStyle(_CLOUD, "display count" if kind == "display_count" else kind.replace("_", " "))
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a row of a forecast that is no image is drawn: on a scale of its own, from 0 to `top` (0: the largest)."""
+
+    colours: str
+    top: float
+    label: str
+
+
+MEASURES = {"spread": Measure("magma", 0.0, "spread (std)"), "chance": Measure("cividis", 1.0, "probability")}
+
+
+def measure_of(name: str) -> Measure | None:
+    """What a row shows by the first word of its name; None for an image."""
+    return MEASURES.get(name.split(" ")[0])
+
+
+def is_image(name: str) -> bool:
+    """Whether a row shows what the satellite would see."""
+    return measure_of(name) is None

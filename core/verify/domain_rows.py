@@ -1,16 +1,17 @@
 """Scores of the baselines that see the whole domain: one forecast a start time, cut to the windows that start then."""
 
 import hashlib
+import io
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 
+from core.archive.objects import open_objects
 from core.config import EvaluateConfig
 from core.episodes.fanout import fan_out
 from core.episodes.frames import MISSING, Frames
@@ -47,16 +48,15 @@ def domain_windows(
     store: EpisodeStore,
     methods: list[Method],
     events: tuple[Event, ...],
-    folder: Path,
     report: Report,
     client: Any = None,
 ) -> tuple[list[pd.DataFrame], list[str]]:
     """Window statistics of each method over the split, and a note on how STEPS was set.
 
-    Each start's statistics are kept in `folder`, under the digest of all that they depend on, so that another run
-    scored on the same episodes, or the same command after a kill, does not forecast again.
+    Each start's statistics are kept in the scorecard's `baselines`, under the digest of all that they depend on, so
+    that another run scored on the same episodes, or the same command after a kill, does not forecast again.
     """
-    frames, notes = [], []
+    frames, notes, folder = [], [], f"{config.scorecard}/baselines"
     for method in methods:
         if store.spec.input_frames < 2:
             notes.append(f"{NAMES[method]} needs two input frames and is left out.")
@@ -70,7 +70,7 @@ def domain_windows(
     return frames, notes
 
 
-def choose_steps(job: Job, store: EpisodeStore, folder: Path, report: Report, client: Any = None) -> Job:
+def choose_steps(job: Job, store: EpisodeStore, folder: str, report: Report, client: Any = None) -> Job:
     """The job with the candidate settings of least CRPS over a few validation starts."""
     scores: list[tuple[float, int]] = []
     for i, candidate in enumerate(CANDIDATES):
@@ -81,7 +81,7 @@ def choose_steps(job: Job, store: EpisodeStore, folder: Path, report: Report, cl
 
 
 def score_starts(
-    job: Job, store: EpisodeStore, split: str, folder: Path, report: Report, client: Any = None, most: int = 0
+    job: Job, store: EpisodeStore, split: str, folder: str, report: Report, client: Any = None, most: int = 0
 ) -> pd.DataFrame:
     """Statistics of a split's query windows, one forecast a start time; of at most `most` starts, evenly spread."""
     by_start: dict[np.datetime64, list[tuple[int, int]]] = defaultdict(list)
@@ -92,11 +92,11 @@ def score_starts(
     calls = sorted(by_start.items())
     if most:
         calls = [calls[i] for i in np.linspace(0, len(calls) - 1, min(most, len(calls))).astype(int)]
-    place = (
-        folder / f"{job.method}-{split}-{_digest(repr((_FORMAT, store.digest, replace(job, archive='', episodes=''))))}"
+    digest = _digest(repr((_FORMAT, store.digest, replace(job, archive="", episodes=""))))
+    score, note = (
+        partial(_score_start, job, f"{folder}/{job.method}-{split}-{digest}"),
+        f"starts forecast by {NAMES[job.method]}",
     )
-    place.mkdir(parents=True, exist_ok=True)
-    score, note = partial(_score_start, job, str(place)), f"starts forecast by {NAMES[job.method]}"
     if client is not None:
         return pd.concat(fan_out(score, calls, client=client, report=report, note=note), ignore_index=True)
     frames = []
@@ -109,9 +109,9 @@ def score_starts(
 def _score_start(job: Job, folder: str, call: tuple[np.datetime64, list[tuple[int, int]]]) -> pd.DataFrame:
     """Statistics of all windows that start at one time."""
     start, windows = call
-    kept = Path(folder) / f"{np.datetime_as_string(start, unit='m').replace(':', '')}.parquet"
-    if kept.exists():
-        return pd.read_parquet(kept)
+    place, key = open_objects(folder), f"{np.datetime_as_string(start, unit='m').replace(':', '')}.parquet"
+    if (kept := place.get(key)) is not None:
+        return pd.read_parquet(io.BytesIO(kept))
     store = EpisodeStore.open(job.episodes)
     forecast = _forecast(job, store, start)
     loader = Loader(store, split=str(store.catalog["split"].iloc[0]))
@@ -127,9 +127,7 @@ def _score_start(job: Job, folder: str, call: tuple[np.datetime64, list[tuple[in
             as_frame(stats, NAMES[job.method], entry, query.init_time[0, window : window + 1], store, [window])
         )
     table = pd.concat(frames, ignore_index=True)
-    beside = kept.with_suffix(".partial")
-    table.to_parquet(beside, index=False)
-    beside.replace(kept)
+    place.put(key, table.to_parquet(index=False))
     return table
 
 

@@ -44,9 +44,8 @@ class Ensemble:
     def variance(self) -> Float[Tensor, " *shape"]:
         """The squared error that the mean of a reliable ensemble has: (S + 1) / S times the members' variance."""
         n = len(self.members)
-        if n == 1 or self.quantiles:
-            return self.members.var(0, correction=0)
-        return self.members.var(0, correction=1) * ((n + 1) / n)
+        square = (self.members - self.members.mean(0)).square_().mean(0)  # many times as fast as `var` over a few rows
+        return square if n == 1 or self.quantiles else square * ((n + 1) / (n - 1))
 
     def crps(self, y: Float[Tensor, " *shape"]) -> Float[Tensor, " *shape"]:
         """CRPS, fair for draws."""
@@ -63,8 +62,7 @@ class Ensemble:
         of rank i stands for the probabilities from (i - 1/2) / S on, so the two outer bins are half as wide.
         """
         n = len(self.members)
-        below = (self.members < y).sum(0).to(y.dtype)
-        equal = (self.members == y).sum(0).to(y.dtype)
+        below, equal = (found.sum(0, dtype=torch.int16).to(y.dtype) for found in (self.members < y, self.members == y))
         u = torch.rand(y.shape, generator=torch.Generator().manual_seed(self.seed), dtype=y.dtype).to(y.device)
         if not self.quantiles:
             return (below + u * (equal + 1)) / (n + 1)

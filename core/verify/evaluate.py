@@ -3,9 +3,8 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -18,6 +17,7 @@ from core.verify import tables
 from core.verify.diagnostics import cuts_table
 from core.verify.domain_rows import NAMES, Method, domain_windows
 from core.verify.events import events_of
+from core.verify.folder import Scorecard, deliver, finished, folder_of, withdraw
 from core.verify.optimum import OPTIMUM
 from core.verify.page import scorecard_page
 from core.verify.pictures import draw_pictures
@@ -35,19 +35,6 @@ from core.verify.scorecard import Settings, scorecard_table
 from core.verify.scoring import choose_fine_tuning, fit_dressing, forecasts_of, score_all
 
 _FORMAT = 2  # raise it when the same inputs give another scorecard
-
-
-@dataclass(frozen=True)
-class Scorecard:
-    """What an evaluation leaves: the table, and the files beside it."""
-
-    url: str
-    parquet: str
-    figures: tuple[str, ...]
-    skipped: bool
-    table: pd.DataFrame = field(repr=False)
-    markdown: str = field(repr=False)
-    terminal: str = field(repr=False)  # the compact table for the end of a command
 
 
 def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: Any = None) -> Scorecard:
@@ -75,13 +62,11 @@ def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: An
             f"{store.channels} and {store.spec.target_frames} in the store",
             mend="evaluate on episodes with the channels and frames of the run",
         )
-    folder = Path(config.scorecard)
-    inputs = _inputs(config, store.digest)
-    if (done := _finished(folder, inputs)) is not None:
-        report.message(f"scorecard {folder} is up to date with its run and episodes: skipped")
+    folder, inputs = folder_of(config.scorecard), _inputs(config, store.digest)
+    if (done := finished(config.scorecard, inputs)) is not None:
+        report.message(f"scorecard {config.scorecard} is up to date with its run and episodes: skipped")
         return done
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "inputs.json").unlink(missing_ok=True)
+    withdraw(config.scorecard)
     rows = learned_rows(config)
     rates, notes = choose_fine_tuning(config, store, rows, report)
     spec, scaling = store.spec, store.normalisation
@@ -92,7 +77,7 @@ def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: An
     windows, failed = score_all(config, store, [int(i) for i in ids], plan, report, client)
     if config.split == "test":
         methods: list[Method] = [m for m in ("optical_flow", "steps") if m in config.baselines]
-        domain, more = domain_windows(config, store, methods, events, folder / "baselines", report, client)
+        domain, more = domain_windows(config, store, methods, events, report, client)
         windows, notes = pd.concat([*domain, windows], ignore_index=True), notes + more
     if failed:
         notes.append(f"Left out, since adaptation diverged on some episode: {', '.join(failed)}.")
@@ -104,14 +89,15 @@ def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: An
     table.to_parquet(folder / "scorecard.parquet", index=False)
     verdicts, all_notes = tables.verdicts(table), [*_notes(config, plan, store), *notes]
     (folder / "scorecard.md").write_text(tables.markdown(table, all_notes, verdicts))
-    pictures = draw_pictures(folder, windows, table, store, partial(forecasts_of, config.episodes, plan), report)
+    forecasts = partial(forecasts_of, config.episodes, plan)
+    pictures = draw_pictures(folder, windows, table, store, events, forecasts, report)
     cuts = cuts_table(windows, config.split)
     cuts.to_parquet(folder / "cuts.parquet", index=False)
     (folder / "scorecard.html").write_text(scorecard_page(table, cuts, all_notes, verdicts, pictures))
-    (folder / "inputs.json").write_text(json.dumps(inputs, indent=1))  # last: it says that all the rest is whole
-    finished = _finished(folder, inputs)
-    assert finished is not None
-    return replace(finished, skipped=False)
+    deliver(config.scorecard, inputs)
+    made = finished(config.scorecard, inputs)
+    assert made is not None
+    return replace(made, skipped=False)
 
 
 def comparisons(rows: Sequence[LearnedRow], present: set[str]) -> list[tuple[str, str]]:
@@ -149,17 +135,3 @@ def _inputs(config: EvaluateConfig, digest: str) -> dict[str, Any]:
     text = json.dumps([_FORMAT, settings, versions, digest], sort_keys=True)
     return {"digest": hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), "runs": versions, "episodes": digest,
             "settings": settings}  # fmt: skip
-
-
-def _finished(folder: Path, inputs: dict[str, Any]) -> Scorecard | None:
-    """The scorecard in the folder, if it was made of just these inputs and is whole."""
-    try:
-        if json.loads((folder / "inputs.json").read_text())["digest"] != inputs["digest"]:
-            return None
-        table = pd.read_parquet(folder / "scorecard.parquet")
-        text = (folder / "scorecard.md").read_text()
-    except (OSError, ValueError, KeyError):
-        return None
-    figures = tuple(str(path) for path in sorted(folder.glob("*.png")))
-    terminal = "\n".join([tables.compact_table(table), "", *tables.verdicts(table)])
-    return Scorecard(str(folder), str(folder / "scorecard.parquet"), figures, True, table, text, terminal)

@@ -6,18 +6,19 @@ hold zeros in them.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from core.config import Threshold
 from core.errors import FewcastError
 from core.verify.ensemble import Prediction
+from core.verify.statistics import binned_sums
 
 RELIABILITY_BINS = 10
 FSS_SIDES = (3, 9, 17)  # pixels
@@ -86,10 +87,9 @@ def event_statistics(
             "false_alarms": yes * (1 - o),
             "misses": (1 - yes) * o,
         }
-        bins = (p * RELIABILITY_BINS).long().clamp(0, RELIABILITY_BINS - 1)
-        for b in range(RELIABILITY_BINS):
-            inside = (bins == b).to(y.dtype)
-            fields |= {f"rel_count_{b}": inside, f"rel_forecast_{b}": inside * p, f"rel_observed_{b}": inside * o}
+        for what, values in (("count", None), ("forecast", p), ("observed", o)):
+            for b, binned in enumerate(binned_sums(p, seen, RELIABILITY_BINS, values)):
+                sums[f"rel_{what}_{b}@{event.name}"] = binned
         for side in FSS_SIDES:
             near = _box(seen.to(y.dtype), side).clamp_min(1e-9)  # shares are of the observed pixels
             forecast, observed = _box(p * seen, side) / near, _box(o * seen, side) / near
@@ -132,7 +132,15 @@ def reliability(state: Mapping[str, Any] | pd.Series, event: str) -> tuple[np.nd
 
 
 def _box(values: Tensor, side: int) -> Tensor:
-    """Mean over the square around each pixel, zeros beyond the edge: rows, then columns."""
-    n, o, h, w = values.shape
-    rows = F.avg_pool2d(values.reshape(n * o, 1, h, w), (side, 1), 1, (side // 2, 0))
-    return F.avg_pool2d(rows, (1, side), 1, (0, side // 2)).reshape(n, o, h, w)
+    """Mean over the square around each pixel, zeros beyond the edge, by a band matrix for rows and one for columns.
+
+    For tiles this is several times as fast as pooling, whatever the side.
+    """
+    height, width = (_band(extent, side).to(values) for extent in values.shape[-2:])
+    return height @ values @ width
+
+
+@lru_cache(maxsize=32)
+def _band(extent: int, side: int) -> Tensor:
+    place = torch.arange(extent)
+    return ((place[:, None] - place[None]).abs() <= side // 2).to(torch.float32) / side

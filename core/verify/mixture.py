@@ -39,7 +39,9 @@ class Mixture:
         noise = self.std.square()
         if self.std.ndim == self.means.ndim:  # a leading axis of S, or of 1 where all samples share one scale
             noise = noise.mean(0)
-        return noise + self.means.var(0, correction=0)
+        return noise + (self.means - self.means.mean(0)).square_().mean(
+            0
+        )  # many times as fast as `var` over a few rows
 
     def cdf(self, y: Float[Tensor, " *shape"] | float) -> Float[Tensor, " *shape"]:
         """P(Y <= y). At the observation this is the probability integral transform (PIT)."""
@@ -74,7 +76,7 @@ class Mixture:
 
     def nll(self, y: Float[Tensor, " *shape"]) -> Float[Tensor, " *shape"]:
         """-log p(y) in nats per pixel, of the mixture and not of its moments."""
-        log_density = -0.5 * ((y - self.means) / self.std).square() - self.std.log()
+        log_density = ((y - self.means) / self.std).square_().mul_(-0.5) - self.std.log()
         return math.log(len(self.means)) + 0.5 * math.log(2 * math.pi) - log_density.logsumexp(0)
 
     def members(

@@ -3,7 +3,7 @@
 import base64
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from core.verify.colours import image_style
+from core.verify.colours import image_style, is_image, measure_of
 from core.verify.optimum import OPTIMUM
 from core.verify.plots import limits
-from core.verify.tables import holdout_words
+from core.verify.tables import SHOWN, holdout_words
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 2rem auto; padding: 0 1rem; color: #1c1f24 }
@@ -32,25 +32,27 @@ def scorecard_page(
     table: pd.DataFrame, cuts: pd.DataFrame, notes: Sequence[str], verdicts: Sequence[str], pictures: Mapping[str, Path]
 ) -> str:
     """The page. `pictures` maps a caption to a PNG, still or moving, which is put into the page itself."""
-    parts = ["<h1>Scorecard</h1>", *(f'<p class="note">{html.escape(note)}</p>' for note in notes)]
-    parts += ["<h2>Verdicts</h2><ul>", *(f"<li>{html.escape(line)}</li>" for line in verdicts), "</ul>"]
-    for (split, holdout, channel), group in table.groupby(["split", "holdout", "channel"], sort=False):
+    parts = [
+        "<h1>Scorecard</h1><h2>Verdicts</h2><ul>",
+        *(f"<li>{html.escape(line)}</li>" for line in verdicts),
+        "</ul>",
+    ]
+    parts += ["<h2>Forecasts and scores</h2>", *(_figure(caption, path) for caption, path in pictures.items())]
+    for (split, holdout, channel), group in _widest_first(table):
         size = group.iloc[0]
         title = f"{split}: {holdout_words(str(holdout))}" + ("" if table["channel"].nunique() == 1 else f", {channel}")
         parts += [f"<h2>{html.escape(title)}</h2>", f"<p>{size['windows']} windows in {size['blocks']} blocks.</p>"]
         parts += [_score_table(group, "crps", "", "CRPS")]
         if (group["metric"] == "crps_ratio").any():
             parts += [_score_table(group, "crps_ratio", OPTIMUM, "CRPS / CRPS of the optimum")]
-        parts += [_metric_table(group)]
+        parts += [_metric_table(group, [m for m in SHOWN if m != "crps"])]
+        rest = [m for m in dict.fromkeys(group["metric"]) if "@" in m or m.startswith("power_ratio")]
+        parts += ["<details><summary>Events and texture</summary>", _metric_table(group, rest), "</details>"]
     parts.append("<h2>Cuts</h2><p>CRPS over all lead times and kinds of hold-out.</p>")
     for name, part in cuts.groupby("cut", sort=False):
         grid = part.pivot_table(index="learner", columns="value", values="crps", sort=False)
         parts.append(_table([str(name), *map(str, grid.columns)], _rows(grid)))
-    parts.append("<h2>Pictures</h2>")
-    for caption, path in pictures.items():
-        data = base64.b64encode(path.read_bytes()).decode()
-        parts.append(f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
-                     f"<figcaption><small>{html.escape(caption)}</small></figcaption></figure>")  # fmt: skip
+    parts += ["<h2>Notes</h2>", *(f'<p class="note">{html.escape(note)}</p>' for note in notes)]
     body = "\n".join(parts)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Scorecard</title>'
@@ -58,10 +60,24 @@ def scorecard_page(
     )
 
 
+def _widest_first(table: pd.DataFrame) -> list[tuple[tuple[Hashable, ...], pd.DataFrame]]:
+    """The parts of the table, those that are new in space and time first: they are what a forecaster will meet."""
+    parts = list(table.groupby(["split", "holdout", "channel"], sort=False))
+    return sorted(parts, key=lambda part: part[0][1] != "both")
+
+
+def _figure(caption: str, path: Path) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    return (
+        f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
+        f"<figcaption><small>{html.escape(caption)}</small></figcaption></figure>"
+    )
+
+
 def animation(inputs: np.ndarray, panels: Mapping[str, np.ndarray], lead_minutes: tuple[int, ...], kind: str) -> bytes:
     """A moving PNG: the inputs in every panel, then the panels' own frames (L, Y, X), in physical units."""
     style = image_style(kind)
-    images = [values for name, values in panels.items() if not name.startswith("spread")]
+    images = [values for name, values in panels.items() if is_image(name)]
     low, high = limits(np.concatenate([inputs.ravel(), *(v.ravel() for v in images)]))
     step = lead_minutes[0]
     frames = []
@@ -74,10 +90,10 @@ def animation(inputs: np.ndarray, panels: Mapping[str, np.ndarray], lead_minutes
             axis = figure.add_axes((i / len(panels) + 0.004, 0.02, 1 / len(panels) - 0.008, 0.8))
             axis.set(xticks=[], yticks=[], facecolor="#d9a0a0")
             axis.set_title(name, fontsize=7.5, pad=2)
-            spread = name.startswith("spread")
-            if spread and lead >= 0:
-                axis.imshow(values[lead], cmap="magma", vmin=0, vmax=float(np.nanmax(values)))
-            elif not spread:
+            measure = measure_of(name)
+            if measure and lead >= 0:
+                axis.imshow(values[lead], cmap=measure.colours, vmin=0, vmax=measure.top or float(np.nanmax(values)))
+            elif not measure:
                 axis.imshow(values[lead] if lead >= 0 else inputs[t], cmap=style.colours, vmin=low, vmax=high)
             else:
                 axis.set_facecolor("0.96")
@@ -103,10 +119,12 @@ def _score_table(group: pd.DataFrame, metric: str, reference: str, title: str) -
     return _table([title, *(f"{lead} min" if lead else "all" for lead in grid.columns), "95 % interval"], rows)
 
 
-def _metric_table(group: pd.DataFrame) -> str:
-    own = group[(group["reference"] == "") & (group["lead_time"] == 0) & (group["metric"] != "crps")]
+def _metric_table(group: pd.DataFrame, wanted: Sequence[str]) -> str:
+    own = group[(group["reference"] == "") & (group["lead_time"] == 0) & group["metric"].isin(wanted)]
     grid = own.pivot_table(index="learner", columns="metric", values="value", sort=False)
-    return _table(["over all lead times", *map(str, grid.columns)], _rows(grid, best=False))
+    grid = grid[[metric for metric in wanted if metric in grid.columns]]
+    names = [metric.replace("@", " of ").replace("_", " ") for metric in grid.columns]
+    return _table(["over all lead times", *names], _rows(grid, best=False))
 
 
 def _rows(grid: pd.DataFrame, best: bool = True) -> list[list[str]]:

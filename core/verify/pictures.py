@@ -1,6 +1,6 @@
 """Which pictures a scorecard gets: scores by lead time, calibration, and the forecasts of a few telling windows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from core.report import Report
 from core.verify.baselines import last_frame
 from core.verify.diagnostics import curve_figure, reliability_figure, texture_figure
 from core.verify.ensemble import Prediction
+from core.verify.events import Event
 from core.verify.mixture import CORRELATION_PIXELS, Mixture
 from core.verify.page import animation
 from core.verify.plots import calibration, forecast_sheet, score_by_lead
@@ -23,8 +24,9 @@ Forecasts = Callable[[int], tuple[Windows, dict[str, Prediction]]]
 
 
 def draw_pictures(
-    folder: Path, windows: pd.DataFrame, table: pd.DataFrame, store: EpisodeStore, forecasts: Forecasts, report: Report
-) -> dict[str, Path]:
+    folder: Path, windows: pd.DataFrame, table: pd.DataFrame, store: EpisodeStore, events: Sequence[Event],
+    forecasts: Forecasts, report: Report,
+) -> dict[str, Path]:  # fmt: skip
     """Write the PNGs into `folder`, hand the figures to `report`, and return the pictures of the page by caption."""
     split = str(windows["split"].iloc[0])
     figures: dict[str, tuple[str, Figure | None]] = {
@@ -39,9 +41,9 @@ def draw_pictures(
     for place, (episode, window) in telling_windows(windows).items():
         query, predictions = forecasts(episode)
         init_time = store.init_times([episode])[1][0, window].astype("datetime64[m]")
-        inputs, rows = panels(query, predictions, window, store)
+        inputs, rows = panels(query, predictions, window, store, events[0])
         name, title = f"forecast-{place.replace(' ', '-')}", f"{place}: {init_time} UTC"
-        kind = store.spec.kinds[0]
+        kind = store.spec.kinds[events[0].channel]
         figures[name] = (title, forecast_sheet(inputs, rows, store.lead_minutes, kind, title))
         moving = folder / f"moving-{place.replace(' ', '-')}.png"
         moving.write_bytes(animation(inputs, rows, store.lead_minutes, kind))
@@ -67,12 +69,14 @@ def telling_windows(windows: pd.DataFrame) -> dict[str, tuple[int, int]]:
 
 
 def panels(
-    query: Windows, predictions: dict[str, Prediction], window: int, store: EpisodeStore, channel: int = 0
+    query: Windows, predictions: dict[str, Prediction], window: int, store: EpisodeStore, event: Event | None = None
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Inputs (k, Y, X), and by name (L, Y, X): truth, the last learned row's mean, spread and two members, persistence.
+    """Inputs (k, Y, X), and by name (L, Y, X): truth, the last learned row's mean, spread, chance of the event and two
+    members, and persistence.
 
-    All in physical units, of one channel, NaN where missing.
+    All in physical units, of the event's channel (without one the first, and no chance), NaN where missing.
     """
+    channel = event.channel if event else 0
     channels, mean = len(store.channels), float(store.normalisation.mean[channel])
     std = float(store.normalisation.std[channel])
     height, width = query.y.shape[-2:]
@@ -84,6 +88,9 @@ def panels(
     name, best = list(predictions.items())[-1]
     rows = {"truth": truth, f"{name}: mean": best.mean()[window, outputs] * std + mean}
     rows["spread (std)"] = best.variance()[window, outputs].sqrt() * std
+    if event:
+        above = best.exceedance(event.threshold)[window, outputs]
+        rows[f"chance of {event.name}"] = above if event.above else 1 - above
     if isinstance(best, Mixture):
         members = best.members(torch.Generator().manual_seed(0), CORRELATION_PIXELS)[:2, window, outputs] * std + mean
         rows |= {f"{name}: member {i + 1}": member for i, member in enumerate(members)}

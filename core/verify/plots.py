@@ -9,7 +9,7 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from core.verify.colours import LEARNERS, MARKERS, image_style
+from core.verify.colours import LEARNERS, MARKERS, image_style, is_image, measure_of
 from core.verify.statistics import PIT_BINS, pit_histogram
 from core.verify.tables import holdout_words, is_control
 
@@ -74,34 +74,33 @@ def forecast_sheet(
 ) -> Figure:
     """One window: k inputs above, then one row of L frames for each of `rows`, in physical units, NaN where missing.
 
-    Rows named "spread..." have a colour scale of their own; all others share the images' scale.
+    Rows named "spread..." and "chance..." have scales of their own; all others share the images' scale.
     """
     style, columns = image_style(kind), max(len(inputs), len(lead_minutes))
-    images = {name: values for name, values in rows.items() if not name.startswith("spread")}
+    images = {name: values for name, values in rows.items() if is_image(name)}
     low, high = limits(np.concatenate([inputs.ravel(), *(v.ravel() for v in images.values())]))
-    spreads = [values for name, values in rows.items() if name.startswith("spread")]
-    widest = float(np.nanmax(np.stack(spreads))) if spreads else 1.0
     page = _Page(inputs.shape[-2:], columns, 1 + len(rows), title)
     step = lead_minutes[1] - lead_minutes[0] if len(lead_minutes) > 1 else lead_minutes[0]
     first = columns - len(inputs)
+    bars: dict[str, AxesImage] = {}
     for i, frame in enumerate(inputs):
         axis = page.axis(0, first + i, label="inputs" if i == 0 else "")
-        picture = _image(axis, frame, style.colours, low, high)
+        bars[style.label] = _image(axis, frame, style.colours, low, high)
         ago = (i + 1 - len(inputs)) * step
         axis.set_title(f"{ago:+d} min" if ago else "init", fontsize=8, pad=3)
-    spread_picture = None
     for r, (name, frames) in enumerate(rows.items(), start=1):
+        measure = measure_of(name)
         for i, frame in enumerate(frames):
             axis = page.axis(r, i, label=name if i == 0 else "")
-            if name.startswith("spread"):
-                spread_picture = _image(axis, frame, "magma", 0.0, widest)
+            if measure:
+                top = measure.top or float(np.nanmax(frames))
+                bars[measure.label] = _image(axis, frame, measure.colours, 0.0, top)
             else:
                 _image(axis, frame, style.colours, low, high)
             if r == 1:
                 axis.set_title(f"+{lead_minutes[i]} min", fontsize=8, pad=3)
-    page.colour_bar(picture, style.label, 0)
-    if spread_picture is not None:
-        page.colour_bar(spread_picture, "spread (std)", 1)
+    for place, (label, picture) in enumerate(bars.items()):
+        page.colour_bar(picture, label, place, len(bars))
     return page.figure
 
 
@@ -135,10 +134,10 @@ class _Page:
             axis.set_ylabel(label.replace(": ", ":\n"), fontsize=8, rotation=0, ha="right", va="center", labelpad=6)
         return axis
 
-    def colour_bar(self, picture: AxesImage, label: str, place: int) -> None:
-        """One of two bars in the right margin: 0 above, 1 below."""
-        length = min(2.6, 0.42 * self.size[1])
-        y = self.top + self.head if place == 0 else self.size[1] - length - 0.1
+    def colour_bar(self, picture: AxesImage, label: str, place: int, places: int) -> None:
+        """One of the bars in the right margin, from above."""
+        room = (self.size[1] - self.top - self.head) / places
+        length, y = min(2.6, 0.82 * room), self.top + self.head + place * room
         axis = self.figure.add_axes(self._place(self.size[0] - self.right + 0.1, y, 0.13, length))
         bar = self.figure.colorbar(picture, cax=axis)
         bar.set_label(label, fontsize=8)

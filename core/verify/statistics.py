@@ -50,9 +50,9 @@ def window_statistics(
         fields["variance"] = prediction.variance().expand_as(y)
         for coverage in COVERAGES:
             fields[f"inside_{coverage:.0%}"] = ((pit - 0.5).abs() <= coverage / 2).to(y.dtype)
-        bins = (pit * PIT_BINS).long().clamp(0, PIT_BINS - 1)
-        fields |= {name: (bins == i).to(y.dtype) for i, name in enumerate(PIT_COLUMNS)}
     sums = {name: _sum(values, mask) for name, values in fields.items()}
+    if "variance" in fields:
+        sums |= dict(zip(PIT_COLUMNS, binned_sums(pit, mask, PIT_BINS), strict=True))
     for name, values in sums.items():
         if not np.isfinite(values).all():
             window = int(np.argwhere(~np.isfinite(values))[0][0])
@@ -93,6 +93,21 @@ def pit_histogram(state: Mapping[str, Any] | pd.Series) -> np.ndarray:
     counts = np.stack([np.asarray(state[name], float) for name in PIT_COLUMNS], axis=-1)
     total = counts.sum(-1, keepdims=True)
     return np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
+
+
+def binned_sums(
+    share: Float[Tensor, "N O H W"], mask: Bool[Tensor, "N O H W"], bins: int, values: Tensor | None = None
+) -> list[np.ndarray]:
+    """For each of the equal bins of [0, 1], over the observed pixels that fall in it: their number, or a sum of values.
+
+    One array (N, O) a bin, by one pass over the pixels.
+    """
+    n, outputs = share.shape[:2]
+    place = torch.arange(n * outputs, device=share.device).reshape(n, outputs, 1, 1) * bins
+    place = place + (share * bins).long().clamp(0, bins - 1)
+    weight = (mask if values is None else torch.where(mask, values, 0)).to(torch.float64)
+    summed = torch.bincount(place.flatten(), weight.flatten(), minlength=n * outputs * bins)
+    return list(summed.reshape(n, outputs, bins).movedim(-1, 0).cpu().numpy())
 
 
 def _sum(values: Tensor, mask: Tensor) -> np.ndarray:

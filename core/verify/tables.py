@@ -5,7 +5,7 @@ import pandas as pd
 from core.verify.optimum import OPTIMUM
 from core.verify.scorecard import defined_metric
 
-_SHOWN = ("mae", "rmse", "bias", "spread_skill", "coverage_50", "coverage_90", "coverage_95", "pit_distance", "nll")
+SHOWN = ("mae", "rmse", "bias", "spread_skill", "coverage_50", "coverage_90", "coverage_95", "pit_distance", "nll")
 _HOLDOUT_WORDS = {
     "region": "new region",
     "time": "new time",
@@ -74,7 +74,7 @@ def markdown(table: pd.DataFrame, notes: list[str], verdicts: list[str]) -> str:
             by_lead = {int(row["lead_time"]): _cell(row) for _, row in own.iterrows()}
             cells = [by_lead.get(lead, "-") for lead in [*leads, 0]]
             parts.append(f"| {learner} | " + " | ".join(cells) + " |")
-        shown = [m for m in _SHOWN if m in set(group["metric"])]
+        shown = [m for m in SHOWN if m in set(group["metric"])]
         shown += [
             m for m in dict.fromkeys(group["metric"]) if m.startswith(("brier@", "csi@", "fss_9@", "power_ratio_4"))
         ]
@@ -88,7 +88,7 @@ def markdown(table: pd.DataFrame, notes: list[str], verdicts: list[str]) -> str:
             parts += _markdown_rows(["learner", *(f"{lead} min" for lead in leads), "all leads"])
             for learner, own in ratios.groupby("learner", sort=False):
                 by_lead = {int(row["lead_time"]): _cell(row, 3) for _, row in own.iterrows()}
-                parts.append(f"| {learner} | " + " | ".join(by_lead.get(lead, "-") for lead in [*leads, 0]) + " |")
+                parts.append(f"| {learner!s} | " + " | ".join(by_lead.get(lead, "-") for lead in [*leads, 0]) + " |")
         parts += ["", "Over all lead times:", "", *_markdown_rows(["learner", *shown])]
         for learner in group["learner"].unique():
             own = group[group["learner"] == learner]
@@ -98,9 +98,11 @@ def markdown(table: pd.DataFrame, notes: list[str], verdicts: list[str]) -> str:
 
 
 def verdicts(table: pd.DataFrame, holdout: str = "") -> list[str]:
-    """One line per compared pair: at which lead times the paired 95 % interval of the CRPS skill leaves zero."""
+    """How sure each learner rightly is; then for each pair at which lead times the paired interval leaves zero."""
     chosen = _choose(table, holdout)
-    skill, lines = chosen[chosen["metric"] == "crps_skill"], []
+    skill = chosen[chosen["metric"] == "crps_skill"]
+    lines = [_sureness(chosen, str(name)) for name in skill["learner"].unique() if not is_control(str(name))]
+    lines = [line for line in lines if line]
     for (learner, reference), rows in skill.groupby(["learner", "reference"], sort=False):
         if reference == OPTIMUM and is_control(str(learner)):
             continue
@@ -118,6 +120,18 @@ def verdicts(table: pd.DataFrame, holdout: str = "") -> list[str]:
             f" (95 %); CRPS {-100 * whole['value']:+.1f} % [{-100 * whole['high']:+.1f}, {-100 * whole['low']:+.1f}]"
         )
     return lines
+
+
+def _sureness(chosen: pd.DataFrame, learner: str) -> str:
+    """In words, what share of the observations its intervals held; nothing for a point forecast."""
+    own = chosen[(chosen["learner"] == learner) & (chosen["lead_time"] == 0)].set_index("metric")["value"]
+    if "coverage_90" not in own or "spread_skill" not in own:
+        return ""
+    held, spread = 100 * own["coverage_90"], own["spread_skill"]
+    word = (
+        "about right" if 87 <= held <= 93 and 0.9 <= spread <= 1.1 else "too sure" if held < 90 else "not sure enough"
+    )
+    return f"{learner} is {word}: its 90 % intervals held {held:.0f} % of what came; spread over error {spread:.2f}"
 
 
 def _choose(table: pd.DataFrame, holdout: str) -> pd.DataFrame:

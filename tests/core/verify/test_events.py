@@ -117,3 +117,10 @@ def test_members_of_the_observations_own_texture_have_a_power_ratio_of_one():
         assert stats["power_observed_4_8"][0, 0] == 0  # a missing pixel takes its window out
         ratio = spectral_metrics({name: values.sum() for name, values in stats.items()})["power_ratio_4_8"]
         assert low < ratio < high
+
+
+@pytest.mark.parametrize("side", [1, 3, 9, 17])
+def test_boxes_are_means_with_zeros_beyond_the_edge(side):
+    field = torch.randn(2, 3, 14, 21, dtype=torch.float64)
+    expected = torch.nn.functional.avg_pool2d(field, side, 1, side // 2)
+    torch.testing.assert_close(_box(field, side), expected, atol=1e-6, rtol=1e-6)

@@ -90,7 +90,7 @@ def test_one_block_gives_a_value_without_an_interval():
     assert np.isnan(row["low"])
     assert row["blocks"] == 1
     assert "one block" in tables.compact_table(table)
-    assert "no verdict" in tables.verdicts(table)[0]
+    assert "no verdict" in tables.verdicts(table)[-1]
 
 
 def test_skill_against_a_perfect_reference_is_left_out():
@@ -138,10 +138,11 @@ def test_blocks_are_tile_and_span():
 
 def test_verdicts_name_the_lead_times_in_words():
     table = scorecard_table(_windows(better=0.3), SETTINGS, [("learner", "reference")])
-    (line,) = tables.verdicts(table)
+    sure, line = tables.verdicts(table)
+    assert sure == "learner is about right: its 90 % intervals held 90 % of what came; spread over error 1.00"
     assert line.startswith("learner against reference: better at 30-60 min (95 %); CRPS -")
     worse = scorecard_table(_windows(better=-0.3), SETTINGS, [("learner", "reference")])
-    assert "worse at 30-60 min" in tables.verdicts(worse)[0]
+    assert "worse at 30-60 min" in tables.verdicts(worse)[-1]
 
 
 def test_markdown_has_every_learner_and_lead_time():

@@ -1,0 +1,90 @@
+"""Where a scorecard is kept: a folder of this machine, or a remote one with a copy here."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from core.archive.objects import open_objects
+from core.verify import tables
+
+INPUTS = "inputs.json"
+_COPIES = Path("data/scorecards")
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """What an evaluation leaves: the table, and the files beside it."""
+
+    url: str
+    folder: Path  # `url` itself, or the copy of it on this machine
+    figures: tuple[Path, ...]
+    skipped: bool
+    table: pd.DataFrame = field(repr=False)
+    markdown: str = field(repr=False)
+    terminal: str = field(repr=False)  # the compact table for the end of a command
+
+
+def folder_of(url: str) -> Path:
+    """Where a scorecard is made: its own folder, or for a remote one a folder of this machine named by its URL."""
+    path = url.removeprefix("file://")
+    return Path(path) if "://" not in path else _COPIES / re.sub(r"[^A-Za-z0-9.]+", "-", path)
+
+
+def withdraw(url: str) -> None:
+    """Before a scorecard is made anew: what is there is no longer whole."""
+    folder_of(url).mkdir(parents=True, exist_ok=True)
+    (folder_of(url) / INPUTS).unlink(missing_ok=True)
+    open_objects(url).delete(INPUTS)
+
+
+def deliver(url: str, inputs: dict[str, Any]) -> None:
+    """Say last that the files in the folder are whole, and for what inputs; a remote place gets them all before."""
+    folder, place = folder_of(url), open_objects(url)
+    if _is_remote(url):
+        for path in files_of(folder):
+            place.put(path.name, path.read_bytes())
+    for end in (place, open_objects(str(folder))):
+        end.put(INPUTS, json.dumps(inputs, indent=1).encode())
+
+
+def finished(url: str, inputs: dict[str, Any]) -> Scorecard | None:
+    """The scorecard at the URL, if it was made of just these inputs and is whole; a remote one is copied here."""
+    folder = folder_of(url)
+    if _is_remote(url) and not _is_made_of(inputs, open_objects(str(folder)).get(INPUTS)):
+        place = open_objects(url)
+        said = place.get(INPUTS)
+        if not _is_made_of(inputs, said):
+            return None
+        here = open_objects(str(folder))
+        for name in [key for key, _ in place.keys("") if "/" not in key and key != INPUTS]:
+            here.put(name, place.get(name) or b"")
+        here.put(INPUTS, said or b"")
+    try:
+        if not _is_made_of(inputs, (folder / INPUTS).read_bytes()):
+            return None
+        table = pd.read_parquet(folder / "scorecard.parquet")
+        text = (folder / "scorecard.md").read_text()
+    except (OSError, ValueError):
+        return None
+    terminal = "\n".join([tables.compact_table(table), "", *tables.verdicts(table)])
+    return Scorecard(url, folder, tuple(sorted(folder.glob("*.png"))), True, table, text, terminal)
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The scorecard's own files, in order; the kept baselines and the record for MLflow lie in folders beside them."""
+    return [path for path in sorted(folder.iterdir()) if path.is_file() and path.name != INPUTS]
+
+
+def _is_remote(url: str) -> bool:
+    return "://" in url.removeprefix("file://")
+
+
+def _is_made_of(inputs: dict[str, Any], said: bytes | None) -> bool:
+    try:
+        return bool(json.loads(said or b"{}").get("digest") == inputs["digest"])
+    except (ValueError, AttributeError):
+        return False
