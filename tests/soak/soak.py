@@ -50,8 +50,8 @@ class Soak:
         """Everything from the first start to the last; returns what is wrong."""
         begin = time.monotonic()
         training = subprocess.Popen([sys.executable, __file__, "--train", str(self.folder)], cwd=self.folder)
-        self.stack.up([str(self.config)])
-        self.say(f"the stack is up after {time.monotonic() - begin:.0f} s")
+        self.stack.up([str(self.config)], profile=self.options.profile)
+        self.say(f"the stack is up on {self.options.profile} after {time.monotonic() - begin:.0f} s")
         plan = self.stack.plan()
         told = plan.client_environment()
         os.environ.update({key: value for key, value in told.items() if key.startswith("AWS_")})
@@ -142,6 +142,7 @@ def main() -> int:
     parser.add_argument("--away", type=float, default=60.0, help="seconds for which S3 is away")
     parser.add_argument("--faults", type=float, default=0.15, help="share of granules that are spoilt or late")
     parser.add_argument("--patience", type=float, default=900.0, help="seconds for the last work to settle")
+    parser.add_argument("--profile", default="sqlite", help="sqlite or postgres")
     parser.add_argument("--push", action="store_true", help="start an ingest with each slot, not each minute alone")
     parser.add_argument("--keep", action="store_true", help="keep the folder")
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
@@ -150,6 +151,7 @@ def main() -> int:
         return train_model(options.train)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the stack is ended with this
     folder = Path(tempfile.mkdtemp(prefix="fewcast-soak-"))
+    folder.chmod(0o755)  # PostgreSQL's own user must be able to enter
     soak = Soak(folder, options)
     problems = ["it did not end"]
     try:

@@ -3,6 +3,7 @@
 import re
 import statistics
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,10 @@ class Witness:
 
     def push(self, deployment: str) -> None:
         """Start a deployment by hand; a server that is away just now is no matter, the next slot asks again."""
-        try:
-            found = self.api.get(f"/deployments/name/{deployment}").json()
-            self.api.post(f"/deployments/{found['id']}/create_flow_run", json={"state": {"type": "SCHEDULED"}})
-        except (httpx.HTTPError, KeyError, ValueError):
-            pass
+        with suppress(httpx.HTTPError, KeyError, ValueError):
+            found = self.api.get(f"/deployments/name/{deployment}", timeout=10).json()
+            asked = {"state": {"type": "SCHEDULED"}}
+            self.api.post(f"/deployments/{found['id']}/create_flow_run", json=asked, timeout=10)
 
     def wait_for_a_nowcast(self, patience: float, push: bool) -> None:
         self._wait(lambda: bool(self.forecasts()), patience, push, "no nowcast comes")
