@@ -1,6 +1,7 @@
 """The whole pipeline by its command, in a process of its own, with the embedded defaults."""
 
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
+import psutil
 import pytest
 import xarray
 
@@ -20,6 +22,7 @@ from core.episodes.loader import Loader
 from core.errors import FewcastError
 from core.meta.checks import Examples
 from core.model import Model
+from flows import cli
 from tasks.tracking import compare, read_delivered
 from tasks.tracking.server import open_client
 
@@ -112,12 +115,16 @@ def test_the_candidate_in_the_registry_adapts_and_forecasts(
     assert (forecast["std"] > 0).all()
 
 
-def test_runs_are_compared_and_stores_inspected(folder: Path, first: "subprocess.CompletedProcess[str]") -> None:
+def test_runs_are_compared(
+    folder: Path, first: "subprocess.CompletedProcess[str]", capsys: pytest.CaptureFixture[str]
+) -> None:
     run = str(folder / "data/tiny/run")
     scorecard = read_delivered(folder / "data/tiny/scorecard/tracking").run_id
     uri = f"sqlite:///{folder / 'data/mlflow.db'}"
     rows = list(compare(run, scorecard, TrackingConfig(uri=uri)))
     assert ("learner", "abml", "-", "") in rows
+    assert cli.main(["runs", "compare", run, scorecard, "--uri", uri]) == 0
+    assert any(line.split() == ["learner", "abml", "-"] for line in capsys.readouterr().out.splitlines())
     assert not [row for row in compare(run, run, TrackingConfig(uri=uri))]
     with pytest.raises(FewcastError, match="has no run"):
         list(compare(run, 32 * "0", TrackingConfig(uri=uri)))
@@ -149,6 +156,71 @@ def test_a_source_without_granules_is_one_line_and_leaves_nothing(
     [line] = done.stderr.splitlines()
     assert line.startswith("fewcast: ")
     assert not (folder / "data/empty/archive.zarr").exists()
+
+
+def test_sigterm_stops_a_training_with_a_checkpoint_and_leaves_no_server(
+    folder: Path, first: "subprocess.CompletedProcess[str]"
+) -> None:
+    run = folder / "data/tiny/stopped"
+    command = [sys.executable, "-m", "flows.cli", "train", "--config", str(TINY)]
+    command += ["--set", f"train.run={run}", "--set", "train.steps=100000", "--set", "train.validate_every=1000"]
+    with (folder / "stopped.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 400
+        while not (run / "step_00000004").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        servers = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        code = process.wait(300)
+    finally:
+        process.kill()
+    said = (folder / "stopped.log").read_text()
+    assert code == 143, said
+    assert "Traceback" not in said
+    assert said.splitlines()[-1] == "fewcast: interrupted; the same command goes on from here"
+    stopped = re.search(r"stopped at step (\d+), which has a checkpoint", said)
+    assert stopped, said
+    assert (run / f"step_{int(stopped[1]):08d}").is_dir()
+    assert servers
+    assert not [server for server in servers if server.is_running()]
+    client = open_client(f"sqlite:///{folder / 'data/mlflow.db'}")
+    assert client.get_run(read_delivered(run / "tracking").run_id).info.status == "KILLED"
+
+
+def test_a_sweep_has_nested_runs_with_their_scores_and_a_table(
+    folder: Path, first: "subprocess.CompletedProcess[str]"
+) -> None:
+    done = fewcast(folder, "sweep", "--config", str(TINY), "--set", "train.steps=2", "--set", "train.pretrain_steps=2",
+                   "--grid", "train.learning_rate=0.001,0.003")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| train.learning_rate=")]
+    assert len(rows) == 2, done.stdout
+    scores = [float(row.split("|")[2]) for row in rows]
+    assert scores == sorted(scores)
+    client = open_client(f"sqlite:///{folder / 'data/mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    [sweep] = [run for run in runs if run.info.run_name.startswith("sweep ")]
+    inside = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == sweep.info.run_id]
+    assert sorted(run.data.params["learning_rate"] for run in inside) == ["0.001", "0.003"]
+    for training in inside:
+        [scorecard] = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == training.info.run_id]
+        assert scorecard.info.run_name == "evaluate validation"
+        assert any(name.startswith("crps/validation") for name in scorecard.data.metrics)
+        assert training.info.status == scorecard.info.status == "FINISHED"
+
+
+def test_a_probe_prints_a_suggestion_and_leaves_nothing(
+    folder: Path, first: "subprocess.CompletedProcess[str]", monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(folder)
+    run = "data/tiny/probed"
+    assert cli.main(["train", "--config", str(TINY), "--probe", "--set", f"train.run={run}"]) == 0
+    rate, weight = capsys.readouterr().out.splitlines()
+    assert 1e-5 < float(rate.split()[2]) < 0.3
+    assert weight.startswith("train.kl_weight = ")
+    assert not Path(run).exists()
 
 
 @pytest.mark.parametrize(
