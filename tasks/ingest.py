@@ -7,7 +7,6 @@ from core.archive import inspect, quick_look
 from core.config import IngestConfig
 from core.ingest import IngestSummary
 from core.ingest import ingest as ingest_granules
-from core.satellite import simulator
 from tasks.events import archive_grew
 from tasks.pictures import publish_figure
 from tasks.policies import LOCAL, NETWORK, dask_client
@@ -20,6 +19,8 @@ FRAMES = ("written", "partial", "skipped", "corrupt", "absent", "unavailable")
 @task(name="simulate", **LOCAL)
 def simulate(config: IngestConfig) -> str:
     """Write the simulated satellite's granules into the source, where the preset asks for it."""
+    from core.satellite import simulator  # an idle run of a real satellite has no use for it
+
     with Reporting("simulate") as report:
         simulator.simulate(config, report=report)
     return config.source
