@@ -134,7 +134,8 @@ class Run:
         Step sizes of the inner loop that the other has not learned, or not in this shape, start afresh.
         """
         model, learner = Model.load(self.config.fork, device=str(self.device)), self.learners["meta"]
-        fresh = learner.init_state().theta
+        pooled = model.state if model.config.learner == "pooled" and learner.config.learner != "pooled" else None
+        fresh = learner.init_state(pooled).theta
         rates = {name for name in fresh if name.startswith("log_rate/")}
         taken = {n: leaf for n, leaf in model.state.theta.items() if n not in rates or leaf.shape == fresh[n].shape}
         taken = {n: leaf for n, leaf in taken.items() if n in fresh or not n.startswith(("log_rate/", "log_std/"))}

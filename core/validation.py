@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from core.calibration import Calibration, crps_ladder
+from core.calibration import Calibration, coverage_ladder
 from core.episodes.loader import EpisodeBatch, Loader
 from core.errors import FewcastError
 from core.meta.checks import Examples
@@ -85,7 +85,7 @@ class Validation:
             for statistic, values in window_statistics(mixture, query.y, query.mask).items():
                 sums[f"{name}{statistic}"] = values.sum(0).reshape(len(self.leads), -1).sum(1)
             if self.calibrate:
-                sums[f"{name}{_LADDER}"] = crps_ladder(mixture, query.y, query.mask)
+                sums[f"{name}{_LADDER}"] = coverage_ladder(mixture, query.y, query.mask)
         return sums
 
     def _episode(self, identity: int) -> tuple[Examples, Examples]:
@@ -109,14 +109,11 @@ class Validation:
         return found
 
     def _named(self, calibrations: Mapping[str, Calibration]) -> dict[str, float]:
-        """Each lead time's factor and floor of the adapted forecast's std, the mean over channels."""
+        """Each lead time's factor on the adapted forecast's std, the mean over channels."""
         if "adapted" not in calibrations:
             return {}
-        values: dict[str, float] = {}
-        for what, planes in calibrations["adapted"].to_json().items():
-            of_leads = np.reshape(planes, (len(self.leads), -1)).mean(1)
-            values |= {f"std_{what}_{m}min": float(v) for m, v in zip(self.leads, of_leads, strict=True)}
-        return values
+        of_leads = np.reshape(calibrations["adapted"].factor, (len(self.leads), -1)).mean(1)
+        return {f"std_factor_{m}min": float(v) for m, v in zip(self.leads, of_leads, strict=True)}
 
     def _over_ranks(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         total = self.ranks.sum({name: torch.from_numpy(value).to(self.device) for name, value in sums.items()})

@@ -33,6 +33,11 @@ class InnerConfig(Stage):
     learn_rates: Literal["no", "layer", "layer_step", "entry"] = Field(
         "layer_step", description="Learn the step sizes: not at all, per layer, per layer and step, or per weight."
     )
+    precondition: float = Field(
+        0.0,
+        ge=0,
+        description="Mean square of the pooled steps' gradient that halves a weight's first rate; 0: all at `rate`.",
+    )
     samples: int = Field(1, ge=1, le=64, description="Weight samples per inner step.")
     perturbation: Literal["weight", "flipout", "local"] = Field(
         "weight",
@@ -119,7 +124,7 @@ class TrainConfig(Stage):
     validation_episodes: int = Field(32, ge=1, description="Validation episodes scored each time, the same each time.")
     validation_members: int = Field(4, ge=1, le=100, description="Weight samples of a validation forecast.")
     calibrate: bool = Field(
-        True, description="Forecast with a std that validation corrects: a factor and a floor per lead and channel."
+        True, description="Forecast with a std that validation corrects, so that 90 % intervals cover 90 %."
     )
     patience: int = Field(0, ge=0, description="Validations without a better CRPS before stopping early; 0: never.")
     averaging: float = Field(

@@ -208,6 +208,24 @@ def initial_log_rates(adapted: Tree, inner: InnerConfig) -> Tree:
     return {f"log_rate/{n}": leaf.new_full(shape(leaf), math.log(inner.rate)) for n, leaf in adapted.items()}
 
 
+def preconditioned(log_rates: Tree, squares: Tree, limit: float) -> Tree:
+    """First log rates of rate / (1 + v / limit), v the mean square of a weight's pooled gradient.
+
+    A network's first and last layers are far stiffer than those between, so that one rate for all is either unstable
+    there or of no use elsewhere. `squares` are Adam's second moments, by the leaf's name; a rate of a whole leaf takes
+    their mean, and a leaf without any keeps its rate.
+    """
+    found = {}
+    for name, log_rate in log_rates.items():
+        square = squares.get(name.removeprefix("log_rate/"))
+        if square is None:
+            found[name] = log_rate
+            continue
+        of_rate = square if square.shape == log_rate.shape else square.mean()
+        found[name] = log_rate - torch.log1p(of_rate / limit)
+    return found
+
+
 def clip_scale(direction: Tree, limit: float) -> Tensor:
     """The factor that bounds the norm over all leaves by `limit`: exactly 1, with zero derivative, where it is less."""
     squared = torch.stack([leaf.square().sum() for leaf in direction.values()]).sum()

@@ -27,7 +27,7 @@ from core.meta.checks import (
 )
 from core.meta.execution import Executor
 from core.meta.forward_mode import explain
-from core.meta.inner_loop import BayesianEpisode, OuterTerms, adapt, check_finite, initial_log_rates
+from core.meta.inner_loop import BayesianEpisode, OuterTerms, adapt, check_finite, initial_log_rates, preconditioned
 from core.meta.meta_gradient import MetaGradient
 from core.meta.precision import precision
 from core.meta.stacked import StackedEpisodes
@@ -143,7 +143,12 @@ class Learner:
         if self.stochastic:
             log_std = {n: torch.full_like(leaf, self.config.initial_log_std) for n, leaf in mean.items()}
             theta |= graft("log_std", log_std)
-        theta |= initial_log_rates(theta, self.inner) | graft("noise", noise)
+        rates = initial_log_rates(theta, self.inner)
+        if pooled is not None and self.inner.precondition:
+            debias = 1 - BETAS[1] ** max(pooled.step, 1)
+            squares = {name: leaf / debias for name, leaf in pooled.second_moment.items()}
+            rates = preconditioned(rates, squares, self.inner.precondition)
+        theta |= rates | graft("noise", noise)
         zeros = {name: torch.zeros_like(leaf) for name, leaf in theta.items()}
         return LearnerState(theta, zeros, dict(zeros))
 

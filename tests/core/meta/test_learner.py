@@ -172,3 +172,22 @@ def test_only_the_chosen_parameters_get_a_distribution_each_layer_perturbed_as_c
     assert not torch.equal(adapted.mean["0.weight"], state.theta["point/0.weight"])
     with pytest.raises(ValueError, match="nowhere"):
         Learner(network(), GaussianLikelihood(2), TrainConfig(), bayesian=["nowhere"])
+
+
+@pytest.mark.parametrize("kind", ["entry", "layer", "layer_step"])
+def test_stiff_weights_start_with_small_rates(kind):
+    inner = INNER.model_copy(update={"learn_rates": kind, "precondition": 1e-3})
+    plain, model = learner(learner="pooled"), learner(inner=inner)
+    pooled = plain.init_state()
+    for _ in range(3):
+        pooled, _ = plain.step(pooled, batch(), seed=0)
+    theta = model.init_state(pooled).theta
+    for name in ("mean/3.weight", "point/1.bias"):
+        square = pooled.second_moment[name] / (1 - 0.999**3)
+        expected = 0.2 / (1 + (square if kind == "entry" else square.mean()) / 1e-3)
+        shape = {"entry": square.shape, "layer": (), "layer_step": (2,)}[kind]
+        torch.testing.assert_close(theta[f"log_rate/{name}"].exp(), expected.expand(shape))
+    assert (theta["log_rate/mean/3.weight"] < theta["log_rate/log_std/3.weight"].max()).all()
+    torch.testing.assert_close(theta["log_rate/log_std/3.weight"].exp().mean(), torch.tensor(0.2).double())
+    same = learner(inner=inner.model_copy(update={"precondition": 0.0})).init_state(pooled).theta
+    torch.testing.assert_close(same["log_rate/mean/3.weight"].exp().mean(), torch.tensor(0.2).double())
