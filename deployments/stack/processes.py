@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -88,8 +89,8 @@ class Processes:
     def wait(self, service: Service) -> None:
         """Return once the service is well; `FewcastError` if it ends or time runs out."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while time.monotonic() < deadline and service.name in self.running():
-            if not service.health or answers(service.health):
+        while time.monotonic() < deadline and (entry := self.running().get(service.name)):
+            if not service.health or (answers(service.health) and listens(entry.pid, service.health)):
                 return
             time.sleep(0.2)
         raise FewcastError(
@@ -132,6 +133,18 @@ class Processes:
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
         return found
+
+
+def listens(pid: int, url: str) -> bool:
+    """Whether it is a process or a child of its that answers at an address, and not a stranger who was quicker."""
+    try:
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+        sockets = [socket for member in family for socket in member.net_connections("tcp")]
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
+    port = urlsplit(url).port
+    return any(socket.status == psutil.CONN_LISTEN and socket.laddr.port == port for socket in sockets)
 
 
 def answers(url: str) -> bool:

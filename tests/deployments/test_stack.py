@@ -4,8 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
+from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 
 import psutil
@@ -13,7 +15,7 @@ import pytest
 
 from core.errors import FewcastError
 from deployments.stack import Stack
-from deployments.stack.processes import Processes, Running, Service
+from deployments.stack.processes import Processes, Running, Service, answers, listens
 from deployments.stack.secrets import read_secrets
 from deployments.stack.services import INNER_PORTS, PORTS, Plan
 from flows.access import Auth, read_auth
@@ -73,6 +75,25 @@ def test_a_service_that_ends_at_once_is_told_of_with_its_log(processes: Processe
     processes.start(service, tmp_path)
     with pytest.raises(FewcastError, match=r"brief does not start.*its process gone.*brief\.log"):
         processes.wait(service)
+
+
+def test_a_stranger_that_answers_in_its_place_is_not_taken_for_it(
+    processes: Processes, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr("deployments.stack.processes.PATIENCE_SECONDS", 2)
+    server = HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler)
+    url = f"http://127.0.0.1:{server.server_port}/"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        processes.start(Service("sleeper", SLEEP, url), tmp_path)
+        assert answers(url)
+        assert listens(os.getpid(), url)
+        with pytest.raises(FewcastError, match="sleeper does not start"):
+            processes.wait(Service("sleeper", SLEEP, url))
+    finally:
+        server.shutdown()
+        server.server_close()
+        processes.end_all()
 
 
 def test_secrets_are_kept_from_others_and_stay(tmp_path: Path) -> None:
