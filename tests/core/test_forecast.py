@@ -218,3 +218,14 @@ def test_half_precision_changes_a_forecast_by_far_less_than_its_spread(config):
         error = float(((stored["mean"] - exact["mean"]) ** 2).mean()) ** 0.5
         assert 0 < error < 0.02 * float(exact["spread"].mean())
         np.testing.assert_allclose(stored["spread"], exact["spread"], rtol=0.02)
+
+
+def test_all_tiles_share_each_weight_sample_however_they_are_grouped(config, monkeypatch):
+    """Drawn anew for each group of tiles, the weights must be the same ones, or members would change between tiles."""
+    quick = config.model_copy(update={"netcdf": False, "animation": False, "members": 3, "support_windows": 0})
+    with xr.open_zarr(forecast(quick).url, consolidated=False) as stored:
+        together = stored["members"].load()
+    monkeypatch.setattr("core.mosaic._TILES_A_CALL", 3)
+    apart = quick.model_copy(update={"output": config.output + "-apart"})
+    with xr.open_zarr(forecast(apart).url, consolidated=False) as stored:
+        np.testing.assert_allclose(stored["members"], together, atol=0.011)
