@@ -53,6 +53,7 @@ def test_full_disk_crops_stay_under_the_promised_memory(tmp_path_factory, area):
         values = {
             "source": str(root), "archive": str(archive), "channels": list(BANDS), "sector": "fd", "area": area,
             "times": {"start": "2023-09-05", "end": end}, "origin": "2023-09-05", "cadence_minutes": 10, "years": 1,
+            "connections": 4,  # as many as the shorter range has slots
         }  # fmt: skip
         return IngestConfig.model_validate(values)
 
