@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from core.bayes.gaussian import branch
 from core.config import TrainConfig
 from core.episodes import EpisodeStore
 from core.errors import FewcastError
@@ -49,36 +50,44 @@ def tell_result(tracked: TrackedRun, config: TrainConfig, summary: TrainSummary)
         # Here and not above: mlflow takes seconds to import.
         from tasks.tracking.model import save
 
+        text = card(model, config, summary)
         try:
-            save(model, folder, card(model, config, summary))
+            save(model, folder, text)
         except OSError as error:
             raise FewcastError(
                 f"training is done and safe, but its model cannot be written to {folder}",
                 found=error.strerror or str(error),
                 mend="free some space and run the same command again: it only registers the model",
             ) from error
+        tracked.tag({"mlflow.note.content": text})
     tags = {"checkpoint": model.version, "episodes": model.episodes_digest, "learner": config.learner}
     tracked.model(folder, {**tags, "validation_crps": f"{summary.best['crps']:.6g}"})
 
 
 def card(model: Model, config: TrainConfig, summary: TrainSummary) -> str:
     """The model card, from the run itself."""
-    spec = model.spec
-    scores = "\n".join(f"| {name} | {value:.4g} |" for name, value in sorted(summary.best.items()))
+    spec, network = model.spec, config.network
+    best = {name: value for name, value in summary.best.items() if not name.startswith("prior_")}
+    scores = "\n".join(
+        f"| {name} | {value:.4g} | {_number(summary.best.get(f'prior_{name}'))} |" for name, value in best.items()
+    )
+    weights = sum(leaf.numel() for leaf in branch(model.state.theta, "mean").values())
     return f"""# {config.learner} nowcaster, version {model.version}
 
 Forecasts {spec.target_frames} frames ({spec.lead_minutes[0]} to {spec.lead_minutes[-1]} minutes ahead) of {", ".join(spec.channels)} from
-{spec.input_frames} frames, on tiles of {spec.tile_pixels} pixels, after adapting to a few windows of the same place in {model.inner_steps} steps.
+{spec.input_frames} frames, on tiles of {spec.tile_pixels} pixels, after adapting to a few windows of the same place (M = {model.inner_steps}).
 Input and output are standardised: (value - mean) / std with mean {_numbers(spec.mean)} and std {_numbers(spec.std)}.
+
+**Network.** A U-Net of {weights:,} weights (width {network.width}, depth {network.depth}), likelihood `{config.likelihood}`, data term `{config.score}`.
 
 **Data.** Episodes `{config.episodes}`, digest `{model.episodes_digest}`.
 
 **Training.** {summary.step} steps, ended by {summary.ended}; the checkpoint of step {model.step}, best in CRPS on held-out episodes.
 
-**Validation** (standardised units; `prior_` is without adaptation):
+**Validation** (standardised units):
 
-| metric | value |
-|---|---:|
+| metric | adapted | M = 0 |
+|---|---:|---:|
 {scores}
 
 **Use.** For the channels, cadence and resolution that it was trained on. Its spread is calibrated on validation episodes of the
@@ -89,3 +98,7 @@ begun to show in the input frames (new convection above all) it can only give as
 
 def _numbers(values: tuple[float, ...]) -> str:
     return ", ".join(f"{value:.5g}" for value in values)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

@@ -1,0 +1,38 @@
+"""What a training says of where it comes from, and of a disk that is full when it is done."""
+
+import errno
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from core.config import TrainConfig
+from core.errors import FewcastError
+from core.train import TrainSummary
+from tasks import records
+from tasks.tracking import model
+from tasks.tracking.journal import Delivered, Journal
+
+
+def test_a_fork_says_from_which_run(tmp_path: Path) -> None:
+    assert records.origin(TrainConfig()) == {}
+    journal = Journal(tmp_path / "tracking")
+    journal.delivered = Delivered("f00d", "uri", 0)
+    journal.close()
+    assert records.origin(TrainConfig(fork=str(tmp_path))) == {"fewcast.forked_from": f"{tmp_path} f00d"}
+
+
+def test_a_model_that_the_disk_has_no_room_for_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    told = []
+    tracked: Any = SimpleNamespace(artifact=lambda path, under: told.append(path.name))
+    monkeypatch.setattr(records.Model, "load", lambda run: SimpleNamespace(version="1"))
+    monkeypatch.setattr(records, "card", lambda *_: "")
+    monkeypatch.setattr(model, "save", save)
+    summary = TrainSummary(str(tmp_path), 8, True, "its steps", 6, {"crps": 0.2})
+    with pytest.raises(FewcastError, match=r"training is done and safe.*No space left on device; free some space"):
+        records.tell_result(tracked, TrainConfig(run=str(tmp_path)), summary)
+    assert told == ["step_00000006"]
