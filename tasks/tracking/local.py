@@ -26,7 +26,7 @@ def local_run(run: str, tracking: TrackingConfig) -> str:
     except (MlflowException, OSError, TypeError) as error:
         raise FewcastError(
             f"there is no model {run}", found=str(error).splitlines()[0],
-            mend="train a model and promote it (`fewcast promote`), or set forecast.run to a training run's folder"
+            mend="train a model and run the deployment `promote`, or set forecast.run to a training run's folder"
             if "@" in name
             else "name one as models:/NAME/VERSION, as the registry's page shows it",
         ) from error  # fmt: skip
