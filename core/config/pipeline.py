@@ -82,7 +82,7 @@ class EvaluationConfig(Stage):
     """An evaluation by itself: a model and episodes, of whatever preset they are."""
 
     evaluate: EvaluateConfig
-    tracking: TrackingConfig = TrackingConfig(experiment="evaluations")
+    tracking: TrackingConfig = TrackingConfig()
 
 
 def _table(stage: Any) -> Any:

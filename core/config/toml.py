@@ -41,7 +41,8 @@ def evaluation(model: str, episodes: str, overrides: Iterable[str] = ()) -> Eval
     """The config of an evaluation by itself; its scorecard is named by both unless one is given."""
     name = "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", part).strip("-") for part in (model, "on", episodes))
     places = {"run": model, "episodes": episodes, "scorecard": f"data/scorecards/{name}"}
-    return _validated({"evaluate": places}, overrides, "of this evaluation", EvaluationConfig)
+    values = {"evaluate": places, "tracking": {"experiment": "evaluations"}}
+    return _validated(values, overrides, "of this evaluation", EvaluationConfig)
 
 
 def _validated(values: dict[str, Any], overrides: Iterable[str], name: str, kind: type[C]) -> C:

@@ -51,6 +51,21 @@ def test_a_file_that_is_no_configuration_is_named(capsys: pytest.CaptureFixture[
     assert "none.toml" in refuse(capsys, "ingest", "--config", str(tmp_path / "none.toml"))
 
 
+def test_an_evaluation_needs_a_preset_or_a_model_and_episodes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--model URI" in refuse(capsys, "evaluate", "--model", "models:/demo@candidate")
+    options = cli._parser().parse_args(
+        ["evaluate", "--model", "models:/demo@candidate", "--episodes", "s3://b/e.zarr", "--set", "tracking.uri=x"]
+    )
+    alone = cli.read_evaluation(options)
+    assert alone is not None
+    assert (alone.evaluate.run, alone.evaluate.episodes) == ("models:/demo@candidate", "s3://b/e.zarr")
+    assert alone.evaluate.scorecard == "data/scorecards/models-demo-candidate-on-s3-b-e.zarr"
+    assert (alone.tracking.uri, alone.tracking.experiment) == ("x", "evaluations")
+    options = cli._parser().parse_args(["evaluate", "--config", str(TINY), "--model", "elsewhere"])
+    assert cli.read_evaluation(options) is None
+    assert cli.read_config(options).evaluate.run == "elsewhere"
+
+
 def test_a_command_line_of_another_shape_shows_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in ([], ["fly"], ["train"], ["train", "--preset", "demo", "--config", "x"]):
         with pytest.raises(SystemExit) as left:

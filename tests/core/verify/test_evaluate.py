@@ -14,6 +14,7 @@ from core.model import DataSpec, Model, build_learner
 from core.report import Silent
 from core.verify.domain import StepsSettings
 from core.verify.evaluate import evaluate
+from core.verify.pictures import telling_windows
 from core.verify.rows import LearnedRow, Plan, learned_rows
 from core.verify.scorecard import KEYS
 from core.verify.scoring import fit_dressing, partner, score_all, score_episodes
@@ -79,6 +80,29 @@ def test_the_result_does_not_depend_on_how_episodes_are_grouped(config):
     parts = [score_episodes(config.episodes, plan, [i])[0] for i in ids]
     pd.testing.assert_frame_equal(whole, pd.concat(parts, ignore_index=True))
     assert not failed
+
+
+def test_a_cluster_in_another_process_gives_the_same_statistics(config):
+    from distributed import Client, LocalCluster
+
+    store = EpisodeStore.open(config.episodes)
+    ids = store.ids("test").tolist()
+    plan = Plan(tuple(learned_rows(config)), fit_dressing(store, 0), True, 4, 0)
+    here, _ = score_all(config, store, ids, plan, Silent())
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster,
+        Client(cluster.scheduler_address) as client,
+    ):
+        there, failed = score_all(config, store, ids, plan, Silent(), client)
+    assert not failed
+    pd.testing.assert_frame_equal(here, there, rtol=1e-6)
+
+
+def test_one_window_alone_is_scored_and_drawn():
+    windows = pd.DataFrame(
+        {"learner": "persistence", "episode": 3, "window": 1, "squared_error": [4.0], "count": [10.0]}
+    )
+    assert set(telling_windows(windows).values()) == {(3, 1)}
 
 
 def test_a_row_that_diverges_is_left_out_and_named(config):
