@@ -19,6 +19,7 @@ from prefect.automations import Automation
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from core.config import load
+from core.meta import checkpoint
 from deployments.automations import apply_automations, overdue, zombies
 from deployments.catalogue import catalogue
 from flows.cli import PRESETS
@@ -105,30 +106,40 @@ def served(api: httpx.Client, folder: Path) -> Iterator["subprocess.Popen[bytes]
         end(process)
 
 
-def start(
+def ask(
     api: httpx.Client, served: "subprocess.Popen[bytes]", name: str, parameters: dict[str, Any] | None = None
 ) -> str:
-    """Start a deployment as the page's button does, and wait for its final state; the log on the way to a failure."""
+    """Ask for a run of a deployment as the page's button does; its id."""
     deployment = api.get(f"/deployments/name/{name}").json()
     asked = {"state": {"type": "SCHEDULED"}, "parameters": parameters or deployment["parameters"]}
 
-    def ask() -> dict[str, Any] | None:
+    def try_it() -> str:
         answer = api.post(f"/deployments/{deployment['id']}/create_flow_run", json=asked)
         assert answer.is_success or answer.status_code == 503, answer.text  # 503: SQLite is busy, ask again
-        made: dict[str, Any] = answer.json()
-        return made if answer.is_success else None
+        return str(answer.json()["id"]) if answer.is_success else ""
 
-    run = until(ask, 60, served)
+    return str(until(try_it, 60, served))
+
+
+def outcome(api: httpx.Client, served: "subprocess.Popen[bytes]", run: str) -> str:
+    """The final state of a run; the log of one that did not complete."""
 
     def final() -> str:
-        state: str = api.get(f"/flow_runs/{run['id']}").json()["state"]["type"]
+        state: str = api.get(f"/flow_runs/{run}").json()["state"]["type"]
         return state if state in FINAL else ""
 
     state: str = until(final, 400, served)
     if state != "COMPLETED":
-        logs = api.post("/logs/filter", json={"logs": {"flow_run_id": {"any_": [run["id"]]}}}).json()
+        logs = api.post("/logs/filter", json={"logs": {"flow_run_id": {"any_": [run]}}}).json()
         print(*(log["message"] for log in logs), sep="\n")
     return state
+
+
+def start(
+    api: httpx.Client, served: "subprocess.Popen[bytes]", name: str, parameters: dict[str, Any] | None = None
+) -> str:
+    """Start a deployment by hand, and wait for its final state."""
+    return outcome(api, served, ask(api, served, name, parameters))
 
 
 def test_a_pipeline_started_by_hand_completes(
@@ -158,6 +169,21 @@ def test_the_champion_makes_a_nowcast(api: httpx.Client, served: "subprocess.Pop
     assert list((folder / "data/tiny/forecasts").glob("*.zarr"))
     promotions = api.post("/artifacts/filter", json={"artifacts": {"key": {"any_": ["promotion"]}}}).json()
     assert "version 1 is champion: there was none" in promotions[0]["data"]
+
+
+def test_a_training_cancelled_on_the_page_leaves_a_checkpoint(
+    api: httpx.Client, served: "subprocess.Popen[bytes]", folder: Path
+) -> None:
+    parameters = until(lambda: api.get("/deployments/name/train/tiny").json().get("parameters"), 120, served)
+    parameters["config"] |= {"run": "data/tiny/cancelled", "steps": 100_000, "validate_every": 1000}
+    run = ask(api, served, "train/tiny", parameters)
+    place = folder / "data/tiny/cancelled"
+    until((place / "step_00000004").exists, 400, served)  # the pooled steps are over
+    answer = api.post(f"/flow_runs/{run}/set_state", json={"state": {"type": "CANCELLING", "name": "Cancelling"}})
+    assert answer.json()["status"] == "ACCEPT"
+    assert outcome(api, served, run) == "CANCELLED"
+    assert max(checkpoint.steps(place)) > 4
+    assert checkpoint.load_latest(place) is not None
 
 
 def test_the_form_refuses_a_bad_value(api: httpx.Client, served: "subprocess.Popen[bytes]") -> None:
