@@ -9,9 +9,8 @@ WORK = ("steps", "data", "validation")
 class Pace:
     """A stopwatch: each `lap` books what passed since the one before, so that no time of a run is left out.
 
-    `seconds` is the account to write to: steps, data (waiting for episodes), validation, pictures, checkpoints, reports,
-    start.
-    The first lap counts from `begun`.
+    `seconds` is the account to write to: steps, data (waiting for episodes), validation, pictures, checkpoints,
+    reports, start. The first lap counts from `begun`.
     """
 
     def __init__(self, clock: Callable[[], float], seconds: dict[str, float], begun: float) -> None:
