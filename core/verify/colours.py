@@ -56,7 +56,7 @@ MEASURES = {"spread": Measure("magma", 0.0, "spread (std)"), "chance": Measure("
 
 def measure_of(name: str) -> Measure | None:
     """What a row shows by the first word of its name; None for an image."""
-    return MEASURES.get(name.split(" ")[0])
+    return MEASURES.get(name.split(" ")[0].rstrip(":"))
 
 
 def is_image(name: str) -> bool:

@@ -90,7 +90,7 @@ def panels(
     rows["spread (std)"] = best.variance()[window, outputs].sqrt() * std
     if event:
         above = best.exceedance(event.threshold)[window, outputs]
-        rows[f"chance of {event.name}"] = above if event.above else 1 - above
+        rows[f"chance: {event.name}"] = above if event.above else 1 - above
     if isinstance(best, Mixture):
         members = best.members(torch.Generator().manual_seed(0), CORRELATION_PIXELS)[:2, window, outputs] * std + mean
         rows |= {f"{name}: member {i + 1}": member for i, member in enumerate(members)}
