@@ -20,7 +20,7 @@ PATIENCE_MS = 60_000  # of a click or a look, on a machine that is busy with oth
 WIDTH, HEIGHT = 1280, 860
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> str:
     """The browser that is installed; none is downloaded."""
     pytest.importorskip("playwright", reason="no playwright: install the extra `test`")
@@ -30,7 +30,7 @@ def chromium() -> str:
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def addresses(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Prefect, MLflow and a worker with the deployments of the tiny config; their addresses, and `folder`."""
     folder = Path(os.environ.get("FEWCAST_TEST_STACK") or tmp_path_factory.mktemp("stack"))
@@ -46,7 +46,7 @@ def addresses(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
                 stack.down()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[object]:
     from playwright.sync_api import sync_playwright
 
@@ -59,13 +59,15 @@ def browser(chromium: str) -> Iterator[object]:
 @pytest.fixture
 def page(browser) -> Iterator[object]:
     """A page of a browser that knows nothing yet, in light colours for the guides."""
-    context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
+    size = {"width": WIDTH, "height": HEIGHT}
+    # Moving backgrounds, drawn without a GPU, would take a core from the pipeline that is being watched.
+    context = browser.new_context(viewport=size, color_scheme="light", reduced_motion="reduce")
     context.set_default_timeout(PATIENCE_MS)
     yield context.new_page()
     context.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def keep() -> Callable[..., None]:
     """Keep a picture of a page (or of a part of it) for the guides, where that is asked for."""
     folder = os.environ.get("FEWCAST_SCREENSHOTS")
