@@ -25,7 +25,7 @@ def deliver(journal: Journal, tracking: TrackingConfig, name: str, parent: Path 
     client = open_client(uri)
     delivered = journal.delivered
     if delivered.uri != uri or not exists(client, delivered.run_id):
-        delivered = Delivered(_create(client, uri, tracking, name, parent), uri, 0)
+        delivered = Delivered(_create(client, uri, tracking, name), uri, 0)
         journal.delivered = delivered
     run_id, waiting, offset = delivered.run_id, list[Metric](), delivered.offset
 
@@ -41,6 +41,8 @@ def deliver(journal: Journal, tracking: TrackingConfig, name: str, parent: Path 
             waiting += [Metric(_key(k), v, record["time"], record["step"]) for k, v in record["values"].items()]
         else:
             flush()
+            if record["kind"] in ("start", "end"):  # at its start the run above may not be there yet
+                _nest(client, uri, run_id, parent)
             _tell(client, run_id, record, tracking)
         offset = end
         if len(waiting) >= _BATCH:
@@ -48,12 +50,16 @@ def deliver(journal: Journal, tracking: TrackingConfig, name: str, parent: Path 
     flush()
 
 
-def _create(client: MlflowClient, uri: str, tracking: TrackingConfig, name: str, parent: Path | None) -> str:
-    above = read_delivered(parent) if parent else Delivered()
-    nested = {"mlflow.parentRunId": above.run_id} if above.run_id and above.uri == uri else {}
+def _create(client: MlflowClient, uri: str, tracking: TrackingConfig, name: str) -> str:
     experiment = experiment_id(client, tracking.experiment or "fewcast", uri)
-    run_id: str = client.create_run(experiment, run_name=name, tags=nested).info.run_id
+    run_id: str = client.create_run(experiment, run_name=name).info.run_id
     return run_id
+
+
+def _nest(client: MlflowClient, uri: str, run_id: str, parent: Path | None) -> None:
+    above = read_delivered(parent) if parent else Delivered()
+    if above.run_id and above.uri == uri:
+        client.set_tag(run_id, "mlflow.parentRunId", above.run_id)
 
 
 def _tell(client: MlflowClient, run_id: str, record: dict[str, Any], tracking: TrackingConfig) -> None:
