@@ -1,5 +1,6 @@
 """From a journal to an MLflow server: each record in MLflow's own terms, each batch once."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tasks.tracking.server import exists, experiment_id, open_client
 from tasks.tracking.uri import tracking_uri
 
 _BATCH = 1000  # metrics that MLflow takes at once
+_ABOVE_SECONDS = 15.0  # what a run waits for the run above it to be known
 
 
 def deliver(journal: Journal, tracking: TrackingConfig, name: str, parent: Path | None) -> None:
@@ -57,7 +59,11 @@ def _create(client: MlflowClient, uri: str, tracking: TrackingConfig, name: str)
 
 
 def _nest(client: MlflowClient, uri: str, run_id: str, parent: Path | None) -> None:
-    above = read_delivered(parent) if parent else Delivered()
+    if parent is None:
+        return
+    deadline = time.monotonic() + _ABOVE_SECONDS
+    while not (above := read_delivered(parent)).run_id and parent.is_dir() and time.monotonic() < deadline:
+        time.sleep(0.2)  # it has only just begun, and has a thread of its own
     if above.run_id and above.uri == uri:
         client.set_tag(run_id, "mlflow.parentRunId", above.run_id)
 
