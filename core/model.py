@@ -106,6 +106,7 @@ class Model:
     version: str  # digest of the checkpoint
     episodes_digest: str  # of the episode store that it was trained on
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)  # of `adapted` and of `prior` forecasts
+    chosen_steps: int = 0  # inner steps that validation chose, where it tried several
 
     @classmethod
     def load(
@@ -137,7 +138,8 @@ class Model:
         if average:
             state = replace(state, theta={name: leaf.to(device) for name, leaf in average.items()})
         return cls(learner, state, learner.config, spec, found.step, found.path, found.digest[:16],
-                   found.meta["episodes_digest"], calibrations)  # fmt: skip
+                   found.meta["episodes_digest"], calibrations,
+                   found.meta["progress"].get("inner_steps", 0))  # fmt: skip
 
     @property
     def extra_inputs(self) -> tuple[ExtraInput, ...]:
@@ -154,8 +156,8 @@ class Model:
 
     @property
     def inner_steps(self) -> int:
-        """The number of inner steps that it was trained with, which `adapt` takes by default."""
-        return self.learner.inner.steps
+        """The number of inner steps that `adapt` takes by default: as trained, or as validation chose."""
+        return self.chosen_steps or self.learner.inner.steps
 
     @property
     def device(self) -> torch.device:
@@ -164,11 +166,13 @@ class Model:
     def adapt(self, support: Windows | Examples, steps: int | None = None, *, seed: int = 0) -> Posterior:
         """The posterior of one episode from its support x (N, I, H, W), y and mask; `steps` = 0 gives the prior.
 
-        The default is the number of steps trained with. A pooled model takes plain gradient steps: fine-tuning.
+        The default is `inner_steps`. A pooled model takes plain gradient steps: fine-tuning.
         """
         mask = None if support.mask is None else support.mask.to(self.device)
         examples = Examples(support.x.to(self.device), support.y.to(self.device), mask)
-        return self.learner.posterior(self.state, examples, steps=steps, seed=seed)
+        return self.learner.posterior(
+            self.state, examples, steps=self.inner_steps if steps is None else steps, seed=seed
+        )
 
     def predict(self, posterior: Posterior, x: Tensor, members: int, seed: int = 0) -> Mixture:
         """The predictive mixture of `members` weight samples for inputs x (N, I, H, W), a function of `seed`.

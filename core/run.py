@@ -32,6 +32,7 @@ class Progress:
     forked_from: str = ""
     fitted: float = 0.0  # fraction of the configured steps that the budget has room for; 0: not asked
     calibrations: dict[str, Any] = field(default_factory=dict)  # by the last validation (`core.calibration`)
+    inner_steps: int = 0  # with which the last validation forecast best; 0: those trained with
     gradient: str = ""  # the exact mode that `auto` took; another after a resume would give other bits
 
     @property
@@ -90,12 +91,12 @@ class Run:
         self.average = dict(self.state.theta) if self.config.averaging else {}
         progress = self.progress
         progress.phase, progress.best_step, progress.best, progress.stale = "meta", None, {}, 0
-        progress.calibrations = {}
+        progress.calibrations, progress.inner_steps = {}, 0
 
-    def judge(self, values: dict[str, float], calibrations: dict[str, Any]) -> None:
+    def judge(self, values: dict[str, float], calibrations: dict[str, Any], inner_steps: int) -> None:
         """Remember a validation."""
         progress = self.progress
-        progress.calibrations = calibrations
+        progress.calibrations, progress.inner_steps = calibrations, inner_steps
         if not progress.best or values["crps"] < progress.best["crps"]:
             progress.best_step, progress.best, progress.stale = progress.step, values, 0
         else:

@@ -28,8 +28,8 @@ def step_images(
     def forecast(learner: Learner, identity: int) -> tuple[Windows, Mixture]:
         batch = validation.source.load([identity]).to(validation.device)
         support, query = episode_of(batch.support, 0), _liveliest(episode_of(batch.query, 0), len(store.channels))
-        examples = (Examples(part.x, part.y, part.mask) for part in (support, query))
-        mixture = validation.forecasts(learner, state, *examples)[""]
+        seen, wanted = (Examples(part.x, part.y, part.mask) for part in (support, query))
+        mixture = validation.forecast(learner, state, seen, wanted, learner.inner.steps)
         return query.only().to("cpu"), Mixture(mixture.means.cpu(), mixture.std.cpu())
 
     for identity, (query, mixture) in zip(chosen, workers.map(forecast, chosen), strict=True):

@@ -156,11 +156,13 @@ class _Loop:
     def _differentiate(self, phase: str, state: LearnerState, batch: EpisodeBatch, step: int) -> tuple[Tree, Tree, int]:
         """This rank's gradient and metrics, summed over its episodes, and how many there are in all ranks."""
         config, learner = self.config, self.run.learners[phase]
-        if learner.config.learner == "pooled":
+        is_pooled = learner.config.learner == "pooled"
+        if is_pooled:
             batch = pooled(batch, config.pretrain_windows, seed=config.seed, step=step, groups=config.workers)
-        elif config.gradient == "auto" and not self.run.progress.gradient:
+        batch = batch.to(self.device)
+        if not is_pooled and config.gradient == "auto" and not self.run.progress.gradient:
             self._pin_gradient(batch)
-        gradient, metrics = self.workers[phase].gradient(state, batch.to(self.device), seed=config.seed)
+        gradient, metrics = self.workers[phase].gradient(state, batch, seed=config.seed)
         return gradient, metrics, len(batch.ids) * self.ranks.size
 
     def _fraction(self) -> float:
@@ -204,7 +206,8 @@ class _Loop:
         check_prior(run.state.theta, self.config, step)
         validated = self.validation.run(self.workers[run.progress.phase], run.judged)
         values = validated.values
-        run.judge(values, {name: found.to_json() for name, found in validated.calibrations.items()})
+        calibrations = {name: found.to_json() for name, found in validated.calibrations.items()}
+        run.judge(values, calibrations, validated.steps)
         self.pace.lap("validation")
         spent = run.progress.seconds
         self.report.metrics(

@@ -1,6 +1,6 @@
 """Held-out episodes scored while a run trains: adapted and at M = 0."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,14 +10,15 @@ import torch
 from core.calibration import Calibration, coverage_ladder
 from core.episodes.loader import EpisodeBatch, Loader
 from core.errors import FewcastError
-from core.meta.checks import Examples
+from core.meta.checks import DivergedError, Examples
 from core.meta.learner import Learner, LearnerState
 from core.meta.parallel import Ranks, Workers
 from core.run import Run
 from core.verify.mixture import Mixture
 from core.verify.statistics import metrics, window_statistics
 
-_LADDER = "ladder"
+_LADDER, _DIVERGED = "ladder", "diverged"
+_Sums = Mapping[str, np.ndarray]  # statistic -> sums per lead
 
 
 class Source(Protocol):
@@ -32,13 +33,14 @@ class Validated:
 
     values: dict[str, float]
     calibrations: dict[str, Calibration] = field(default_factory=dict)  # of the `adapted` and of the `prior` forecast
+    steps: int = 0  # inner steps of the adapted forecast
 
 
 class Validation:
     """A fixed set of episodes and a fixed seed, so that two validations differ by the prior alone.
 
     Ranks share the episodes, and what they add up is sums over pixels: the result is one rank's but for the order of
-    summation.
+    summation. Forecasts are calibrated on the episodes `calibrate`; none: not at all.
     """
 
     def __init__(
@@ -51,9 +53,9 @@ class Validation:
         seed: int,
         ranks: Ranks,
         device: torch.device,
-        calibrate: bool = False,
+        calibrate: Collection[int] = (),
     ) -> None:
-        self.calibrate = calibrate
+        self.calibrate = frozenset(calibrate)
         self.source, self.ids, self.members, self.leads = source, tuple(ids), members, tuple(leads)
         self.seed, self.ranks, self.device = seed, ranks, device
 
@@ -61,31 +63,52 @@ class Validation:
         """CRPS, RMSE, NLL, spread-skill and coverage over all leads, CRPS and RMSE of each; `prior_` where M = 0.
 
         `gain` is the fraction of the M = 0 CRPS that adaptation takes away. Without an inner loop there is one
-        forecast, the prior's, and no gain.
+        forecast, the prior's, and no gain. Where more numbers of inner steps than one are tried, the adapted forecast
+        is that of the least CRPS, and `crps_steps_M` is the CRPS of each that diverges on no episode.
         """
         sums: dict[str, np.ndarray] = {}
         too_few = len(self.ids) < self.ranks.size  # then every rank scores all, and ratios of sums stay the same
         mine = self.ids if too_few else self.ids[self.ranks.rank :: self.ranks.size]
         for found in workers.map(lambda learner, identity: self._statistics(learner, state, identity), mine):
             sums = {name: sums.get(name, 0.0) + value for name, value in found.items()}
-        total = self._over_ranks(sums)
-        ladders = {name: total.pop(name) for name in list(total) if name.endswith(_LADDER)}
-        calibrations = {
-            "prior" if name.startswith("prior_") else "adapted": Calibration.fit(ladder)
-            for name, ladder in ladders.items()
-        }
-        return Validated(self._summary(total) | self._named(calibrations), calibrations)
+        by_steps: dict[int, dict[str, np.ndarray]] = {}
+        for name, value in self._over_ranks(sums).items():
+            steps, _, statistic = name.partition("/")
+            by_steps.setdefault(int(steps), {})[statistic] = value
+        ladders = {steps: total.pop(_LADDER) for steps, total in by_steps.items() if _LADDER in total}
+        sound = [steps for steps, total in by_steps.items() if not total.pop(_DIVERGED).any()]
+        tried = {steps: _overall(by_steps[steps])["crps"] for steps in sound if steps or sound == [0]}
+        best = min(tried, key=tried.__getitem__)
+        forecasts = {"adapted": best} | ({"prior": 0} if best else {})
+        calibrations = {name: Calibration.fit(ladders[steps]) for name, steps in forecasts.items() if ladders}
+        values = self._summary(by_steps[best]) | self._named(calibrations)
+        if best:
+            values |= {f"prior_{name}": value for name, value in self._summary(by_steps[0]).items()}
+            values["gain"] = 1 - values["crps"] / values["prior_crps"]
+        if len(tried) > 1:
+            values |= {f"crps_steps_{steps}": crps for steps, crps in tried.items()}
+        return Validated(values, calibrations, best)
 
     def _statistics(self, learner: Learner, state: LearnerState, identity: int) -> dict[str, np.ndarray]:
-        """Sums over the pixels and query windows of an episode, per lead."""
+        """Sums over the pixels and query windows of an episode, per lead, for each number of inner steps."""
         support, query = self._episode(identity)
+        assert query.mask is not None
         sums = {}
-        for name, mixture in self.forecasts(learner, state, support, query).items():
-            assert query.mask is not None
+        trained = learner.inner.steps
+        for steps in dict.fromkeys((0, trained, *(learner.inner.steps_to_try if trained else ()))):
+            diverged = False
+            try:
+                mixture = self.forecast(learner, state, support, query, steps)
+            except DivergedError:
+                if steps in (0, trained):
+                    raise
+                diverged = True  # this number is out of the choice; what it is given below does not count
             for statistic, values in window_statistics(mixture, query.y, query.mask).items():
-                sums[f"{name}{statistic}"] = values.sum(0).reshape(len(self.leads), -1).sum(1)
+                sums[f"{steps}/{statistic}"] = values.sum(0).reshape(len(self.leads), -1).sum(1)
+            sums[f"{steps}/{_DIVERGED}"] = np.full(len(self.leads), float(diverged))
             if self.calibrate:
-                sums[f"{name}{_LADDER}"] = coverage_ladder(mixture, query.y, query.mask)
+                seen = query.mask & (identity in self.calibrate)  # all ranks add up the same names
+                sums[f"{steps}/{_LADDER}"] = coverage_ladder(mixture, query.y, seen)
         return sums
 
     def _episode(self, identity: int) -> tuple[Examples, Examples]:
@@ -96,20 +119,16 @@ class Validation:
         )
         return support, query
 
-    def forecasts(
-        self, learner: Learner, state: LearnerState, support: Examples, query: Examples
-    ) -> dict[str, Mixture]:
-        """The adapted forecast of the query as "", and where there is an inner loop the prior's as "prior_"."""
-        steps = {"": None, "prior_": 0} if learner.inner.steps else {"": 0}
-        found = {}
-        for name, count in steps.items():
-            posterior = learner.posterior(state, support, steps=count, seed=self.seed)
-            generator = torch.Generator(query.x.device).manual_seed(self.seed)
-            found[name] = Mixture(*learner.predict(posterior, query.x, self.members, generator))
-        return found
+    def forecast(
+        self, learner: Learner, state: LearnerState, support: Examples, query: Examples, steps: int
+    ) -> Mixture:
+        """Of the query, after so many inner steps on the support."""
+        posterior = learner.posterior(state, support, steps=steps, seed=self.seed)
+        generator = torch.Generator(query.x.device).manual_seed(self.seed)
+        return Mixture(*learner.predict(posterior, query.x, self.members, generator))
 
     def _named(self, calibrations: Mapping[str, Calibration]) -> dict[str, float]:
-        """Each lead time's factor on the adapted forecast's std, the mean over channels."""
+        """Each lead time's factor on the adapted forecast's std, the mean over channels and classes of std."""
         if "adapted" not in calibrations:
             return {}
         of_leads = np.reshape(calibrations["adapted"].factor, (len(self.leads), -1)).mean(1)
@@ -119,20 +138,17 @@ class Validation:
         total = self.ranks.sum({name: torch.from_numpy(value).to(self.device) for name, value in sums.items()})
         return {name: value.cpu().numpy() for name, value in total.items()}
 
-    def _summary(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
-        values: dict[str, float] = {}
-        for prefix in ("", "prior_"):
-            state = {n.removeprefix(prefix): s for n, s in sums.items() if n.startswith("prior_") == bool(prefix)}
-            if not state:
-                continue
-            overall = metrics({name: value.sum() for name, value in state.items()})
-            values |= {f"{prefix}{name}": float(value) for name, value in overall.items()}
-            for name in ("crps", "rmse"):
-                per_lead = metrics(state)[name]
-                values |= {f"{prefix}{name}_{m}min": float(v) for m, v in zip(self.leads, per_lead, strict=True)}
-        if "prior_crps" in values:
-            values["gain"] = 1 - values["crps"] / values["prior_crps"]
+    def _summary(self, sums: _Sums) -> dict[str, float]:
+        """One forecast's metrics over all leads, and two of them at each."""
+        values = _overall(sums)
+        for name in ("crps", "rmse"):
+            per_lead = metrics(sums)[name]
+            values |= {f"{name}_{m}min": float(v) for m, v in zip(self.leads, per_lead, strict=True)}
         return values
+
+
+def _overall(sums: _Sums) -> dict[str, float]:
+    return {name: float(v) for name, v in metrics({name: value.sum() for name, value in sums.items()}).items()}
 
 
 def validation_of(run: Run, ranks: Ranks) -> Validation:
@@ -145,15 +161,17 @@ def validation_of(run: Run, ranks: Ranks) -> Validation:
             found="none among its splits",
             mend="give episodes.split.validation times that have frames",
         )
+    chosen = spread_evenly(ids, config.validation_episodes)
+    new_times = [i for i in chosen if store.catalog.loc[i, "holdout"] != "region"]  # as those that forecasts are for
     return Validation(
         Loader(store, split="validation", seed=config.seed, extra=config.network.extra_inputs),
-        spread_evenly(ids, config.validation_episodes),
+        chosen,
         members=config.validation_members,
         leads=run.spec.lead_minutes,
         seed=config.seed,
         ranks=ranks,
         device=run.device,
-        calibrate=config.calibrate,
+        calibrate=(new_times or chosen) if config.calibrate else (),
     )
 
 

@@ -1,6 +1,6 @@
 """Episodes to prior: the network, the inner loop, the outer loop."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -29,6 +29,10 @@ class InnerConfig(Stage):
     """The inner loop: support to posterior."""
 
     steps: int = Field(3, ge=0, le=100, description="Gradient steps M.")
+    steps_to_try: list[Annotated[int, Field(ge=1, le=100)]] = Field(
+        [],
+        description="Numbers of steps beside M that validation tries: forecasts take the one of least CRPS.",
+    )
     rate: float = Field(0.01, gt=0, le=10, description="Step size alpha, or its first value where rates are learned.")
     learn_rates: Literal["no", "layer", "layer_step", "entry"] = Field(
         "layer_step", description="Learn the step sizes: not at all, per layer, per layer and step, or per weight."

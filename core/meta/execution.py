@@ -6,6 +6,7 @@ every noise draw go in, so nothing in it touches a generator or the host.
 """
 
 from collections.abc import Callable, Hashable
+from threading import Lock
 from typing import Literal
 
 import torch
@@ -21,6 +22,8 @@ TOLERANCE = 1e-3  # of a compiled gradient against the eager one, relative to it
 
 Execution = Literal["eager", "stacked", "cuda_graph", "compile"]
 
+_RECORDING = Lock()  # recordings empty the allocator's cache, which none may do while another records
+
 
 class CompiledDiffersError(FewcastError):
     """A compiled meta-gradient is not the eager one."""
@@ -32,14 +35,16 @@ class Captured:
     def __init__(self, function: Callable[[Tree], Tree], example: Tree) -> None:
         self._inputs = {name: leaf.detach().clone() for name, leaf in example.items()}
         side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UP):
-                function(self._inputs)
-        torch.cuda.current_stream().wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._outputs = function(self._inputs)
+        with _RECORDING:
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(WARM_UP):
+                    function(self._inputs)
+            torch.cuda.current_stream().wait_stream(side)
+            self._graph = torch.cuda.CUDAGraph()
+            # thread_local: other threads pin the next batches meanwhile, which a recording of all threads would refuse.
+            with torch.cuda.graph(self._graph, stream=side, capture_error_mode="thread_local"):
+                self._outputs = function(self._inputs)
 
     def __call__(self, inputs: Tree) -> Tree:
         """The function's value, in memory of its own: the next call does not overwrite it."""

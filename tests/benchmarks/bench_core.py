@@ -7,14 +7,15 @@
 Before anything is timed, every method's float64 gradient is compared with the peer's. A method is a mode of the
 meta-gradient, with an execution after a slash where it is not eager (`unrolled/compile`).
 
-Each row runs in a process of its own, so that its peak memory is its own: on a CPU the resident set's high-water mark
-above what it was before the first step, on a GPU the allocator's. CPU time is the process's own, so that a busy machine
-does not matter. The first call (which compiles or records) is timed apart where there are more. The peer is what public
-ABML code does: weights sampled in the forward pass, the KL differentiated by autograd, `higher` keeping the whole inner
-loop's graph.
+On a CPU each row runs in a process of its own, so that its peak memory is its own: the resident set's high-water mark
+above what it was before the first step. CPU time is the process's own, so that a busy machine does not matter. On a GPU
+the rows follow each other in one process, by wall time, with the allocator's peak. The first call (which compiles or
+records) is timed apart where there are more. The peer is what public ABML code does: weights sampled in the forward
+pass, the KL differentiated by autograd, `higher` keeping the whole inner loop's graph.
 """
 
 import argparse
+import gc
 import json
 import subprocess
 import sys
@@ -186,8 +187,21 @@ def resident_bytes(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
+def found_by(arguments: argparse.Namespace, action: str, **settings: object) -> dict[str, float] | str:
+    """What `action` finds with these settings, or the last line of what it says: here on a GPU, else in a process."""
+    if arguments.device == "cpu":
+        return apart(action, **settings)
+    try:
+        return ACTIONS[action](argparse.Namespace(**vars(arguments) | settings))
+    except Exception as error:  # a row that fails is a line of the table
+        return (str(error).splitlines() or [type(error).__name__])[0][:80]
+    finally:
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
 def apart(action: str, **settings: object) -> dict[str, float] | str:
-    """`action` in a process of its own: what it found, or the last line of what it said."""
     options = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, __file__, *sys.argv[1:], "--action", action, *options]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -197,12 +211,13 @@ def apart(action: str, **settings: object) -> dict[str, float] | str:
 
 
 def table(arguments: argparse.Namespace, size: str, kind: str) -> None:
-    print(f"\n{size} weights, {SIZES[size][1]}x{SIZES[size][1]} pixels, {kind}, {arguments.device}")
+    card = torch.cuda.get_device_name() if arguments.device == "cuda" else "CPU"
+    print(f"\n{size} weights, {SIZES[size][1]}x{SIZES[size][1]} pixels, {kind}, {card}")
     print(f"{'method':>24} {'M':>3} {'first':>8} {'seconds':>8} {'x peer':>7} {'extra MB':>9} {'x peer':>7}")
     for inner in arguments.steps:
         peer = None
         for method in arguments.methods:
-            found = apart("measure", method=method, inner=inner, size=size, precision=kind)
+            found = found_by(arguments, "measure", method=method, inner=inner, size=size, precision=kind)
             if isinstance(found, str):
                 print(f"{method:>24} {inner:>3} {found}", flush=True)
                 continue
@@ -210,6 +225,9 @@ def table(arguments: argparse.Namespace, size: str, kind: str) -> None:
             print(f"{method:>24} {inner:>3} {found['first']:>8.3f} {found['seconds']:>8.3f} "
                   f"{found['seconds'] / peer['seconds']:>7.2f} {found['bytes'] / 1e6:>9.0f} "
                   f"{found['bytes'] / peer['bytes']:>7.2f}", flush=True)  # fmt: skip
+
+
+ACTIONS = {"measure": measure, "difference": worst_difference}
 
 
 def main() -> None:
@@ -227,13 +245,12 @@ def main() -> None:
     parser.add_argument("--inner", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.action:
-        actions = {"measure": measure, "difference": worst_difference}
-        print(json.dumps(actions[arguments.action](arguments)))
+        print(json.dumps(ACTIONS[arguments.action](arguments)))
         return
     sizes, methods, precisions = DEFAULTS[arguments.device]
     arguments.methods = arguments.methods or methods
     for method in [] if arguments.no_proof else arguments.methods[1:]:
-        found = apart("difference", method=method, inner=3, size=(arguments.sizes or sizes)[0])
+        found = found_by(arguments, "difference", method=method, inner=3, size=(arguments.sizes or sizes)[0])
         said = found if isinstance(found, str) else f"{found['difference']:.1e}"
         print(f"float64 gradient, M = 3, {method}: relative difference from the peer's {said}", flush=True)
     for size in arguments.sizes or sizes:

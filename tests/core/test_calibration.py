@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.calibration import FACTORS, Calibration, coverage_ladder
+from core.calibration import FACTORS, STDS, Calibration, coverage_ladder
 from core.config import InnerConfig, NetworkConfig, TrainConfig
 from core.episodes.loader import Loader
 from core.episodes.store import EpisodeStore
@@ -27,7 +27,35 @@ def simulated(factor: float, seed: int, members: int = 1) -> tuple[Mixture, torc
 def test_what_the_errors_were_made_with_is_found(factor, members):
     pairs = (simulated(factor, seed, members) for seed in range(40))
     found = Calibration.fit(sum(coverage_ladder(*pair, torch.ones_like(pair[1]).bool()) for pair in pairs))
-    assert found.factor == pytest.approx([factor] * 4, rel=0.03)
+    np.testing.assert_allclose(np.array(found.factor)[:, :6], factor, rtol=0.04)  # no std lies in the last class
+
+
+def test_each_class_of_std_gets_a_factor_of_its_own():
+    """Errors 1.5 times as wide as the forecast says where it is surest, and as wide where it is not."""
+    total = 0
+    for seed in range(60):
+        mixture, _ = simulated(1.0, seed)
+        std, g = mixture.std[0], torch.Generator().manual_seed(1000 + seed)
+        y = mixture.means[0] + torch.where(std < 0.06, 1.5, 1.0) * std * torch.randn(std.shape, generator=g)
+        total = total + coverage_ladder(mixture, y, torch.ones_like(y).bool())
+    factors = np.array(Calibration.fit(total).factor)
+    np.testing.assert_allclose(factors[:, 0], 1.5, rtol=0.08)  # drawn a little towards the plane's
+    np.testing.assert_allclose(factors[:, 3:5], 1.0, rtol=0.08)
+
+
+def test_between_two_classes_the_factor_goes_by_the_log_of_the_std():
+    factor = torch.linspace(1.0, 4.0, len(STDS)).tolist()
+    std = torch.tensor([0.001, STDS[0], 2**0.5 * STDS[0], STDS[3], STDS[-1], 9.0])
+    calibrated = Calibration((tuple(factor),))(Mixture(torch.zeros(2, 1, 1, 1, 6), std.expand(2, 1, 1, 1, 6)))
+    expected = [factor[0], factor[0], (factor[0] * factor[1]) ** 0.5, factor[3], factor[-1], factor[-1]]
+    assert (calibrated.std[0, 0, 0, 0] / std).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_components_of_a_pixel_share_its_factor():
+    std = torch.tensor([0.03, 0.4])[:, None, None, None, None].expand(2, 1, 1, 3, 3)
+    factor = tuple(1.0 + 0.1 * i for i in range(len(STDS)))
+    ratio = Calibration((factor,))(Mixture(torch.zeros(2, 1, 1, 3, 3), std)).std / std
+    torch.testing.assert_close(ratio[0], ratio[1])
 
 
 def test_the_ladder_counts_what_the_calibrated_mixture_covers():
@@ -36,9 +64,10 @@ def test_the_ladder_counts_what_the_calibrated_mixture_covers():
     mixture = Mixture(means, std.abs() + 0.1)
     wide = Mixture(*(x.expand(5, 7, 2, 8, 8) for x in (mixture.means, mixture.std)))  # pixels of a window are alike
     ladder = coverage_ladder(wide, y.expand(7, 2, 8, 8), torch.ones(7, 2, 8, 8).bool())
-    assert ladder.shape == (len(FACTORS) + 1, 2)
+    assert ladder.shape == (len(FACTORS) + 1, 2, len(STDS))
+    ladder = ladder.sum(-1)
     for f in (0, 9, 19):
-        low, high = (Calibration((FACTORS[f],) * 2)(mixture).quantile(p) for p in (0.05, 0.95))
+        low, high = (Calibration(((FACTORS[f],) * len(STDS),) * 2)(mixture).quantile(p) for p in (0.05, 0.95))
         share = ((y >= low) & (y <= high)).double().mean((0, 2, 3)).numpy()
         np.testing.assert_allclose(ladder[f] / ladder[-1], share, atol=0.02)
 
@@ -52,12 +81,12 @@ def test_unobserved_pixels_leave_the_sums_and_an_unobserved_plane_its_std():
     assert (ladder[:, 2] == 0).all()
     np.testing.assert_array_equal(ladder, coverage_ladder(mixture, torch.where(mask, y, 1e9), mask))
     found = Calibration.fit(ladder)
-    assert found.factor[2] == 1.0
+    assert found.factor[2] == (1.0,) * len(STDS)
 
 
 def test_a_shared_noise_per_lead_time_is_calibrated_too():
     mixture = Mixture(torch.zeros(2, 3, 4, 5, 5), torch.full((4, 1, 1), 0.5))
-    calibrated = Calibration((1.0, 2.0, 1.0, 0.5))(mixture)
+    calibrated = Calibration(tuple((factor,) * len(STDS) for factor in (1.0, 2.0, 1.0, 0.5)))(mixture)
     assert calibrated.std[:, 0, 0].tolist() == pytest.approx([0.5, 1.0, 0.5, 0.25])
     assert calibrated.variance().shape == (3, 4, 5, 5)
 

@@ -15,6 +15,7 @@ from core.meta import checkpoint
 from core.model import Model
 from core.report import Silent
 from core.train import train
+from tests.core.devices import needs_cuda
 
 
 class Recorder(Silent):
@@ -136,6 +137,21 @@ def test_stopped_and_resumed_gives_the_bits_of_the_unbroken_run(config, unbroken
     assert checkpoint.steps(Path(config.run)) == checkpoint.steps(unbroken)
 
 
+@needs_cuda
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("execution", ["eager", "cuda_graph"])
+def test_a_run_on_a_gpu_gives_the_same_bits_when_resumed(config, tmp_path, execution, workers):
+    whole = variant(config, run=str(tmp_path / "gpu"), device="cuda", execution=execution, workers=workers)
+    summary = train(whole)
+    assert (summary.step, summary.finished) == (12, True)
+    assert 0 < summary.best["crps"] < 1
+    broken = variant(whole, run=str(tmp_path / "broken"))
+    for calls in (2, 7):  # in the pooled steps and in the meta-steps
+        assert not train(broken, stop=stop_after(calls)).finished
+    assert train(broken).finished
+    assert bits(broken.run) == bits(whole.run)
+
+
 def test_segments_give_the_bits_of_the_unbroken_run(config, unbroken):
     seen = []
     while not (summary := train(config, segment=5)).finished:
@@ -232,6 +248,27 @@ def test_a_diverging_run_says_the_mend_and_keeps_its_checkpoint(config):
     with pytest.raises(FewcastError, match="lower train"):
         train(wild)
     assert checkpoint.load_latest(Path(config.run)).step >= 7
+
+
+def test_validation_chooses_the_number_of_inner_steps(config):
+    report = Recorder()
+    train(variant(config, inner=config.inner.model_copy(update={"steps_to_try": [1, 6]})), report=report)
+    values = report.values[12]
+    tried = {steps: values[f"validation/crps_steps_{steps}"] for steps in (1, 2, 6)}
+    assert values["validation/crps"] == min(tried.values())
+    assert len(set(tried.values())) == 3
+    model = Model.load(config.run, "last")
+    assert tried[model.inner_steps] == min(tried.values())
+    assert model.learner.inner.steps == 2  # what it was trained with
+    assert Model.load(config.run, "pretrained").inner_steps == 0
+
+
+def test_a_number_of_inner_steps_that_diverges_is_no_choice(config):
+    report = Recorder()
+    wild = config.inner.model_copy(update={"steps_to_try": [100], "rate": 1.0, "learn_rates": "no"})
+    train(variant(config, inner=wild, learning_rate=1e-6), report=report)
+    assert "validation/crps_steps_100" not in report.values[12]
+    assert Model.load(config.run, "last").inner_steps == 2
 
 
 def test_no_pooled_checkpoint_without_pooled_steps(config):

@@ -19,8 +19,8 @@ from core.meta.inner_loop import BayesianEpisode, OuterTerms
 from core.meta.learner import Learner
 from core.meta.meta_gradient import MODES
 from core.meta.precision import precision
+from tests.core.devices import needs_cuda
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
 INNER = InnerConfig(steps=2, rate=0.2, samples=2, perturbation="flipout")
 
 
