@@ -111,7 +111,7 @@ def probe(config: PipelineConfig) -> int:
 
 
 def check_archive(options: Namespace) -> int:
-    """Inspect, validate or repair an archive; 1 where a problem is left."""
+    """Inspect, validate or repair an archive; 1 where a problem is left, which a repair leaves none of."""
     from core import archive
 
     found = getattr(archive, options.action)(options.url)
@@ -119,7 +119,7 @@ def check_archive(options: Namespace) -> int:
     if options.action == "inspect" and options.picture:
         archive.quick_look(options.url).savefig(options.picture, dpi=120, bbox_inches="tight")
         print(f"picture    {options.picture}")
-    return 1 if getattr(found, "problems", ()) else 0
+    return 1 if getattr(found, "problems", ()) and options.action == "validate" else 0
 
 
 def check_store(options: Namespace) -> int:

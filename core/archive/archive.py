@@ -16,8 +16,9 @@ from core.archive import layout, shard
 from core.archive.days import Days, Stored
 from core.archive.layout import Status
 from core.archive.matching import differs
-from core.archive.objects import Objects, ReplacedError, open_objects
+from core.archive.objects import LocalObjects, Objects, ReplacedError, open_objects
 from core.archive.packing import PACKINGS, Packing, pack, unpack
+from core.archive.windows import Windows
 from core.errors import FewcastError
 from core.satellite.granule import Frame, Grid, Kind, Reason
 
@@ -227,22 +228,23 @@ class Archive:
 
     def read_packed(self, kind: Kind, slots: Iterable[int], y: slice, x: slice) -> shard.Codes:
         """Stored codes (T, C, Y, X) of a window; 65535 where missing or never written. Heeds no status."""
+        if (y.step or 1, x.step or 1) != (1, 1):
+            raise ValueError(f"a window has no steps: found {y} and {x}")
         slots = list(slots)
-        height, width = len(range(self.shape[0])[y]), len(range(self.shape[1])[x])
-        codes = np.full((len(slots), len(self.kinds[kind]), height, width), shard.MISSING, np.uint16)
+        rows, columns = (slice(*part.indices(length)[:2]) for part, length in zip((y, x), self.shape, strict=True))
+        height, width = (max(0, part.stop - part.start) for part in (rows, columns))
+        codes = np.empty((len(slots), len(self.kinds[kind]), height, width), np.uint16)
+        if not codes.size:
+            return codes
+        keys = [self.key(kind, slot) for slot in slots]
+        rest = self._windows.read(kind, keys, rows, columns, codes) if self._windows else range(len(slots))
 
-        def fill(positions: range) -> None:
-            for position in positions:
-                window = self._read_shard(kind, slots[position], y, x)
-                if window is not None:
-                    codes[position] = window
+        def fill(position: int) -> None:
+            window = self._read_shard(kind, slots[position], rows, columns)
+            codes[position] = shard.MISSING if window is None else window
 
-        readers = min(self.objects.readers, len(slots))
-        if readers < 2:
-            fill(range(len(slots)))
-        else:
-            with ThreadPoolExecutor(readers) as pool:
-                list(pool.map(fill, [range(first, len(slots), readers) for first in range(readers)]))
+        with ThreadPoolExecutor(self.objects.readers) as pool:
+            list(pool.map(fill, rest))
         return codes
 
     def read(
@@ -267,6 +269,10 @@ class Archive:
     def key(self, kind: Kind, slot: int) -> str:
         """The object that holds a slot's frames of a kind."""
         return f"{kind}/c/{slot}/0/0/0"
+
+    @cached_property
+    def _windows(self) -> Windows | None:
+        return Windows(self.objects.root) if isinstance(self.objects, LocalObjects) else None
 
     def _read_shard(
         self, kind: Kind, slot: int, y: slice, x: slice, channels: slice = slice(None)

@@ -157,8 +157,13 @@ def within(whole: bytes | None) -> Callable[[int, int | None], bytes | None]:
 
 
 def _decompress(piece: memoryview, tile: Codes) -> None:
-    """Fill a tile from a compressed chunk, whose header is looked at first: it is what bounds the memory written."""
-    if len(piece) < HEADER_BYTES or int.from_bytes(piece[4:8], "little") != tile.nbytes:
+    """Fill a tile from a compressed chunk.
+
+    Its header is looked at first (sizes of the chunk, of blosc's one block, and of the piece): blosc believes it, and
+    reads or writes past the end where it lies.
+    """
+    sizes = np.frombuffer(piece[4:HEADER_BYTES], "<u4").tolist()
+    if sizes != [tile.nbytes, tile.nbytes, len(piece)]:
         raise TornShardError("a chunk is not of the size it should be")
     try:
         blosc.decompress(piece, tile)

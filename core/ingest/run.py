@@ -4,7 +4,7 @@ import errno
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -21,6 +21,7 @@ from core.errors import FewcastError
 from core.ingest.ahead import ahead
 from core.ingest.plan import SERVED, days, plan, slots_of
 from core.ingest.slot import Job, Outcome, read_slot
+from core.ingest.workers import Workers
 from core.report import Report, Silent
 from core.satellite import source, sun
 from core.satellite.granule import Granule
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 RECORD_AFTER_SECONDS, RECORD_AFTER_FRAMES = 2.0, 128
 # Days that are listed before the one in work is through, so that workers never wait at midnight.
 DAYS_LISTED = 2
-# Slots handed out for each thread, one at work and the next; a cluster that is to grow must see more of them waiting.
-SLOTS_PER_THREAD, LEAST_ON_CLUSTER = 2, 128
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def ingest(
     Frames are read and written by the workers of `client`, or by threads; their status is recorded here, after them.
     A corrupt granule becomes status 3 with its reason, a slot without one status 4 after `grace_minutes`, and the
     run goes on. Raises `FewcastError` where there is nothing to read, nothing readable, another archive's grid, a full
-    disk, or another ingest at work.
+    disk, another ingest at work, or a cluster whose workers all die.
     """
     return _Run(config, report or Silent(), clock()).go(client)
 
@@ -95,15 +94,7 @@ class _Run:
                     self._hold(stack)
                     self.archive = Archive.open(config.archive, "r+")
                 self.plan = plan(config, self.archive, self.now)
-                executor: Executor
-                if client:
-                    executor = client.get_executor(pure=False)
-                    most = max(LEAST_ON_CLUSTER, SLOTS_PER_THREAD * sum(client.nthreads().values()))
-                else:
-                    executor = ThreadPoolExecutor(config.connections, "ingest")
-                    most = SLOTS_PER_THREAD * config.connections
-                stack.enter_context(executor)
-                self._drain(self._jobs(stack), executor, most)
+                self._drain(self._jobs(stack), Workers(client, config.connections, stack))
             except OSError as error:
                 raise _unwritable(config.archive, error) from error
         if not self.seen and not self.counts["skipped"]:
@@ -231,36 +222,37 @@ class _Run:
 
     # -- doing it
 
-    def _drain(self, jobs: Iterator[Job], executor: Executor, most: int) -> None:
+    def _drain(self, jobs: Iterator[Job], workers: Workers) -> None:
         """Keep a bounded number of jobs at work, and record what has become of them as they end."""
-        running: set[Future[Outcome]] = set()
+        running: dict[Future[Outcome], Job] = {}
         try:
             for job in jobs:
                 assert self.archive is not None
-                while len(running) >= most:
-                    running = self._collect(running)
-                running.add(executor.submit(read_slot, self.archive, job, self.config))
+                while len(running) >= workers.most:
+                    self._collect(running, workers)
+                running[workers.submit(read_slot, self.archive, job, self.config)] = job
             while running:
-                running = self._collect(running)
+                self._collect(running, workers)
             if self.seen or self.counts["skipped"]:
                 self._note(self.absent)
         finally:
-            for future in running:
-                future.cancel()
-            wait(running)
+            for outcome in workers.give_up(running):
+                self._note(outcome.stored)
             self._record()
 
-    def _collect(self, running: set[Future[Outcome]]) -> set[Future[Outcome]]:
-        done, rest = wait(running, return_when=FIRST_COMPLETED)
-        for future in done:
-            outcome = future.result()
+    def _collect(self, running: dict[Future[Outcome], Job], workers: Workers) -> None:
+        for future in workers.finished(running):
+            outcome = workers.result(future, f"the slot of {self._time(running.pop(future))}")
             self.counts["unavailable"] += outcome.unavailable
             self._note(outcome.stored)
             self._progress(1)
         waited = time.monotonic() - self.last_record
         if waited > RECORD_AFTER_SECONDS or len(self.pending) >= RECORD_AFTER_FRAMES:
             self._record()
-        return rest
+
+    def _time(self, job: Job) -> str:
+        assert self.archive is not None
+        return str(self.archive.times[job.slot].astype("datetime64[m]")).replace("T", " ")
 
     def _note(self, stored: list[Stored]) -> None:
         self.pending += stored

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from core.archive import Archive, Status, shard
@@ -141,26 +141,6 @@ def test_values_out_of_range_are_counted_and_missing(archive):
     assert np.isnan(archive.read("brightness_temperature", [slot])[0, 0, 3, 5:9]).all()
 
 
-_window = st.tuples(st.integers(0, 300), st.integers(0, 300)).map(lambda ends: slice(min(ends), max(ends)))
-
-
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory):
-    archive = make(tmp_path_factory.mktemp("filled") / "a.zarr")
-    put(archive, frame("ir105"), frame("wv063", seed=1))
-    slot = archive.slot(TIME)
-    return archive, slot, archive.read_packed("brightness_temperature", [slot], slice(None), slice(None))
-
-
-@settings(max_examples=60, deadline=None)
-@given(y=_window, x=_window)
-def test_a_window_is_that_part_of_the_whole(filled, y, x):
-    archive, slot, whole = filled
-    window = archive.read_packed("brightness_temperature", [slot - 1, slot], y, x)
-    assert (window[0] == shard.MISSING).all()
-    assert np.array_equal(window[1], whole[0, :, y, x])
-
-
 def test_only_complete_and_partial_are_served(archive):
     put(archive, frame("ir105"))
     slot = archive.slot(TIME)
@@ -241,18 +221,6 @@ def test_an_archive_half_made_does_not_exist(tmp_path, monkeypatch):
 def test_an_archive_of_another_kind_is_refused(archive, changes, message):
     with pytest.raises(FewcastError, match=message):
         make(archive.url, **changes)
-
-
-def test_a_torn_shard_is_never_data(archive):
-    put(archive, frame("ir105"))
-    slot = archive.slot(TIME)
-    path = f"{archive.url}/brightness_temperature/c/{slot}/0/0/0"
-    whole = archive.objects.get(f"brightness_temperature/c/{slot}/0/0/0")
-    for torn in (whole[:-1], whole[:1000], b"", whole[:-40] + b"\x01" + whole[-39:]):
-        with open(path, "wb") as file:
-            file.write(torn)
-        with pytest.raises(FewcastError, match=r"is damaged: found .*fewcast archive repair"):
-            archive.read("brightness_temperature", [slot])
 
 
 def test_a_failed_put_leaves_the_old_object_and_no_scratch(tmp_path, monkeypatch):

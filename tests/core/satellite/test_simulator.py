@@ -176,3 +176,22 @@ def mirrored(index):
     """Index into a sky of SIDE pixels that is reflected at its edges."""
     folded = index % (2 * SIDE)
     return np.where(folded < SIDE, folded, 2 * SIDE - 1 - folded)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_clouds_go_another_way_in_another_region_and_another_season(layer):
+    """Mean headings of the cells born in each region: they differ between regions, and in each with the season."""
+    sky, regions = Truth(3), 5
+
+    def headings(day: int) -> np.ndarray:
+        born = [sky.births(layer, 24 * (366 * 24 + day) + hour) for hour in range(72)]
+        x, y, heading = (np.concatenate([getattr(cells, name) for cells in born]) for name in ("x", "y", "heading"))
+        inside = (x >= 0) & (x < SIDE) & (y >= 0) & (y < SIDE)
+        region = (y // (SIDE / regions) * regions + x // (SIDE / regions)).astype(int)
+        return np.array([np.mean(np.exp(1j * heading[inside & (region == n)])) for n in range(regions**2)])
+
+    spring, autumn = headings(91), headings(274)
+    assert np.angle(spring / spring[0]).std() > 0.5
+    veered = np.angle(spring / autumn)
+    assert np.abs(veered - np.median(veered)).max() < 0.2
+    assert 0.7 < np.median(veered) < 1.1

@@ -1,0 +1,98 @@
+"""Where slots are read: on threads of this process, or on the workers of a Dask cluster, all of which may die."""
+
+import time
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from core.errors import FewcastError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+T = TypeVar("T")
+# Slots handed out for each thread, one at work and the next; a cluster that is to grow must see more of them waiting.
+SLOTS_PER_THREAD, LEAST_ON_CLUSTER = 2, 128
+# How long a cluster may be without a worker: one that grows on demand takes minutes to begin.
+PATIENCE_SECONDS, LOOK_SECONDS = 600.0, 5.0
+KEPT = "then run again: what was written is kept"
+
+
+class Workers:
+    """Runs calls elsewhere, `most` at a time; whatever becomes of a cluster is one `FewcastError`.
+
+    Dask itself gives a call to other workers when one dies, until `distributed.scheduler.allowed-failures`.
+    """
+
+    def __init__(self, client: "Client | None", threads: int, stack: ExitStack) -> None:
+        self.client = client
+        self.address = client.scheduler.address if client and client.scheduler else ""
+        self._executor: Executor
+        if client:
+            self._executor = client.get_executor(pure=False)
+            self.most = max(LEAST_ON_CLUSTER, SLOTS_PER_THREAD * sum(client.nthreads().values()))
+        else:
+            self._executor = stack.enter_context(ThreadPoolExecutor(threads, "ingest"))
+            self.most = SLOTS_PER_THREAD * threads
+
+    def submit(self, call: Callable[..., T], *arguments: Any) -> "Future[T]":
+        with self._one_line(""):
+            return self._executor.submit(call, *arguments)
+
+    def finished(self, futures: Collection["Future[T]"]) -> set["Future[T]"]:
+        """Those that have ended, once one has."""
+        begin = time.monotonic()
+        while True:
+            done, _ = wait(futures, LOOK_SECONDS if self.client else None, FIRST_COMPLETED)
+            if done:
+                return done
+            with self._one_line(""):
+                if self.client and self.client.nthreads():
+                    begin = time.monotonic()
+            if time.monotonic() - begin > PATIENCE_SECONDS:
+                raise FewcastError(
+                    "the Dask cluster has no workers",
+                    found=f"none at {self.address} for {PATIENCE_SECONDS:.0f} seconds",
+                    mend=f"start workers, {KEPT}",
+                )
+
+    def result(self, future: "Future[T]", what: str) -> T:
+        """What the call returned; `what` it was for is said where the workers died of it."""
+        with self._one_line(what):
+            return future.result()
+
+    def give_up(self, futures: Collection["Future[T]"]) -> list[T]:
+        """Call off what has not begun, and return what the others returned; a cluster's are not waited for long.
+
+        Dask may never end the future of a worker that died when its call was done and its result not yet fetched.
+        """
+        for future in futures:
+            future.cancel()
+        done, _ = wait(futures, LOOK_SECONDS if self.client else None)
+        return [future.result() for future in done if not future.cancelled() and not future.exception()]
+
+    @contextmanager
+    def _one_line(self, what: str) -> Iterator[None]:
+        """Raise `FewcastError` for a cluster that is lost, and for a call that no worker outlived."""
+        if self.client is None:
+            yield
+            return
+        from distributed import KilledWorker  # takes a quarter of a second that an ingest on threads does not need
+
+        try:
+            yield
+        except KilledWorker as error:
+            raise FewcastError(
+                "the workers of the Dask cluster keep dying",
+                found=f"{error.allowed_failures + 1} died at {what}, the last of them {error.last_worker.address}",
+                mend=f"look into their logs, give them more memory or fewer threads, {KEPT}",
+            ) from error
+        except Exception as error:
+            if not isinstance(error, CancelledError) and self.client.status == "running":
+                raise
+            raise FewcastError(
+                "the Dask scheduler was lost",
+                found=f"no connection to {self.address}",
+                mend=f"see that it runs, {KEPT}",
+            ) from error
