@@ -4,11 +4,10 @@ import errno
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,19 +20,15 @@ from core.errors import FewcastError
 from core.ingest.ahead import ahead
 from core.ingest.plan import SERVED, days, plan, slots_of
 from core.ingest.slot import Job, Outcome, read_slot
+from core.ingest.workers import Connect, Workers
 from core.report import Report, Silent
 from core.satellite import source, sun
 from core.satellite.granule import Granule
-
-if TYPE_CHECKING:
-    from distributed import Client
 
 # How long finished frames may wait to be recorded: what a killed ingest does again.
 RECORD_AFTER_SECONDS, RECORD_AFTER_FRAMES = 2.0, 128
 # Days that are listed before the one in work is through, so that workers never wait at midnight.
 DAYS_LISTED = 2
-# Slots handed out for each thread, one at work and the next; a cluster that is to grow must see more of them waiting.
-SLOTS_PER_THREAD, LEAST_ON_CLUSTER = 2, 128
 
 
 @dataclass(frozen=True)
@@ -56,16 +51,17 @@ def ingest(
     *,
     report: Report | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-    client: "Client | None" = None,
+    connect: Connect | None = None,
 ) -> IngestSummary:
     """Bring a source into the archive as `config.mode` says, and only what the archive does not have yet.
 
-    Frames are read and written by the workers of `client`, or by threads; their status is recorded here, after them.
+    Frames are read and written by the workers of the client that `connect` gives, or by threads; it is asked when there
+    is a frame to read, and not before. Their status is recorded here, after them.
     A corrupt granule becomes status 3 with its reason, a slot without one status 4 after `grace_minutes`, and the
     run goes on. Raises `FewcastError` where there is nothing to read, nothing readable, another archive's grid, a full
     disk, or another ingest at work.
     """
-    return _Run(config, report or Silent(), clock()).go(client)
+    return _Run(config, report or Silent(), clock()).go(connect)
 
 
 class _NothingReadable(Exception):  # noqa: N818
@@ -87,24 +83,19 @@ class _Run:
         self.seen = 0
         self.last_record = time.monotonic()
 
-    def go(self, client: "Client | None") -> IngestSummary:
+    def go(self, connect: Connect | None) -> IngestSummary:
         config = self.config
         with ExitStack() as stack:
+            workers = Workers(config.connections, connect, stack)
             try:
                 if Archive.exists(config.archive):
                     self._hold(stack)
                     self.archive = Archive.open(config.archive, "r+")
                 self.plan = plan(config, self.archive, self.now)
-                executor: Executor
-                if client:
-                    executor = client.get_executor(pure=False)
-                    most = max(LEAST_ON_CLUSTER, SLOTS_PER_THREAD * sum(client.nthreads().values()))
-                else:
-                    executor = ThreadPoolExecutor(config.connections, "ingest")
-                    most = SLOTS_PER_THREAD * config.connections
-                stack.enter_context(executor)
-                self._drain(self._jobs(stack), executor, most)
+                self._drain(self._jobs(stack), workers)
             except OSError as error:
+                if error is workers.refused:
+                    raise
                 raise _unwritable(config.archive, error) from error
         if not self.seen and not self.counts["skipped"]:
             raise FewcastError(
@@ -225,25 +216,22 @@ class _Run:
                 yield Job(slot, tuple(wanted), frozenset(served))
             else:
                 self._progress(1)
-        if self.seen or self.counts["skipped"]:  # a source that never held anything is a mistake, not a hole
-            self._note(self.absent)
-            self.absent = []
+        self._note_absent()
 
     # -- doing it
 
-    def _drain(self, jobs: Iterator[Job], executor: Executor, most: int) -> None:
+    def _drain(self, jobs: Iterator[Job], workers: Workers) -> None:
         """Keep a bounded number of jobs at work, and record what has become of them as they end."""
         running: set[Future[Outcome]] = set()
         try:
             for job in jobs:
                 assert self.archive is not None
-                while len(running) >= most:
+                while len(running) >= workers.most:
                     running = self._collect(running)
-                running.add(executor.submit(read_slot, self.archive, job, self.config))
+                running.add(workers.submit(read_slot, self.archive, job, self.config))
             while running:
                 running = self._collect(running)
-            if self.seen or self.counts["skipped"]:
-                self._note(self.absent)
+            self._note_absent()
         finally:
             for future in running:
                 future.cancel()
@@ -261,6 +249,11 @@ class _Run:
         if waited > RECORD_AFTER_SECONDS or len(self.pending) >= RECORD_AFTER_FRAMES:
             self._record()
         return rest
+
+    def _note_absent(self) -> None:
+        if self.seen or self.counts["skipped"]:  # a source that never held anything is a mistake, not a hole
+            self._note(self.absent)
+            self.absent = []
 
     def _note(self, stored: list[Stored]) -> None:
         self.pending += stored

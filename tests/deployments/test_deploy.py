@@ -213,6 +213,11 @@ def test_every_preset_can_be_started_and_live_sources_follow_the_satellite() -> 
         assert entry.starts in str(deployment.description)
         assert {entry.flow.name, entry.limit_tag} == {*deployment.tags}
         assert (deployment.concurrency_limit, bool(deployment.schedules)) == (1, bool(entry.cron))
+        told = entry.deployment("/somewhere").job_variables
+        assert told.pop("command", "").startswith(sys.executable) == entry.prompt
+        assert told == {"working_dir": "/somewhere"}
+    prompt = {path for path, entry in made.items() if entry.prompt and path.endswith(("/korea", "/korea-latest"))}
+    assert prompt == {"ingest/korea-latest", "nowcast/korea", "monitor/korea"}
 
 
 def test_what_hangs_is_cancelled_and_what_died_is_crashed(api: httpx.Client) -> None:
