@@ -23,6 +23,7 @@ from flows.monitor import monitor
 from flows.nowcast import nowcast
 from flows.pipeline import pipeline
 from flows.promote import promote
+from flows.sweep import sweep
 from flows.train import train
 from flows.verify import verify
 
@@ -33,6 +34,7 @@ MINUTES_15, HOURS_2, HOURS_12, DAYS_2, DAYS_14 = (
     timedelta(minutes=15), timedelta(hours=2), timedelta(hours=12), timedelta(days=2), timedelta(days=14)
 )  # fmt: skip
 OLDEST_FRAME_MINUTES = 60  # of a nowcast, where the config has no word on it
+EXAMPLE_GRID = ["train.inner.steps=1,3,5"]  # what the form of a sweep begins with
 SILENT_SLOTS = 4  # as many slots without a frame make an archive stale
 
 
@@ -132,6 +134,10 @@ def entries(config: PipelineConfig) -> list[Entry]:
         Entry(
             promote, name, "Make the newest candidate the champion, if it beats it on validation.",
             {"tracking": tracking}, MINUTES_15, after=f"{evaluate.name}/{name}",
+        ),
+        Entry(
+            sweep, name, "Train and validate every combination of some settings; the episodes must be there.",
+            {"config": _values(config), "grid": EXAMPLE_GRID}, DAYS_14, pool=GPU_POOL,
         ),
         Entry(
             nowcast, name, f"Forecast from the newest frames of `{config.forecast.archive}`.",
