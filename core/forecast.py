@@ -23,7 +23,6 @@ from core.mosaic import mosaic
 from core.newest import Newest
 from core.report import Report, Silent
 from core.run import device_of
-from core.verify.mixture import Mixture
 
 NAMED = 100  # starts named in one line of the log
 
@@ -78,15 +77,11 @@ def forecast(
         support = view.support(support_slots)
         steps = None if support_slots else 0
         posterior = model.adapt(replace(support, x=_fast(support.x)), seed=config.seed, steps=steps)
-    codes, drawer = view.inputs(init), _with_precision(model, config)
-
-    def predict(x: Tensor) -> Mixture:
-        with torch.no_grad():
-            return drawer.predict(posterior, _fast(x), config.members, config.seed)
-
+    codes = view.inputs(init)
     with _timed(made, "members"):
+        predict = _with_precision(model, config).sampler(posterior, config.members, config.seed)
         mixture = mosaic(
-            predict,
+            lambda x: predict(_fast(x)),
             lambda y, x: view.cut(codes, init, y, x),
             view.shape,
             model.spec.tile_pixels,
