@@ -63,7 +63,7 @@ class Witness:
     def _pause(self) -> None:
         """Hand out no more runs, so that what is looked at stands still."""
         for pool in (CPU_POOL, GPU_POOL):
-            self.api.patch(f"/work_pools/{pool}", json={"is_paused": True}).raise_for_status()
+            self._ask(f"/work_pools/{pool}", {"is_paused": True}, "PATCH")
 
     def _wait(self, condition: Any, patience: float, push: bool, complaint: str) -> None:
         deadline, pushed = time.monotonic() + patience, time.monotonic()
@@ -127,14 +127,14 @@ class Witness:
         asked = {"flow_runs": {"state": {"type": {"any_": list(states)}}}}
         return int(self._ask("/flow_runs/count", asked))
 
-    def _ask(self, path: str, body: dict[str, Any]) -> Any:
+    def _ask(self, path: str, body: dict[str, Any], method: str = "POST") -> Any:
         """The server's answer; SQLite makes it answer 503, or late, while it is busy."""
         for last in (False,) * 9 + (True,):
             try:
-                answer = self.api.post(path, json=body)
+                answer = self.api.request(method, path, json=body)
                 if answer.is_success or last:
                     answer.raise_for_status()
-                    return answer.json()
+                    return answer.json() if answer.content else None
             except httpx.TransportError:
                 if last:
                     raise
