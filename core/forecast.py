@@ -16,14 +16,13 @@ from core.config import ForecastConfig
 from core.errors import FewcastError
 from core.forecast_animation import animate
 from core.forecast_dataset import forecast_dataset, identity
-from core.forecast_folder import Folder
+from core.forecast_folder import Folder, stamp
 from core.forecast_picture import forecast_picture
 from core.model import Model
 from core.mosaic import mosaic
 from core.newest import Newest
 from core.report import Report, Silent
 from core.run import device_of
-from core.verify.mixture import Mixture
 
 NAMED = 100  # starts named in one line of the log
 
@@ -71,21 +70,18 @@ def forecast(
     if folder.holds(place, own):
         folder.point_to_latest()
         report.message(f"{made.url} is up to date: skipped")
+        _tell_superseded(view, init, folder, report)
         return replace(made, skipped=True)
     with _timed(made, "adapt"):
         report.message(f"adapting to {len(support_slots)} windows before {init_time}")
         support = view.support(support_slots)
         steps = None if support_slots else 0
         posterior = model.adapt(replace(support, x=_fast(support.x)), seed=config.seed, steps=steps)
-    codes, drawer = view.inputs(init), _with_precision(model, config)
-
-    def predict(x: Tensor) -> Mixture:
-        with torch.no_grad():
-            return drawer.predict(posterior, _fast(x), config.members, config.seed)
-
+    codes = view.inputs(init)
     with _timed(made, "members"):
+        predict = _with_precision(model, config).sampler(posterior, config.members, config.seed)
         mixture = mosaic(
-            predict,
+            lambda x: predict(_fast(x)),
             lambda y, x: view.cut(codes, init, y, x),
             view.shape,
             model.spec.tile_pixels,
@@ -103,12 +99,12 @@ def forecast(
     if animation:
         with _timed(made, "animation"):
             animate(dataset, view, init, Path(animation))
-    _tell_superseded(view, init, folder, report)
     with _timed(made, "write"):
         folder.write(dataset, place, netcdf=config.netcdf)
         folder.point_to_latest()
         for name in folder.retire(config.keep_days):
             report.message(f"{name} is older than {config.keep_days:g} days: deleted")
+    _tell_superseded(view, init, folder, report)
     return made
 
 
@@ -145,13 +141,20 @@ def _require_fresh(config: ForecastConfig, view: Newest, init: np.datetime64, no
 
 
 def _tell_superseded(view: Newest, init: int, folder: Folder, report: Report) -> None:
-    """Name the starts since the forecast before this one that have none of their own: the newest alone is made."""
-    times = view.frames.archive.times
-    earlier = [moment for moment, _ in folder.forecasts() if moment < times[init]]
-    left = view.superseded(init, earlier[-1]) if earlier else []
+    """Name the starts between forecasts that have none of their own: the newest alone is made.
+
+    A late frame may complete a start long after a newer one was forecast, and a killed run tells nothing, so all that
+    the folder does not account for is told, whichever run left it so. The log may be lost with its server: the folder
+    keeps the word.
+    """
+    times, made = view.frames.archive.times, {moment for moment, _ in folder.forecasts()}
+    newest, told = times[init].astype("M8[s]"), folder.superseded()
+    between = view.superseded(init, min(made)) if made else []
+    left = [times[slot].astype("M8[s]") for slot in between if times[slot].astype("M8[s]") not in made | told.keys()]
     if left:
-        names = ", ".join(f"{times[slot].astype('M8[s]').item():%Y%m%dT%H%MZ}" for slot in left[-NAMED:])
-        report.message(f"superseded by {times[init].astype('M8[s]').item():%Y%m%dT%H%MZ}: {names}")
+        folder.note_superseded(dict.fromkeys(left, newest))
+        names = ", ".join(stamp(moment) for moment in left[-NAMED:])
+        report.message(f"superseded by {stamp(newest)}: {names}")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import xarray as xr
 from core.errors import FewcastError
 from core.forecast_dataset import IDENTITY, encoding
 
-_FORM = "forecast_%Y%m%dT%H%MZ.zarr"
+_STAMP = "%Y%m%dT%H%MZ"
+_FORM = f"forecast_{_STAMP}.zarr"
 _BESIDE = (".png", ".gif", ".nc")
 _ABANDONED_SECONDS = 3600
 VERIFICATION = "verification"
+SUPERSEDED = "superseded.json"
 
 
 class Folder:
@@ -39,10 +42,9 @@ class Folder:
         found: list[tuple[np.datetime64, Path]] = []
         for path in sorted(self.path.glob("forecast_*.zarr")):
             try:
-                moment = time.strptime(path.name, _FORM)
+                found.append((_moment(path.name, _FORM), path))
             except ValueError:
                 continue
-            found.append((np.datetime64(f"{time.strftime('%Y-%m-%dT%H:%M', moment)}", "s"), path))
         return found
 
     def holds(self, place: Path, own: Mapping[str, Any]) -> bool:
@@ -96,6 +98,22 @@ class Folder:
             if not left.is_symlink() and time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
                 shutil.rmtree(left, ignore_errors=True)
 
+    def superseded(self) -> dict[np.datetime64, np.datetime64]:
+        """Starts that have no forecast of their own, each with the newer one that was forecast in its place."""
+        try:
+            found: dict[str, str] = json.loads((self.path / SUPERSEDED).read_text())
+            return {_moment(start, _STAMP): _moment(by, _STAMP) for start, by in found.items()}
+        except (OSError, ValueError):
+            return {}
+
+    def note_superseded(self, more: Mapping[np.datetime64, np.datetime64]) -> None:
+        """Add to them; those from before the oldest forecast that is left are forgotten."""
+        oldest = self.forecasts()[0][0]
+        kept = {start: by for start, by in sorted({**self.superseded(), **more}.items()) if start >= oldest}
+        beside = self.path / f".{SUPERSEDED}.{os.getpid()}.partial"
+        beside.write_text(json.dumps({stamp(start): stamp(by) for start, by in kept.items()}, indent=1))
+        beside.replace(self.path / SUPERSEDED)
+
     def skill(self) -> dict[str, Any]:
         """The rolling scores of past forecasts, as `verify` left them; empty before there are any."""
         try:
@@ -103,6 +121,15 @@ class Folder:
             return found
         except (OSError, ValueError):
             return {}
+
+
+def stamp(moment: np.datetime64) -> str:
+    """A start as names and logs have it."""
+    return f"{moment.astype('M8[s]').item():{_STAMP}}"
+
+
+def _moment(text: str, form: str) -> np.datetime64:
+    return np.datetime64(datetime.strptime(text, form), "s")
 
 
 def read_attributes(place: Path) -> dict[str, Any]:

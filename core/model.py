@@ -1,6 +1,6 @@
 """A trained run, ready to adapt and to forecast: network, likelihood, prior and units rebuilt from a checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -179,11 +179,19 @@ class Model:
 
         Its std is calibrated as validation found best, for the prior's own forecast and for adapted ones.
         """
-        generator = torch.Generator(self.device).manual_seed(seed)
-        mixture = Mixture(*self.learner.predict(posterior, x.to(self.device), members, generator))
+        return self.sampler(posterior, members, seed)(x)
+
+    def sampler(self, posterior: Posterior, members: int, seed: int = 0) -> Callable[[Tensor], Mixture]:
+        """`predict` for any number of x, with weight samples that are drawn once."""
+        components = self.learner.sampler(posterior, members, torch.Generator(self.device).manual_seed(seed))
         own = None if len(posterior.support) else self.calibrations.get("prior")
         calibration = own or self.calibrations.get("adapted")
-        return calibration(mixture) if calibration else mixture
+
+        def predict(x: Tensor) -> Mixture:
+            mixture = Mixture(*components(x.to(self.device)))
+            return calibration(mixture) if calibration else mixture
+
+        return predict
 
 
 def find(run: Path, which: str | int) -> Checkpoint:

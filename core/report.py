@@ -1,9 +1,10 @@
 """How `core` tells the outside what it is doing: a passed-in callback, silent by default."""
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @runtime_checkable
@@ -16,7 +17,7 @@ class Report(Protocol):
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Scalars at a step of training."""
 
-    def figure(self, name: str, figure: Figure, step: int) -> None:
+    def figure(self, name: str, figure: "Figure", step: int) -> None:
         """A picture worth keeping."""
 
     def message(self, text: str) -> None:
@@ -30,6 +31,6 @@ class Silent:
 
     def metrics(self, values: Mapping[str, float], step: int) -> None: ...
 
-    def figure(self, name: str, figure: Figure, step: int) -> None: ...
+    def figure(self, name: str, figure: "Figure", step: int) -> None: ...
 
     def message(self, text: str) -> None: ...

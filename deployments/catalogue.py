@@ -1,5 +1,7 @@
 """Every deployment of a preset: its name, what it is for, when it runs, and what it must not run beside."""
 
+import shlex
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,6 +23,7 @@ from flows.monitor import monitor
 from flows.nowcast import nowcast
 from flows.pipeline import pipeline
 from flows.promote import promote
+from flows.sweep import sweep
 from flows.train import train
 from flows.verify import verify
 
@@ -31,6 +34,7 @@ MINUTES_15, HOURS_2, HOURS_12, DAYS_2, DAYS_14 = (
     timedelta(minutes=15), timedelta(hours=2), timedelta(hours=12), timedelta(days=2), timedelta(days=14)
 )  # fmt: skip
 OLDEST_FRAME_MINUTES = 60  # of a nowcast, where the config has no word on it
+EXAMPLE_GRID = ["train.inner.steps=1,3,5"]  # what the form of a sweep begins with
 SILENT_SLOTS = 4  # as many slots without a frame make an archive stale
 
 
@@ -50,6 +54,7 @@ class Entry:
     on_growth_of: str = ""  # started when frames have come into this archive
     on_silence_of: str = ""  # started when none have, for `silence`
     silence: timedelta = timedelta(0)
+    prompt: bool = False  # its process starts in half the time: see `deployment`
 
     @property
     def path(self) -> str:
@@ -72,10 +77,16 @@ class Entry:
         return ", ".join(filter(None, ways)) or "by hand"
 
     def deployment(self, working_dir: str = "") -> RunnerDeployment:
-        """As prefect takes it: to be served by this process, or (with a folder to run in) for a worker of its pool."""
+        """As prefect takes it: to be served by this process, or (with a folder to run in) for a worker of its pool.
+
+        A worker that is given a command starts it at once. Given none, it starts a process that prepares a workspace,
+        which nothing here needs, and that becomes the run. But if a run with a command is killed, the worker imports
+        its flow to look for hooks, torch and all, and keeps it: hence only for what must be prompt.
+        """
         pool: dict[str, Any] = {}
         if working_dir:
-            pool = {"work_pool_name": self.pool, "job_variables": {"working_dir": working_dir}}
+            command = {"command": shlex.join([sys.executable, "-m", "prefect.engine"])} if self.prompt else {}
+            pool = {"work_pool_name": self.pool, "job_variables": {"working_dir": working_dir, **command}}
         made = self.flow.to_deployment(
             name=self.name,
             description=f"{self.description} Starts {self.starts}; cancelled after {self.limit}.",
@@ -125,9 +136,13 @@ def entries(config: PipelineConfig) -> list[Entry]:
             {"tracking": tracking}, MINUTES_15, after=f"{evaluate.name}/{name}",
         ),
         Entry(
+            sweep, name, "Train and validate every combination of some settings; the episodes must be there.",
+            {"config": _values(config), "grid": EXAMPLE_GRID}, DAYS_14, pool=GPU_POOL,
+        ),
+        Entry(
             nowcast, name, f"Forecast from the newest frames of `{config.forecast.archive}`.",
             {"config": _values(_operational(config) if live else config.forecast), "tracking": tracking}, MINUTES_15,
-            on_growth_of=archive if live else "", cron=fallback if live else "",
+            on_growth_of=archive if live else "", cron=fallback if live else "", prompt=True,
         ),
         Entry(
             check_archive, name, f"Read every frame of `{archive}` and compare it with its digest.",
@@ -143,11 +158,12 @@ def entries(config: PipelineConfig) -> list[Entry]:
         made += [
             Entry(
                 monitor, name, f"Write what a monitoring system reads to `{config.monitor.folder}`.",
-                {"config": _values(config.monitor)}, MINUTES_15, collision=SKIP, cron="*/5 * * * *",
+                {"config": _values(config.monitor)}, MINUTES_15, collision=SKIP, cron="*/5 * * * *", prompt=True,
             ),
             Entry(
                 ingest, f"{name}-latest", f"The newest slots of `{config.ingest.source}`, and late ones.",
                 {"config": _values(latest)}, HOURS_2, collision=SKIP, cron=f"*/{minutes} * * * *",
+                prompt=True,
             ),
             Entry(
                 check_fresh, name, f"Say since when no frame has come into `{archive}`, and why; red if it is stale.",

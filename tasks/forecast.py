@@ -14,7 +14,7 @@ from tasks.pictures import publish_file
 from tasks.policies import LOCAL, NETWORK
 from tasks.reporting import Reporting
 from tasks.summary import publish
-from tasks.tracking import local_run
+from tasks.tracking import local_run, model_page
 
 
 @task(name="forecast", **NETWORK)
@@ -24,7 +24,7 @@ def forecast(config: ForecastConfig, tracking: TrackingConfig) -> Forecast:
         own = config.model_copy(update={"run": local_run(config.run, tracking)})
         made = forecast_area(own, report=report)
         report.message(f"{'skipped, it is there' if made.skipped else 'made'}: {made.url}")
-    publish("nowcast", made, model=config.run)
+    publish("nowcast", made, model=model_page(config.run, tracking))
     for key, path, words in (("picture", made.picture, "Forecast"), ("animation", made.animation, "Animation")):
         if path and Path(path).exists():
             publish_file(f"nowcast-{key}", Path(path), f"{words} from {made.init_time} UTC")

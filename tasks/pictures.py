@@ -3,15 +3,18 @@
 import base64
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
 from PIL import Image
 from prefect.artifacts import create_image_artifact
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _WIDTH = 900
 
 
-def publish_figure(key: str, figure: Figure, description: str) -> None:
+def publish_figure(key: str, figure: "Figure", description: str) -> None:
     """Put a figure on the run."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=80, bbox_inches="tight")

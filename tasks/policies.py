@@ -8,7 +8,6 @@ Only steps that talk to a network are retried, and only on errors that pass.
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-import dask
 from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
@@ -49,7 +48,9 @@ SEGMENT: dict[str, Any] = {
 
 def dask_client() -> "AbstractContextManager[Client | None]":
     """A client of the cluster that Dask's own setting names (`DASK_SCHEDULER_ADDRESS`); None means local threads."""
-    address = dask.config.get("scheduler-address", None)
+    from dask import config
+
+    address = config.get("scheduler-address", None)
     if not address:
         return nullcontext(None)
     from distributed import Client  # takes a quarter of a second that an idle run does not need

@@ -5,16 +5,18 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from matplotlib.figure import Figure
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from core.report import Report, Silent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # The command line puts its console here; a worker has none and stays quiet.
 TERMINAL: contextvars.ContextVar[Console | None] = contextvars.ContextVar("fewcast_terminal", default=None)
@@ -57,7 +59,7 @@ class Broadcast:
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         self._each(lambda report: report.metrics(values, step))
 
-    def figure(self, name: str, figure: Figure, step: int) -> None:
+    def figure(self, name: str, figure: "Figure", step: int) -> None:
         self._each(lambda report: report.figure(name, figure, step))
 
     def message(self, text: str) -> None:

@@ -1,17 +1,20 @@
 """What a stage did, as a table on its run."""
 
 import dataclasses
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from prefect.artifacts import create_markdown_artifact
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def publish(key: str, summary: Any, **more: str) -> None:
     """Put the fields of a summary on the run as a table, and its data frames below it."""
     values = {field.name: getattr(summary, field.name) for field in dataclasses.fields(summary) if field.repr}
-    frames = [value for value in values.values() if isinstance(value, pd.DataFrame)]
-    rows = {name: _text(value) for name, value in values.items() if not isinstance(value, pd.DataFrame)} | more
+    frames = [value for value in values.values() if _is_frame(value)]
+    rows = {name: _text(value) for name, value in values.items() if not _is_frame(value)} | more
     table = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in rows.items())
     below = "".join(f"\n{_markdown(frame)}\n" for frame in frames)
     create_markdown_artifact(f"| {key} | |\n|---|---|\n{table}\n{below}", key=key)
@@ -22,12 +25,17 @@ def counts(**values: int) -> str:
     return ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in values.items() if value) or "nothing"
 
 
+def _is_frame(value: Any) -> bool:
+    """No value can be a data frame unless someone has imported pandas, which takes a third of a second."""
+    return "pandas" in sys.modules and isinstance(value, sys.modules["pandas"].DataFrame)
+
+
 def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_text(item)}" for key, item in value.items())
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _markdown(frame: pd.DataFrame) -> str:
+def _markdown(frame: "pd.DataFrame") -> str:
     lines = [frame.columns.tolist(), ["---"] * len(frame.columns), *frame.to_numpy(dtype=object).tolist()]
     return "\n".join("| " + " | ".join(map(_text, line)) + " |" for line in lines)

@@ -2,15 +2,17 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from core.archive.archive import Archive
 from core.archive.layout import Status
 from core.satellite.granule import UNITS, Reason
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SERVED = (Status.COMPLETE, Status.PARTIAL)
 SAMPLED_SLOTS, LONGEST_LIST = 24, 20
@@ -133,8 +135,11 @@ def inspect(url: str, *, last_days: int = 0) -> Inspection:
     )
 
 
-def quick_look(url: str, channels: int = 4) -> Figure:
+def quick_look(url: str, channels: int = 4) -> "Figure":
     """The newest served frame of the first few channels; what is missing is blue."""
+    from matplotlib import colormaps  # an ingest that finds nothing new draws nothing
+    from matplotlib.figure import Figure
+
     archive = Archive.open(url)
     names = archive.channels[:channels]
     height, width = archive.shape

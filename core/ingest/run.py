@@ -8,7 +8,6 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +20,10 @@ from core.errors import FewcastError
 from core.ingest.ahead import ahead
 from core.ingest.plan import SERVED, days, plan, slots_of
 from core.ingest.slot import Job, Outcome, read_slot
-from core.ingest.workers import Workers
+from core.ingest.workers import Connect, Workers
 from core.report import Report, Silent
 from core.satellite import source, sun
 from core.satellite.granule import Granule
-
-if TYPE_CHECKING:
-    from distributed import Client
 
 # How long finished frames may wait to be recorded: what a killed ingest does again.
 RECORD_AFTER_SECONDS, RECORD_AFTER_FRAMES = 2.0, 128
@@ -55,16 +51,17 @@ def ingest(
     *,
     report: Report | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-    client: "Client | None" = None,
+    connect: Connect | None = None,
 ) -> IngestSummary:
     """Bring a source into the archive as `config.mode` says, and only what the archive does not have yet.
 
-    Frames are read and written by the workers of `client`, or by threads; their status is recorded here, after them.
+    Frames are read and written by the workers of the client that `connect` gives, or by threads; it is asked when there
+    is a frame to read, and not before. Their status is recorded here, after them.
     A corrupt granule becomes status 3 with its reason, a slot without one status 4 after `grace_minutes`, and the
     run goes on. Raises `FewcastError` where there is nothing to read, nothing readable, another archive's grid, a full
     disk, another ingest at work, or a cluster whose workers all die.
     """
-    return _Run(config, report or Silent(), clock()).go(client)
+    return _Run(config, report or Silent(), clock()).go(connect)
 
 
 class _NothingReadable(Exception):  # noqa: N818
@@ -86,16 +83,19 @@ class _Run:
         self.seen = 0
         self.last_record = time.monotonic()
 
-    def go(self, client: "Client | None") -> IngestSummary:
+    def go(self, connect: Connect | None) -> IngestSummary:
         config = self.config
         with ExitStack() as stack:
+            workers = Workers(connect, config.connections, stack)
             try:
                 if Archive.exists(config.archive):
                     self._hold(stack)
                     self.archive = Archive.open(config.archive, "r+")
                 self.plan = plan(config, self.archive, self.now)
-                self._drain(self._jobs(stack), Workers(client, config.connections, stack))
+                self._drain(self._jobs(stack), workers)
             except OSError as error:
+                if error is workers.refused:
+                    raise
                 raise _unwritable(config.archive, error) from error
         if not self.seen and not self.counts["skipped"]:
             raise FewcastError(
@@ -216,9 +216,7 @@ class _Run:
                 yield Job(slot, tuple(wanted), frozenset(served))
             else:
                 self._progress(1)
-        if self.seen or self.counts["skipped"]:  # a source that never held anything is a mistake, not a hole
-            self._note(self.absent)
-            self.absent = []
+        self._note_absent()
 
     # -- doing it
 
@@ -233,8 +231,7 @@ class _Run:
                 running[workers.submit(read_slot, self.archive, job, self.config)] = job
             while running:
                 self._collect(running, workers)
-            if self.seen or self.counts["skipped"]:
-                self._note(self.absent)
+            self._note_absent()
         finally:
             for outcome in workers.give_up(running):
                 self._note(outcome.stored)
@@ -253,6 +250,11 @@ class _Run:
     def _time(self, job: Job) -> str:
         assert self.archive is not None
         return str(self.archive.times[job.slot].astype("datetime64[m]")).replace("T", " ")
+
+    def _note_absent(self) -> None:
+        if self.seen or self.counts["skipped"]:  # a source that never held anything is a mistake, not a hole
+            self._note(self.absent)
+            self.absent = []
 
     def _note(self, stored: list[Stored]) -> None:
         self.pending += stored

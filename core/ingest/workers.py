@@ -1,4 +1,7 @@
-"""Where slots are read: on threads of this process, or on the workers of a Dask cluster, all of which may die."""
+"""Where slots are read: on threads of this process, or on the workers of a Dask cluster, all of which may die.
+
+Either is started by the first slot, since most runs of a live source find nothing new.
+"""
 
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -12,6 +15,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 T = TypeVar("T")
+Connect = Callable[[], "Client | None"]
 # Slots handed out for each thread, one at work and the next; a cluster that is to grow must see more of them waiting.
 SLOTS_PER_THREAD, LEAST_ON_CLUSTER = 2, 128
 # How long a cluster may be without a worker: one that grows on demand takes minutes to begin.
@@ -20,25 +24,39 @@ KEPT = "then run again: what was written is kept"
 
 
 class Workers:
-    """Runs calls elsewhere, `most` at a time; whatever becomes of a cluster is one `FewcastError`.
+    """Runs calls elsewhere, `most` at a time, until `stack` ends; whatever becomes of a cluster is one `FewcastError`.
 
     Dask itself gives a call to other workers when one dies, until `distributed.scheduler.allowed-failures`.
+    `refused` is the error of a cluster that did not answer at first, which says nothing of the archive and may pass.
     """
 
-    def __init__(self, client: "Client | None", threads: int, stack: ExitStack) -> None:
-        self.client = client
-        self.address = client.scheduler.address if client and client.scheduler else ""
-        self._executor: Executor
-        if client:
-            self._executor = client.get_executor(pure=False)
-            self.most = max(LEAST_ON_CLUSTER, SLOTS_PER_THREAD * sum(client.nthreads().values()))
-        else:
-            self._executor = stack.enter_context(ThreadPoolExecutor(threads, "ingest"))
-            self.most = SLOTS_PER_THREAD * threads
+    def __init__(self, connect: Connect | None, threads: int, stack: ExitStack) -> None:
+        self._connect, self._threads, self._stack = connect, threads, stack
+        self._executor: Executor | None = None
+        self.client: Client | None = None
+        self.address = ""
+        self.most = 1  # known once they have started
+        self.refused: OSError | None = None
 
     def submit(self, call: Callable[..., T], *arguments: Any) -> "Future[T]":
+        if self._executor is None:
+            self._executor = self._start()
         with self._one_line(""):
             return self._executor.submit(call, *arguments)
+
+    def _start(self) -> Executor:
+        try:
+            self.client = self._connect() if self._connect else None
+        except OSError as error:
+            self.refused = error
+            raise
+        if self.client is None:
+            self.most = SLOTS_PER_THREAD * self._threads
+            return self._stack.enter_context(ThreadPoolExecutor(self._threads, "ingest"))
+        self.address = self.client.scheduler.address if self.client.scheduler else ""
+        self.most = max(LEAST_ON_CLUSTER, SLOTS_PER_THREAD * sum(self.client.nthreads().values()))
+        executor: Executor = self.client.get_executor(pure=False)
+        return executor
 
     def finished(self, futures: Collection["Future[T]"]) -> set["Future[T]"]:
         """Those that have ended, once one has."""

@@ -4,14 +4,14 @@ The three are one code path. `maml` has no weight noise and no KL: theta has no 
 either and learns from support and query alike; fine-tuning is `posterior(..., steps=n)` of it.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from core.bayes.gaussian import Tree, bayesian_names, branch, graft, standard_normal
+from core.bayes.gaussian import Tree, bayesian_names, branch, graft
 from core.bayes.likelihood import Likelihood, Predictive
 from core.bayes.perturbation import Choice, Perturbation
 from core.config import TrainConfig
@@ -30,6 +30,7 @@ from core.meta.forward_mode import explain
 from core.meta.inner_loop import BayesianEpisode, OuterTerms, adapt, check_finite, initial_log_rates, preconditioned
 from core.meta.meta_gradient import MetaGradient
 from core.meta.precision import precision
+from core.meta.sampler import sampler
 from core.meta.stacked import StackedEpisodes
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's usual ones
@@ -129,7 +130,6 @@ class Learner:
         self.perturbation = Perturbation(network, choice, antithetic=inner.antithetic, batched=inner.batch_samples)
         self._execute = Executor(config.execution)
         self._fastest: dict[tuple[torch.Size, torch.Size], str] = {}
-        self.plain = Perturbation(network)  # members are explicit draws of the weights, however training perturbs them
 
     def init_state(self, pooled: LearnerState | None = None) -> LearnerState:
         """A first state: prior means from the network's present weights, or from a pooled run's (MOPED)."""
@@ -219,18 +219,18 @@ class Learner:
         tree = {name: leaf.detach() for name, leaf in (state.theta | adapted).items()}
         return Posterior(weights_of(tree), branch(tree, "log_std"), branch(tree, "noise"), data)
 
-    @torch.no_grad()
     def predict(self, posterior: Posterior, x: Tensor, n_samples: int, generator: torch.Generator) -> Predictive:
         """The predictive mixture's components for x (N, ...): mean (S, N, ...) and std that broadcasts to it.
 
         Each component is one explicit draw of all the weights, shared by the N windows and by every pixel.
         """
-        samples = n_samples if posterior.log_std else 1
-        noise = standard_normal(posterior.log_std, generator, samples)
-        with precision(self.config.precision, x.device):
-            outputs = self.plain.outputs(posterior.mean, posterior.log_std, noise, x)
-        mean, std = self.likelihood.predictive(outputs, posterior.noise)
-        return Predictive(mean.expand(n_samples, *mean.shape[1:]), std)
+        return self.sampler(posterior, n_samples, generator)(x)
+
+    def sampler(
+        self, posterior: Posterior, n_samples: int, generator: torch.Generator
+    ) -> Callable[[Tensor], Predictive]:
+        """`predict` for any number of x with the same draws, made once."""
+        return sampler(self.network, self.likelihood, self.config.precision, posterior, n_samples, generator)
 
     def mode(self, state: LearnerState, support: Examples, query: Examples) -> str:
         """How the next meta-gradient is taken: for `auto`, what the memory free when first asked allows these shapes.

@@ -1,15 +1,17 @@
 """CF frames in one Zarr store: variables (time, y, x), each time a granule of its own."""
 
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 from core.config import IngestConfig
 from core.errors import FewcastError
 from core.satellite import cf, hdf5, remote
 from core.satellite.granule import PHYSICAL_RANGE, CorruptGranule, Granule, Image, Pixels, Reason
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 def is_store(config: IngestConfig) -> bool:
@@ -18,14 +20,16 @@ def is_store(config: IngestConfig) -> bool:
 
 
 @lru_cache(maxsize=4)
-def _store(source: str, anonymous: bool, endpoint_url: str) -> xr.Dataset:
+def _store(source: str, anonymous: bool, endpoint_url: str) -> "xr.Dataset":
+    import xarray as xr  # of all sources this one alone needs it
+
     options: dict[str, Any] = {"anon": anonymous} if source.startswith("s3://") else {}
     if options and endpoint_url:
         options["endpoint_url"] = endpoint_url
     return xr.open_zarr(source, chunks=None, storage_options=options or None)
 
 
-def _opened(config: IngestConfig) -> xr.Dataset:
+def _opened(config: IngestConfig) -> "xr.Dataset":
     return _store(config.source, config.anonymous, config.endpoint_url)
 
 

@@ -18,6 +18,7 @@ PORTS = {"prefect": 4200, "mlflow": 5000, "dask": 8786, "s3": 8333, "postgres": 
 INNER_PORTS = ("s3-master", "s3-master-grpc", "s3-volume", "s3-volume-grpc", "s3-filer", "s3-filer-grpc", "s3-grpc",
                f"worker-{CPU_POOL}", f"worker-{GPU_POOL}")  # fmt: skip
 HEARTBEAT_SECONDS = 30
+POLL_SECONDS = 2  # how long work that is asked for may lie unseen; by default 10
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
@@ -79,6 +80,7 @@ class Plan:
             name = f"worker-{pool}"
             words = ("worker", "start", "--pool", pool, "--type", "process", "--with-healthcheck")
             told = {
+                "PREFECT_WORKER_QUERY_SECONDS": str(POLL_SECONDS),
                 "PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1",
                 "PREFECT_WORKER_WEBSERVER_PORT": str(self.ports[name]),
             }

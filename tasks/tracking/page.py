@@ -1,8 +1,11 @@
-"""Where a person finds a run's page in MLflow."""
+"""Where a person finds a run, or a model, in MLflow."""
 
+import re
 from pathlib import Path
 
+from core.config import TrackingConfig
 from tasks.tracking.journal import read_delivered
+from tasks.tracking.uri import tracking_uri
 
 
 def run_page(folder: Path) -> str:
@@ -23,3 +26,9 @@ def run_page(folder: Path) -> str:
     except MlflowException:  # away: the words say where it is
         return words
     return f"[{words}]({delivered.uri.rstrip('/')}/#/experiments/{experiment}/runs/{delivered.run_id})"
+
+
+def model_page(run: str, tracking: TrackingConfig) -> str:
+    """A registered model (`models:/NAME@ALIAS`): a Markdown link to its page; otherwise the words alone."""
+    uri, name = tracking_uri(tracking), re.match(r"models:/([^@/]+)", run)
+    return f"[{run}]({uri.rstrip('/')}/#/models/{name[1]})" if name and uri.startswith("http") else run

@@ -11,7 +11,7 @@ import pytest
 from deployments.stack import Stack
 
 TINY = Path(__file__).parents[1] / "flows" / "tiny.toml"
-SERVICES = ("prefect", "mlflow", "dask", "dask-worker", "worker-fewcast-gpu")
+SERVICES = ("prefect", "mlflow", "dask", "dask-worker", "worker-fewcast-cpu", "worker-fewcast-gpu")
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update",

@@ -99,3 +99,24 @@ def test_a_pipeline_started_from_the_page_ends_with_its_artifacts_and_its_mlflow
     picture = page.locator("img[src^='blob:'], .image-outer-container img, [class*=image] img").first
     expect(picture).to_be_visible()
     keep(page, "mlflow-picture")
+
+
+def test_a_forecaster_makes_a_nowcast_with_the_champion_and_sees_its_picture(
+    page: Page, addresses: dict[str, str], keep: Callable[..., None]
+) -> None:
+    prefect, folder = addresses["prefect"], Path(addresses["folder"])
+    open_form(page, prefect, "promote")
+    wait_for_the_end(page, prefect, submit(page))
+    for members in ("2", "3"):
+        open_form(page, prefect, "nowcast")
+        field(page, "Members, one a weight sample.").locator("input").fill(members)
+        model = field(page, "Trained run: a folder").locator("textarea, input").first
+        model.fill("models:/tiny@champion")
+        wait_for_the_end(page, prefect, submit(page))
+    assert len([*(folder / "data/models/tiny").iterdir()]) == 1, "a version is fetched once"
+    page.get_by_role("tab", name="Artifacts").or_(page.get_by_text("Artifacts", exact=True)).first.click()
+    page.locator("a[href*='/artifacts/artifact/']", has_text=re.compile("image", re.I)).first.click()
+    picture = page.locator("img[src^='data:image/jpeg']").first
+    expect(picture).to_be_visible()
+    assert picture.evaluate("image => image.naturalWidth") > 300
+    keep(page, "prefect-nowcast")

@@ -1,13 +1,11 @@
 """The deployments, through a real Prefect server: registered, described, started by hand, completed."""
 
-import contextlib
 import os
-import signal
+import re
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,41 +18,15 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from core.config import load
 from core.meta import checkpoint
-from deployments.automations import apply_automations, overdue, zombies
+from deployments.automations import apply_automations, overdue, stale, zombies
 from deployments.catalogue import catalogue
 from flows.cli import PRESETS
+from tests.deployments.waiting import end, until
 
 TINY = Path(__file__).parents[1] / "flows" / "tiny.toml"
 # Real servers and real runs: minutes on a machine that is busy with other things.
 pytestmark = pytest.mark.timeout(900)
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-
-
-def until(condition: Callable[[], Any], seconds: float, *processes: "subprocess.Popen[bytes]") -> Any:
-    """The first true answer of `condition`; an error once time is up or a process has ended."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if answer := condition():
-                return answer
-        except httpx.TransportError:
-            pass
-        assert all(process.poll() is None for process in processes)
-        time.sleep(0.25)
-    raise TimeoutError
-
-
-def end(process: "subprocess.Popen[bytes]") -> None:
-    """End a process and what it started."""
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(15)
-    except subprocess.TimeoutExpired:
-        pass
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +158,19 @@ def test_a_training_cancelled_on_the_page_leaves_a_checkpoint(
     assert checkpoint.load_latest(place) is not None
 
 
+def test_an_evaluation_follows_a_training_and_the_promotion_follows_it(
+    api: httpx.Client, served: "subprocess.Popen[bytes]"
+) -> None:
+    def ended(flow: str) -> int:
+        asked = {"flows": {"name": {"any_": [flow]}}, "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+        return int(api.post("/flow_runs/count", json=asked).json())
+
+    before = {flow: ended(flow) for flow in ("evaluate", "promote")}
+    assert start(api, served, "train/tiny") == "COMPLETED"
+    for flow in before:
+        until(lambda flow=flow: ended(flow) > before[flow], 200, served)
+
+
 def test_the_form_refuses_a_bad_value(api: httpx.Client, served: "subprocess.Popen[bytes]") -> None:
     deployment = api.get("/deployments/name/pipeline/tiny").json()
     parameters = deployment["parameters"]
@@ -204,6 +189,9 @@ def test_every_preset_can_be_started_and_live_sources_follow_the_satellite() -> 
     assert made["nowcast/korea"].cron == "5-59/10 * * * *"
     assert made["evaluate/korea"].after == "train/korea"
     assert made["promote/korea"].after == "evaluate/korea"
+    sources = [path.read_text() for path in PRESETS.parent.glob("*.py")]
+    flows = {name for source in sources for name in re.findall(r'@flow\(name="([^"]+)"', source)}
+    assert {entry.flow.name for entry in made.values()} == flows
     for flow in ("episodes", "train", "archive-check", "verify"):
         assert made[f"{flow}/korea"].cron
         assert not made[f"{flow}/demo"].cron
@@ -213,18 +201,31 @@ def test_every_preset_can_be_started_and_live_sources_follow_the_satellite() -> 
         assert entry.starts in str(deployment.description)
         assert {entry.flow.name, entry.limit_tag} == {*deployment.tags}
         assert (deployment.concurrency_limit, bool(deployment.schedules)) == (1, bool(entry.cron))
+        told = entry.deployment("/somewhere").job_variables
+        assert told.pop("command", "").startswith(sys.executable) == entry.prompt
+        assert told == {"working_dir": "/somewhere"}
+    prompt = {path for path, entry in made.items() if entry.prompt and path.endswith(("/korea", "/korea-latest"))}
+    assert prompt == {"ingest/korea-latest", "nowcast/korea", "monitor/korea"}
 
 
-def test_what_hangs_is_cancelled_and_what_died_is_crashed(api: httpx.Client) -> None:
+def test_what_hangs_is_cancelled_what_died_is_crashed_and_silence_is_told(api: httpx.Client) -> None:
     flow = api.post("/flows/", json={"name": "hangs"}).json()
 
     def start(tag: str) -> str:
         asked = {"flow_id": flow["id"], "tags": [tag], "state": {"type": "RUNNING", "name": "Running"}}
-        made: str = api.post("/flow_runs/", json=asked).json()["id"]
-        return made
+        # SQLite may be busy (503): then it is asked again.
+        return str(
+            until(lambda: (answer := api.post("/flow_runs/", json=asked)).is_success and answer.json()["id"], 60)
+        )
 
+    [check] = [entry for entry in catalogue([load(PRESETS / "korea.toml")]) if entry.on_silence_of]
     with temporary_settings({PREFECT_API_URL: str(api.base_url).rstrip("/")}):
-        rules = [overdue(timedelta(seconds=10), "limit-of-this-test"), zombies(missed=2, beat=5)]
+        ids = {check.path: check.deployment().apply()}
+        rules = [
+            stale("an archive that nothing comes into", timedelta(seconds=10), check, ids, None),
+            overdue(timedelta(seconds=10), "limit-of-this-test"),
+            zombies(missed=2, beat=5),
+        ]
         apply_automations(rules)
         try:
             hangs, dead = start("limit-of-this-test"), start("another")
@@ -237,6 +238,8 @@ def test_what_hangs_is_cancelled_and_what_died_is_crashed(api: httpx.Client) -> 
             assert api.post("/events", json=[beat]).is_success
             until(lambda: api.get(f"/flow_runs/{hangs}").json()["state"]["type"] in ("CANCELLING", "CANCELLED"), 90)
             until(lambda: api.get(f"/flow_runs/{dead}").json()["state"]["type"] == "CRASHED", 90)
+            alarms = {"deployments": {"id": {"any_": [str(ids[check.path])]}}}
+            until(lambda: int(api.post("/flow_runs/count", json=alarms).json()), 90)
         finally:
             for rule in rules:
                 Automation.read(name=rule.name).delete()

@@ -1,5 +1,6 @@
 """What came of the soak, read from outside: the archive, the forecasts, the runs and their logs, and the memory."""
 
+import json
 import re
 import statistics
 import time
@@ -15,8 +16,11 @@ import xarray as xr
 
 from core.archive import Archive, validate
 from core.archive.layout import Status
+from core.archive.validation import Fault, Problem
 from core.config import load
 from core.errors import FewcastError
+from core.forecast_folder import SUPERSEDED
+from deployments.pools import CPU_POOL, GPU_POOL
 from deployments.stack import Stack
 from deployments.stack.cure import RUN_ID
 from deployments.stack.services import Plan
@@ -52,7 +56,14 @@ class Witness:
             return {*satellite.whole()} <= complete and max(self.starts(complete)) in self.forecasts()
 
         self._wait(settled, patience, push, "")
+        self._pause()
         self._wait(lambda: not self._count("RUNNING", "PENDING"), 120, False, "")
+        self._wait(lambda: not self.unexplained(self.complete()), 30, False, "")  # logs come after a run's end
+
+    def _pause(self) -> None:
+        """Hand out no more runs, so that what is looked at stands still."""
+        for pool in (CPU_POOL, GPU_POOL):
+            self._ask(f"/work_pools/{pool}", {"is_paused": True}, "PATCH")
 
     def _wait(self, condition: Any, patience: float, push: bool, complaint: str) -> None:
         deadline, pushed = time.monotonic() + patience, time.monotonic()
@@ -88,10 +99,20 @@ class Witness:
         return {datetime.strptime(stamp, "%Y%m%dT%H%MZ").replace(tzinfo=UTC) for stamp in stamps}
 
     def superseded(self) -> set[datetime]:
-        """Starts of which some run's log says that a newer one came before them."""
+        """Starts of which some run's log, or the forecasts' folder, says that a newer one came before them.
+
+        What a run logs while the server is away, or just before it is killed, is lost; the folder's word is not.
+        """
         words = " ".join(self._messages("superseded by"))
+        with suppress(OSError):
+            words += " " + " ".join(json.loads((self.folder / self.config.forecast.output / SUPERSEDED).read_text()))
         named = re.findall(r"(\d{8}T\d{4}Z)(?=[,\s]|$)", words)
         return {datetime.strptime(stamp, "%Y%m%dT%H%MZ").replace(tzinfo=UTC) for stamp in named}
+
+    def unexplained(self, complete: set[datetime]) -> set[datetime]:
+        """Starts after the first forecast that have none, and no word that a newer one superseded them."""
+        forecasts = self.forecasts()
+        return {start for start in self.starts(complete) - forecasts - self.superseded() if start >= min(forecasts)}
 
     def _messages(self, word: str) -> list[str]:
         """Log lines with a word in them. Prefect's own search for text fails on SQLite before 3.44."""
@@ -106,14 +127,14 @@ class Witness:
         asked = {"flow_runs": {"state": {"type": {"any_": list(states)}}}}
         return int(self._ask("/flow_runs/count", asked))
 
-    def _ask(self, path: str, body: dict[str, Any]) -> Any:
+    def _ask(self, path: str, body: dict[str, Any], method: str = "POST") -> Any:
         """The server's answer; SQLite makes it answer 503, or late, while it is busy."""
         for last in (False,) * 9 + (True,):
             try:
-                answer = self.api.post(path, json=body)
+                answer = self.api.request(method, path, json=body)
                 if answer.is_success or last:
                     answer.raise_for_status()
-                    return answer.json()
+                    return answer.json() if answer.content else None
             except httpx.TransportError:
                 if last:
                     raise
@@ -128,20 +149,29 @@ class Witness:
             for time in satellite.whole()
             if time not in complete
         ]
-        starts = {time for time in self.starts(complete) if time >= min(forecasts)}
-        unexplained = starts - forecasts - self.superseded()
-        wrong += [f"{time:%FT%TZ} has no nowcast and no word that it was superseded" for time in sorted(unexplained)]
-        wrong += [f"a forecast from {time:%FT%TZ}, where no frames are" for time in sorted(forecasts - starts)]
+        unexplained = sorted(self.unexplained(complete))
+        wrong += [f"{time:%FT%TZ} has no nowcast and no word that it was superseded" for time in unexplained]
+        baseless = sorted(forecasts - self.starts(complete))
+        wrong += [f"a forecast from {time:%FT%TZ}, where no frames are" for time in baseless]
         for path in sorted((self.folder / self.config.forecast.output).glob("forecast_*.zarr")):
-            members = xr.open_zarr(path).sizes["member"]
+            members = xr.open_zarr(path, consolidated=False).sizes["member"]
             if members != self.config.forecast.members:
                 wrong.append(f"{path} has {members} members")
         made = [message for message in self._messages("made:") if message.startswith("made:")]
         wrong += [f"logged twice: {message}" for message in {*made} if made.count(message) > 1]
         if running := self._count("RUNNING", "PENDING"):
             wrong.append(f"{running} runs have not ended")
-        found = validate(self.config.ingest.archive)
-        return wrong + [f"the archive: {problem}" for problem in found.problems]
+        return wrong + [f"the archive: {problem}" for problem in self._problems_of_the_archive(satellite)]
+
+    def _problems_of_the_archive(self, satellite: Any) -> list[Problem]:
+        """What the nightly check finds, but for what the satellite did.
+
+        A slot of this sky is as short as the times of real granules may differ from their keys, so that the slot before
+        under a slot's key passes an ingest, and is found here.
+        """
+        whole = {np.datetime64(time.replace(tzinfo=None), "s") for time in satellite.whole()}
+        found = validate(self.config.ingest.archive).problems
+        return [problem for problem in found if problem.fault != Fault.FROZEN or problem.time in whole]
 
     def summary(self, satellite: Any) -> str:
         complete, forecasts = self.complete(), self.forecasts()

@@ -78,8 +78,19 @@ def test_a_cluster_by_its_address_writes_the_same_archive(root):
         LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster,
         Client(cluster.scheduler_address) as client,
     ):
-        run(settings, client=client)
+        run(settings, connect=lambda: client)
     assert contents(settings.archive) == alone
+
+
+def test_a_cluster_that_is_away_is_no_fault_of_the_archive_and_is_not_missed_when_nothing_is_new(root):
+    def connect():
+        raise OSError("no answer from the scheduler")
+
+    settings = config(root)
+    with pytest.raises(OSError, match="no answer from the scheduler"):
+        run(settings, connect=connect)
+    run(settings)
+    assert run(settings, connect=connect).written == 0
 
 
 @pytest.mark.soak
@@ -101,7 +112,7 @@ def test_workers_killed_on_the_way_cost_nothing(root):
 
         killer = threading.Thread(target=kill_one)
         killer.start()
-        run(settings, client=client)
+        run(settings, connect=lambda: client)
         killer.join()
     archive = Archive.open(settings.archive)
     assert (archive.status == Status.COMPLETE).sum() == SLOTS

@@ -53,12 +53,12 @@ def test_workers_that_keep_dying_are_one_clear_line_and_cost_nothing(root, alone
             r"keep dying: found 4 died at the slot of 2024-03-02 00:30, the last of them tcp://.*; look into .* kept$"
         )
         with pytest.raises(FewcastError, match=message) as failed:
-            run(settings, client=client)
+            run(settings, connect=lambda: client)
         assert "\n" not in str(failed.value)
         status = Archive.open(settings.archive).status
         assert (status == Status.COMPLETE).any(), "what ended before is recorded"
         patch.undo()
-        run(settings, client=client)
+        run(settings, connect=lambda: client)
     assert contents(settings.archive) == alone
 
 
@@ -102,7 +102,7 @@ def test_a_cluster_that_is_gone_is_one_clear_line_and_costs_nothing(root, alone,
                 "scheduler": "scheduler was lost: found no connection",
             }
             with pytest.raises(FewcastError, match=line[victim]):
-                run(settings, client=client)
+                run(settings, connect=lambda: client)
             killer.join()
     finally:
         for process in (worker, scheduler):
