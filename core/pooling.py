@@ -19,14 +19,18 @@ def pooled(batch: EpisodeBatch, windows: int, *, seed: int, step: int, groups: i
     support, query = batch.support, batch.query
     total = support.x.shape[1] + query.x.shape[1]
     rows = np.stack([_draw(total, windows, (seed, step, identity)) for identity in batch.ids])
-    chosen = torch.from_numpy(rows)
     groups = groups if rows.size % groups == 0 else 1
 
-    def pick(parts: tuple[Tensor, Tensor]) -> Tensor:
-        stacked = torch.cat(parts, dim=1)
-        return stacked[torch.arange(len(stacked))[:, None], chosen].flatten(0, 1).unflatten(0, (groups, -1))
+    def pick(first: Tensor, then: Tensor) -> Tensor:
+        """The chosen windows alone: joining the sets would copy many times as much."""
+        drawn = [
+            of_support[row] if row < len(of_support) else of_query[row - len(of_support)]
+            for of_support, of_query, chosen in zip(first, then, rows.tolist(), strict=True)
+            for row in chosen
+        ]
+        return torch.stack(drawn).unflatten(0, (groups, -1))
 
-    x, y, mask = (pick((getattr(support, name), getattr(query, name))) for name in ("x", "y", "mask"))
+    x, y, mask = (pick(getattr(support, name), getattr(query, name)) for name in ("x", "y", "mask"))
     times = np.concatenate([support.init_time, query.init_time], axis=1)
     init_time = np.take_along_axis(times, rows, axis=1).reshape(groups, -1)
     nothing = Windows(x[:, :0], y[:, :0], mask[:, :0], init_time[:, :0], query.extra)
