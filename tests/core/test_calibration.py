@@ -1,5 +1,7 @@
 """The calibration of forecasts: what was put into simulated errors is found again, and forecasts use it."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -133,3 +135,9 @@ def test_it_can_be_left_off(config):
     plain = config.model_copy(update={"run": f"{config.run}-plain", "calibrate": False, "pretrain_steps": 0})
     train(plain)
     assert Model.load(plain.run).calibrations == {}
+
+
+def test_one_factor_a_plane_of_an_older_checkpoint_is_that_of_all_classes():
+    assert Calibration.from_json({"factor": [1.1, 0.9]}).factor == ((1.1,) * len(STDS), (0.9,) * len(STDS))
+    found = Calibration(((1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6),))
+    assert Calibration.from_json(json.loads(json.dumps(found.to_json()))) == found
