@@ -60,7 +60,9 @@ class Calibration:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        return cls(tuple(tuple(plane) for plane in values["factor"]))
+        """Of a checkpoint; older ones have one factor a plane, which is that of all classes."""
+        planes = (plane if isinstance(plane, list) else [plane] * len(STDS) for plane in values["factor"])
+        return cls(tuple(tuple(plane) for plane in planes))
 
 
 def coverage_ladder(
