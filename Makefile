@@ -28,7 +28,7 @@ soak: .venv/installed-test ## the long kill, fault and fuzz runs
 	$(BIN)/python -m pytest -m soak --timeout=7200
 
 rehearsal: .venv/installed-test ## ten slots of the whole stack under a satellite with faults, kills and outages
-	$(BIN)/python tests/soak/soak.py --slots 10 --seconds 4 --kills 1 --away 6 --patience 300 --push
+	$(BIN)/python tests/soak/soak.py --slots 10 --seconds 4 --kills 1 --away 6 --patience 600 --push
 
 bench: .venv/installed-bench ## every benchmark, each with its peer beside it
 	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

@@ -25,6 +25,8 @@ from core.report import Report, Silent
 from core.run import device_of
 
 NAMED = 100  # starts named in one line of the log
+# Tiles that the network runs on at once: on a CPU more of them no longer fit its caches, and take 1.6 times as long.
+TILES_A_CALL = {"cpu": 4, "cuda": 16}
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def forecast(
         _tell_superseded(view, init, folder, report)
         return replace(made, skipped=True)
     with _timed(made, "adapt"):
-        report.message(f"adapting to {len(support_slots)} windows before {init_time}")
+        report.message(f"adapting to {len(support_slots)} windows before {init_time.astype('M8[m]')}")
         support = view.support(support_slots)
         steps = None if support_slots else 0
         posterior = model.adapt(replace(support, x=_fast(support.x)), seed=config.seed, steps=steps)
@@ -86,6 +88,7 @@ def forecast(
             view.shape,
             model.spec.tile_pixels,
             lambda done, total: report.progress(done, total, "tiles forecast"),
+            together=TILES_A_CALL[device.type],
         )
     with _timed(made, "noise, mean, spread, probabilities"):
         dataset = forecast_dataset(config, model.spec, view, mixture, init_time)

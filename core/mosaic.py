@@ -15,7 +15,6 @@ from torch import Tensor
 from core.verify.mixture import Mixture
 
 OVERLAP = 0.25  # of the tile's side; 1.8 times the work of bare tiles
-_TILES_A_CALL = 16
 
 
 def tile_origins(shape: tuple[int, int], tile: int) -> list[tuple[int, int]]:
@@ -43,17 +42,20 @@ def mosaic(
     shape: tuple[int, int],
     tile: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    together: int = 4,
 ) -> Mixture:
     """The mixture over an area (Y, X): means (S, L*C, Y, X) and std that broadcasts to them.
 
     `cut(y, x)` gives the inputs (I, tile + 2m, tile + 2m) of the tile at that corner, and `predict` the mixture of a
-    stack of them, with the same weight samples on every call. A std without pixels of its own stays (L*C, 1, 1).
+    stack of `together` of them, with the same weight samples on every call. A std without pixels of its own stays
+    (L*C, 1, 1).
     """
     weight, origins = blend_weight(tile), tile_origins(shape, tile)
     height, width = (max(extent, tile) for extent in shape)
     total = means = std = torch.empty(0)
-    for done in range(0, len(origins), _TILES_A_CALL):
-        part = origins[done : done + _TILES_A_CALL]
+    for done in range(0, len(origins), together):
+        part = origins[done : done + together]
         mixture = predict(torch.stack([cut(y, x) for y, x in part]))
         per_pixel = mixture.std.ndim == mixture.means.ndim
         if done == 0:
@@ -68,7 +70,7 @@ def mosaic(
             means[place] += weight * mixture.means[:, i]
             if per_pixel:
                 std[place] += weight * mixture.std[:, i]
-        progress(min(done + _TILES_A_CALL, len(origins)), len(origins))
+        progress(min(done + together, len(origins)), len(origins))
     area = (..., slice(shape[0]), slice(shape[1]))
     means /= total
     if std.ndim == means.ndim:

@@ -27,7 +27,7 @@ def forecast(config: ForecastConfig, tracking: TrackingConfig) -> Forecast:
     publish("nowcast", made, model=model_page(config.run, tracking))
     for key, path, words in (("picture", made.picture, "Forecast"), ("animation", made.animation, "Animation")):
         if path and Path(path).exists():
-            publish_file(f"nowcast-{key}", Path(path), f"{words} from {made.init_time} UTC")
+            publish_file(f"nowcast-{key}", Path(path), f"{words} from {made.init_time.astype('M8[m]')} UTC")
     if not made.skipped:
         resource = {"prefect.resource.id": f"fewcast.nowcast.{config.output}", "prefect.resource.name": config.output}
         emit_event("fewcast.nowcast.made", resource=resource, payload={"forecast": made.url})

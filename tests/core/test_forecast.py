@@ -251,7 +251,7 @@ def test_all_tiles_share_each_weight_sample_however_they_are_grouped(config, mon
     quick = config.model_copy(update={"netcdf": False, "animation": False, "members": 3, "support_windows": 0})
     with xr.open_zarr(forecast(quick).url, consolidated=False) as stored:
         together = stored["members"].load()
-    monkeypatch.setattr("core.mosaic._TILES_A_CALL", 3)
+    monkeypatch.setattr("core.forecast.TILES_A_CALL", {"cpu": 3})
     apart = quick.model_copy(update={"output": config.output + "-apart"})
     with xr.open_zarr(forecast(apart).url, consolidated=False) as stored:
         np.testing.assert_allclose(stored["members"], together, atol=0.011)
