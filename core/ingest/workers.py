@@ -97,6 +97,7 @@ class Workers:
             yield
             return
         from distributed import KilledWorker  # takes a quarter of a second that an ingest on threads does not need
+        from distributed.comm import CommClosedError
 
         try:
             yield
@@ -107,7 +108,9 @@ class Workers:
                 mend=f"look into their logs, give them more memory or fewer threads, {KEPT}",
             ) from error
         except Exception as error:
-            if not isinstance(error, CancelledError) and self.client.status == "running":
+            # Without `what` nothing but the connection can have failed, even where Dask has not noticed yet.
+            lost: tuple[type[Exception], ...] = (CancelledError, CommClosedError, *(() if what else (OSError,)))
+            if not isinstance(error, lost) and self.client.status == "running":
                 raise
             raise FewcastError(
                 "the Dask scheduler was lost",
