@@ -53,7 +53,7 @@ class Workers:
         if self.client is None:
             self.most = SLOTS_PER_THREAD * self._threads
             return self._stack.enter_context(ThreadPoolExecutor(self._threads, "ingest"))
-        self.address = self.client.scheduler.address if self.client.scheduler else ""
+        self.address = str(self.client.scheduler.address) if self.client.scheduler else ""
         self.most = max(LEAST_ON_CLUSTER, SLOTS_PER_THREAD * sum(self.client.nthreads().values()))
         executor: Executor = self.client.get_executor(pure=False)
         return executor

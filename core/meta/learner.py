@@ -188,7 +188,7 @@ class Learner:
         names, leaves = list(gradient), list(gradient.values())
         if outer.clip:
             norm = torch.stack(torch._foreach_norm(leaves)).norm()
-            leaves = torch._foreach_mul(leaves, outer.clip / norm.clamp(min=outer.clip))
+            leaves = list(torch._foreach_mul(leaves, outer.clip / norm.clamp(min=outer.clip)))
         # One call for all leaves: one by one, a GPU waits for some thousand launches a step, and a CPU for Python.
         first = torch._foreach_lerp([state.first_moment[name] for name in names], leaves, 1 - BETAS[0])
         squares = torch._foreach_mul(leaves, leaves)
@@ -198,7 +198,8 @@ class Learner:
         scaled = [base * (outer.scalar_rate if n.startswith(("noise/", "log_rate/")) else 1.0) for n in names]
         change = torch._foreach_mul(first, [-rate / (1 - BETAS[0] ** t) for rate in scaled])
         theta = torch._foreach_addcdiv([state.theta[name] for name in names], change, denominator)
-        return LearnerState(*(dict(zip(names, part, strict=True)) for part in (theta, first, second)), t)
+        trees = [dict(zip(names, part, strict=True)) for part in (theta, first, second)]
+        return LearnerState(trees[0], trees[1], trees[2], t)
 
     def step(self, state: LearnerState, batch: Episodes, *, seed: int) -> tuple[LearnerState, dict[str, float]]:
         """One whole meta-step in one process; metrics are means over the meta-batch, in nats per pixel."""
