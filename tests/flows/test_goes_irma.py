@@ -27,6 +27,7 @@ SMALL = [
     "train.pretrain_steps=4",
     "train.steps=2",
     "train.validation_episodes=2",
+    "train.inner.steps_to_try=[]",
     "evaluate.members=2",
     "evaluate.bootstrap_samples=100",
 ]
