@@ -248,7 +248,8 @@ def test_what_hangs_is_cancelled_what_died_is_crashed_and_silence_is_told(api: h
 def test_applied_twice_it_changes_nothing(api: httpx.Client, folder: Path) -> None:
     def state() -> list[object]:
         volatile = {"id", "created", "updated", "status", "last_polled", "flow_id", "version_id", "version_info",
-                    "default_queue_id", "created_by", "updated_by", "deployment_id", "version", "active_slots"}  # fmt: skip
+                    "default_queue_id", "created_by", "updated_by", "deployment_id", "version",
+                    "active_slots"}  # fmt: skip
 
         def plain(item: object) -> object:
             if isinstance(item, dict):
