@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read."""
+"""The exceptions that a user is meant to read."""
 
 
 class FewcastError(Exception):
@@ -10,3 +10,7 @@ class FewcastError(Exception):
 
     def __init__(self, what: str, *, found: str, mend: str) -> None:
         super().__init__(f"{what}: found {found}; {mend}")
+
+
+class AwayError(FewcastError, OSError):
+    """A server that a run needs does not answer: one line for the user, and an `OSError` for those who try again."""

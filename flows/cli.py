@@ -138,7 +138,9 @@ def _parser() -> argparse.ArgumentParser:
     compare.set_defaults(run="flows.commands:run_compare")
     ui = commands.add_parser("ui", help="the Prefect and MLflow pages over what is there; Ctrl-C ends them")
     ui.set_defaults(run="flows.commands:run_ui")
-    reference = commands.add_parser("config", help="every key of a preset, with type, bounds, default and meaning")
+    reference = commands.add_parser(
+        "config", help="every key of the configuration, with type, bounds, default and meaning"
+    )
     reference.add_argument("key", nargs="?", default="", help="show only the keys that start with this")
     reference.set_defaults(run="flows.commands:run_reference")
     return parser

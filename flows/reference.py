@@ -8,6 +8,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from core.config import PipelineConfig
+from core.errors import FewcastError
 
 
 def rows(model: type[BaseModel] = PipelineConfig, prefix: str = "") -> Iterator[tuple[str, str, str, str, str]]:
@@ -24,14 +25,17 @@ def rows(model: type[BaseModel] = PipelineConfig, prefix: str = "") -> Iterator[
 
 
 def print_reference(start: str = "") -> None:
-    """Print all keys that begin with `start`, each on a line that grep finds, with its meaning below."""
-    for key, kind, bounds, default, meaning in rows():
-        if key.startswith(start):
-            print(
-                "  ".join(part for part in (key, kind, bounds, f"default: {default}") if part),
-                f"    {meaning}",
-                sep="\n",
-            )
+    """Print all keys that begin with `start`, each on a line that grep finds, with its meaning below.
+
+    Raises `FewcastError` where none does.
+    """
+    found = [row for row in rows() if row[0].startswith(start)]
+    if not found:
+        raise FewcastError("no such key", found=repr(start), mend="see `fewcast config` for all of them")
+    for key, kind, bounds, default, meaning in found:
+        print(
+            "  ".join(part for part in (key, kind, bounds, f"default: {default}") if part), f"    {meaning}", sep="\n"
+        )
 
 
 def _model(annotation: Any) -> type[BaseModel] | None:

@@ -17,7 +17,7 @@ from tasks.tracking import TrackedRun, is_delivered, local_run, run_page, start_
 def evaluate(config: EvaluateConfig, tracking: TrackingConfig) -> Scorecard:
     """Score the run against the baselines on the held-out episodes."""
     with Reporting("evaluate") as report, dask_client() as client:
-        own = config.model_copy(update={"run": local_run(config.run, tracking)})
+        own = config.model_copy(update={"run": local_run(config.run, tracking, report)})
         scorecard = evaluate_run(own, report=report, client=client)
     address = remember(scorecard, config, tracking)
     for figure in scorecard.figures[:4]:

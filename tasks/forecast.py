@@ -21,7 +21,7 @@ from tasks.tracking import local_run, model_page
 def forecast(config: ForecastConfig, tracking: TrackingConfig) -> Forecast:
     """Adapt to the newest windows of the area and forecast from its newest frames."""
     with Reporting("nowcast") as report:
-        own = config.model_copy(update={"run": local_run(config.run, tracking)})
+        own = config.model_copy(update={"run": local_run(config.run, tracking, report)})
         made = forecast_area(own, report=report)
         report.message(f"{'skipped, it is there' if made.skipped else 'made'}: {made.url}")
     publish("nowcast", made, model=model_page(config.run, tracking))

@@ -13,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
 from core.errors import FewcastError
+from core.pool import connect_to
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -53,6 +54,4 @@ def dask_client() -> "AbstractContextManager[Client | None]":
     address = config.get("scheduler-address", None)
     if not address:
         return nullcontext(None)
-    from distributed import Client  # takes a quarter of a second that an idle run does not need
-
-    return Client(address)
+    return connect_to(address)

@@ -67,7 +67,7 @@ def open_objects(url: str) -> Objects:
 
 
 class LocalObjects:
-    """A folder. A put writes beside, fsyncs, renames and fsyncs the folder, which zarr's own store does not."""
+    """A folder. A put writes beside, fsyncs, renames and fsyncs the folders above, which zarr's own store does not."""
 
     readers = 1  # between two chunks threads would wait for each other longer than decompressing takes
 
@@ -116,20 +116,17 @@ class LocalObjects:
             try:
                 os.replace(temporary, path)
             except FileNotFoundError:
-                self._make_folder(path.parent)
+                path.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
-
-    def _make_folder(self, folder: Path) -> None:
-        if folder.is_dir():
-            return
-        if folder != self.root:
-            self._make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        _sync_folder(folder.parent)
+        # All of them each time, since a killed put may have made some and synced none; the first takes the others
+        # along, and a folder in which nothing is new costs microseconds.
+        for folder in path.parents:
+            _sync_folder(folder)
+            if folder == self.root:
+                break
 
     def keys(self, prefix: str) -> Iterator[tuple[str, int]]:
         folders = [self.root / prefix]

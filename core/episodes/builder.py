@@ -16,7 +16,6 @@ from core.config import EpisodesConfig
 from core.episodes import shard
 from core.episodes.bulk import for_each, put_soon, settle
 from core.episodes.cut import cut
-from core.episodes.fanout import batches, fan_out
 from core.episodes.frames import Frames
 from core.episodes.leaks import leaks
 from core.episodes.pictures import context_map, sheet
@@ -26,6 +25,7 @@ from core.episodes.spans import Timing
 from core.episodes.store import EpisodeStore, StoreSpec, commit, read_root, shard_digest
 from core.episodes.tables import rows
 from core.errors import FewcastError
+from core.fanout import batches, fan_out
 from core.report import Report, Silent
 from core.satellite.granule import UNITS, Grid
 

@@ -11,7 +11,6 @@ import pandas as pd
 from core.archive.objects import open_objects
 from core.episodes import shard
 from core.episodes.cut import cut
-from core.episodes.fanout import batches, fan_out
 from core.episodes.frames import Frames
 from core.episodes.leaks import leaks
 from core.episodes.plan import name_of, spec_of
@@ -19,6 +18,7 @@ from core.episodes.spans import Timing
 from core.episodes.store import EpisodeStore, shard_digest, store_digest
 from core.episodes.tables import rows
 from core.errors import FewcastError
+from core.fanout import batches, fan_out
 from core.report import Report, Silent
 
 EPISODES_PER_TASK = 64

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from core.episodes.fanout import fan_out
 from core.episodes.frames import MISSING, Frames
+from core.fanout import fan_out
 from core.report import Report
 
 BYTES_PER_TASK = 16 * 2**20

@@ -20,7 +20,7 @@ from core.errors import FewcastError
 from core.ingest.ahead import ahead
 from core.ingest.plan import SERVED, days, plan, slots_of
 from core.ingest.slot import Job, Outcome, read_slot
-from core.ingest.workers import Connect, Workers
+from core.pool import Connect, Pool
 from core.report import Report, Silent
 from core.satellite import source, sun
 from core.satellite.granule import Granule
@@ -86,16 +86,16 @@ class _Run:
     def go(self, connect: Connect | None) -> IngestSummary:
         config = self.config
         with ExitStack() as stack:
-            workers = Workers(connect, config.connections, stack)
+            pool = Pool(connect, config.connections, stack)
             try:
                 if Archive.exists(config.archive):
                     self._hold(stack)
                     self.archive = Archive.open(config.archive, "r+")
                 self.plan = plan(config, self.archive, self.now)
-                self._drain(self._jobs(stack), workers)
+                self._drain(self._jobs(stack), pool)
+            except FewcastError:  # some are of an OSError too, and say already what is wrong
+                raise
             except OSError as error:
-                if error is workers.refused:
-                    raise
                 raise _unwritable(config.archive, error) from error
         if not self.seen and not self.counts["skipped"]:
             raise FewcastError(
@@ -220,26 +220,26 @@ class _Run:
 
     # -- doing it
 
-    def _drain(self, jobs: Iterator[Job], workers: Workers) -> None:
+    def _drain(self, jobs: Iterator[Job], pool: Pool) -> None:
         """Keep a bounded number of jobs at work, and record what has become of them as they end."""
         running: dict[Future[Outcome], Job] = {}
         try:
             for job in jobs:
                 assert self.archive is not None
-                while len(running) >= workers.most:
-                    self._collect(running, workers)
-                running[workers.submit(read_slot, self.archive, job, self.config)] = job
+                while len(running) >= pool.most:
+                    self._collect(running, pool)
+                running[pool.submit(read_slot, self.archive, job, self.config)] = job
             while running:
-                self._collect(running, workers)
+                self._collect(running, pool)
             self._note_absent()
         finally:
-            for outcome in workers.give_up(running):
+            for outcome in pool.give_up(running):
                 self._note(outcome.stored)
             self._record()
 
-    def _collect(self, running: dict[Future[Outcome], Job], workers: Workers) -> None:
-        for future in workers.finished(running):
-            outcome = workers.result(future, f"the slot of {self._time(running.pop(future))}")
+    def _collect(self, running: dict[Future[Outcome], Job], pool: Pool) -> None:
+        for future in pool.finished(running):
+            outcome = pool.result(future, f"the slot of {self._time(running.pop(future))}")
             self.counts["unavailable"] += outcome.unavailable
             self._note(outcome.stored)
             self._progress(1)

@@ -15,7 +15,7 @@ SHARE = 0.5  # of the free memory, since other ranks, the loader and fragmentati
 def fastest_exact(problem: TwoLevelProblem, theta: Tree, at_once: int = 1) -> str:
     """`unrolled` where the graphs of M steps and the outer loss fit in half the free memory, else `checkpointed`.
 
-    Recomputing costs a third more time on a CPU and on a GPU alike; `mixed` needs no second reverse derivative, but its
+    Recomputing costs a third more time on a CPU, less on a GPU; `mixed` needs no second reverse derivative, but its
     eager overhead makes it the slowest of the three (docs/core.md has the measurements).
     """
     if problem.steps == 0:

@@ -40,9 +40,11 @@ class BayesianEpisode:
     """One episode as the two-level problem of `meta_gradient`: ELBO on the support inside, ELBO on the query outside.
 
     D_m(lambda) = (1/S) sum_s -log p(support | phi_s) / pixels,  phi_s = mean + exp(log_std) eps_{m,s};
-    U_m takes one step down D_m + kl_weight KL(q_lambda || p_theta) / pixels. eps_m is a function of (seed, m) alone, so
-    that evaluating a step again gives the same bits; or it is given beforehand as `noise`, by the name of the draw. An
-    empty support has no inner steps: the posterior is the prior.
+    U_m takes one step down D_m + kl_weight KL(q_lambda || p_theta) / pixels;
+    Q_m(lambda) = (1/S) sum_s -log p(query | phi_s) / pixels + kl_weight KL(q_lambda || p_theta) / pixels, with the
+    outer loop's own S and weight. eps_m is a function of (seed, m) alone, so that evaluating a step again gives the
+    same bits; or it is given beforehand as `noise`, by the name of the draw. An empty support has no inner steps: the
+    posterior is the prior.
     """
 
     support: Examples
@@ -84,7 +86,10 @@ class BayesianEpisode:
         return self._per_pixel(self.support, adapted, theta, f"inner {m}", self.inner.samples)
 
     def update(self, adapted: Tree, gradient: Tree, theta: Tree, m: int) -> Tree:
-        """One step down the inner ELBO. At step 0 lambda is theta, whatever theta: no KL, nor its derivatives."""
+        """One step down the inner objective.
+
+        At m = 0 lambda is theta, so the gradient of the KL is zero and stays so as theta moves: it is left out.
+        """
         weight = self.inner.kl_weight / self.support.pixels
         direction = dict(gradient)
         if m > 0 and weight:

@@ -23,9 +23,11 @@ The KL appears in U_m as its closed-form gradient, so its second derivatives (wi
 out of the elementwise vector-Jacobian product. The modes differ only in how they get h:
 
     unrolled      reverse over reverse: autograd keeps every step's graph. Memory grows with M.
-    checkpointed  reverse over reverse, one step at a time: step m is recomputed from lambda_m. Memory is flat in M.
-    mixed         forward over reverse: as the Hessian is symmetric, h = d/de grad D_m(lambda + e u_g) at e = 0,
-                  one `jvp` of `grad`, again one step at a time (MixFlow-MG, arXiv 2505.00793).
+    checkpointed  reverse over reverse, one step at a time: step m is recomputed from lambda_m. Memory grows by one
+                  copy of lambda a step.
+    mixed         forward over reverse: as the Hessian is symmetric, h = d/de at e = 0 of the gradient of
+                  D_m(lambda + e u_g, theta) with respect to both, one `jvp` of `grad`, again one step at a time
+                  (MixFlow-MG, arXiv 2505.00793).
     first_order   h = 0: not exact. The elementwise parts (KL, rates) are kept, being free.
 
 `checkpointed` and `mixed` store lambda_m and nothing else. They evaluate D_m again, so D_m must be a pure function:

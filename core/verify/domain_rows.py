@@ -13,10 +13,10 @@ import torch
 
 from core.archive.objects import open_objects
 from core.config import EvaluateConfig
-from core.episodes.fanout import fan_out
 from core.episodes.frames import MISSING, Frames
 from core.episodes.loader import Loader
 from core.episodes.store import EpisodeStore
+from core.fanout import fan_out
 from core.report import Report
 from core.verify.domain import CANDIDATES, StepsSettings, optical_flow, steps
 from core.verify.ensemble import Ensemble

@@ -12,10 +12,10 @@ import pandas as pd
 import torch
 
 from core.config import EvaluateConfig
-from core.episodes.fanout import batches, fan_out
 from core.episodes.loader import Loader, Windows
 from core.episodes.store import EpisodeStore
 from core.errors import FewcastError
+from core.fanout import batches, fan_out
 from core.report import Report, Silent
 from core.verify.baselines import DressedPersistence, last_frame
 from core.verify.ensemble import Prediction

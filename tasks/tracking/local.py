@@ -6,16 +6,21 @@ from hashlib import sha256
 from pathlib import Path
 
 from core.config import TrackingConfig
-from core.errors import FewcastError
+from core.errors import AwayError, FewcastError
+from core.report import Report, Silent
 from tasks.tracking.uri import tracking_uri
 
 KEPT = Path("data/models")
+# What the registry answers where there is no such name, alias or version; everything else is no answer.
+_NONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
-def local_run(run: str, tracking: TrackingConfig) -> str:
+def local_run(run: str, tracking: TrackingConfig, report: Report | None = None) -> str:
     """`run` itself; or, for `models:/NAME@ALIAS` or `models:/NAME/VERSION`, the model's checkpoint on this machine.
 
-    A version never changes: from a server it is fetched once, and kept in `data/models`.
+    A version never changes: from a server it is fetched once, and kept in `data/models`. While the server is away, the
+    version that the name last stood for serves on, and the report says so: forecasts do not wait for a registry.
+    Raises `FewcastError` where there is no such model, `AwayError` where nothing answers and nothing was kept.
     """
     if not run.startswith("models:/"):
         return run
@@ -25,41 +30,73 @@ def local_run(run: str, tracking: TrackingConfig) -> str:
     from tasks.tracking.server import open_client
 
     own, name = tracking_uri(tracking), run.removeprefix("models:/")
+    if "@" not in name and "/" not in name:
+        raise _no_model(run, "neither an alias nor a version")
+    last = KEPT / f"{name.replace('/', ' ')} {sha256(own.encode()).hexdigest()[:8]}"
     try:
         client = open_client(own)
         if "@" in name:
             version = client.get_model_version_by_alias(*name.split("@", 1))
         else:
             version = client.get_model_version(*name.rsplit("/", 1))
-        return _fetched(f"{version.source}/artifacts", own, version.name)
-    except (MlflowException, OSError, TypeError) as error:
-        raise FewcastError(
-            f"there is no model {run}", found=str(error).splitlines()[0],
-            mend="train a model and run the deployment `promote`, or set forecast.run to a training run's folder"
-            if "@" in name
-            else "name one as models:/NAME/VERSION, as the registry's page shows it",
-        ) from error  # fmt: skip
+        if not own.startswith("http"):
+            return _downloaded(f"{version.source}/artifacts", own)
+        place = _kept(f"{version.source}/artifacts", own, version.name)
+    except (MlflowException, OSError) as error:
+        found = str(error).splitlines()[0]
+        if isinstance(error, MlflowException) and error.error_code in _NONE:
+            raise _no_model(run, found) from error
+        if not last.exists():
+            raise AwayError(
+                f"{own} does not say what {run} is", found=found, mend="see that the MLflow server runs, then run again"
+            ) from error
+        (report or Silent()).message(f"{own} does not answer: {run} is taken to be what it last was")
+        return str(last.resolve())
+    _point(last, place)
+    return str(place)
 
 
-def _fetched(uri: str, server: str, name: str) -> str:
-    """The files of a version: where they are, if on this disk, or a copy that appears whole or not at all.
+def _no_model(run: str, found: str) -> FewcastError:
+    return FewcastError(
+        f"there is no model {run}",
+        found=found,
+        mend="train a model and run the deployment `promote`, or set forecast.run to a training run's folder"
+        if "@" in run
+        else "name one as models:/NAME/VERSION, as the registry's page shows it",
+    )
+
+
+def _kept(uri: str, server: str, name: str) -> Path:
+    """The files of a version in a place of ours, fetched unless they are there; they appear whole or not at all.
 
     The trap: without a place of ours MLflow makes a temporary copy each time, and deletes none.
     """
-    from mlflow import artifacts
-
-    if not server.startswith("http"):
-        return artifacts.download_artifacts(uri, tracking_uri=server)
     place = KEPT / name / sha256(f"{server} {uri}".encode()).hexdigest()[:16]
     if not place.exists():
         beside = place.with_name(f".{place.name}.{os.getpid()}.partial")
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
-        found = Path(artifacts.download_artifacts(uri, tracking_uri=server, dst_path=str(beside)))
+        found = Path(_downloaded(uri, server, beside))
         try:
             found.rename(place)
         except OSError:
             if not place.exists():  # or another run was quicker
                 raise
         shutil.rmtree(beside, ignore_errors=True)
-    return str(place)
+    return place
+
+
+def _downloaded(uri: str, server: str, place: Path | None = None) -> str:
+    from mlflow import artifacts
+
+    path: str = artifacts.download_artifacts(uri, tracking_uri=server, dst_path=str(place) if place else None)
+    return path
+
+
+def _point(link: Path, place: Path) -> None:
+    """Let `link` lead to `place`, at once for whoever follows it meanwhile."""
+    if not (link.is_symlink() and link.resolve() == place.resolve()):
+        beside = link.with_name(f".{link.name}.{os.getpid()}.partial")
+        beside.unlink(missing_ok=True)
+        beside.symlink_to(place.resolve())
+        beside.replace(link)

@@ -28,11 +28,11 @@ from core.episodes import EpisodeStore, build
 from core.episodes.builder import _write_task
 from core.episodes.context import contexts, valid_windows
 from core.episodes.cut import slots_of
-from core.episodes.fanout import batches, fan_out
 from core.episodes.frames import Frames
 from core.episodes.loader import Loader
 from core.episodes.plan import spec_of
 from core.episodes.spans import Span, Timing
+from core.fanout import batches, fan_out
 from core.satellite.granule import Frame, Grid
 
 SIDE, SLOTS, TILE = 512, 240, 64

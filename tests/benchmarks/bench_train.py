@@ -1,10 +1,10 @@
 """What a training run spends beside its steps, and what a second rank or worker brings, beside one of each.
 
-    python tests/benchmarks/bench_train.py [--steps 20]
+    python tests/benchmarks/bench_train.py [--steps 20] [--repeats 2]
 
 Windows of 64 x 64 pixels, 4 + 4 frames and 4 + 4 windows an episode, like goes-irma, of smooth random fields. Every
-row is a process (or two) of its own. Steps per second are those of the last ten steps, without the start. Two runs that
-know nothing of each other say what the machine gives to two processes at once: the most that two ranks can reach.
+row is a process (or two) of its own. Steps per second are those of the last ten steps, without the start; rows take
+turns, and the best of each counts. Two runs apart say what the machine gives to two processes at once.
 """
 
 import argparse
@@ -102,6 +102,7 @@ def measure(configs: list[TrainConfig], root: Path, ranks: int) -> dict[str, flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=2)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -118,14 +119,15 @@ def main() -> None:
         }
         print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; exact meta-steps of 4 episodes, M = 3")
         print(f"{'':32}{'steps/s':>10}{'against one':>14}{'checkpoint s':>14}")
-        first = 0.0
-        for name, (changes, ranks, runs) in rows.items():
-            places = [str(root / f"{name}-{run}".replace(" ", "-")) for run in range(runs)]
-            found = measure([base.model_copy(update=changes | {"run": place}) for place in places], root, ranks)
-            first = first or found["speed"]
-            print(
-                f"{name:32}{found['speed']:10.3f}{found['speed'] / first:13.2f}x{found['checkpoint']:14.3f}", flush=True
-            )
+        best: dict[str, dict[str, float]] = {}
+        for repeat in range(arguments.repeats):
+            for name, (changes, ranks, runs) in rows.items():
+                places = [str(root / f"{name}-{repeat}-{run}".replace(" ", "-")) for run in range(runs)]
+                found = measure([base.model_copy(update=changes | {"run": place}) for place in places], root, ranks)
+                best[name] = max(best.get(name, found), found, key=lambda each: each["speed"])
+        one = best["one rank, one thread"]["speed"]
+        for name, found in best.items():
+            print(f"{name:32}{found['speed']:10.3f}{found['speed'] / one:13.2f}x{found['checkpoint']:14.3f}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import boto3
 from botocore.exceptions import ClientError
@@ -175,3 +176,27 @@ def faulty(
 
 
 FAULTS = ("500", "503", "reset", "reset after", "cut", "slow")
+
+
+@contextmanager
+def lone_cluster() -> "Iterator[tuple[str, subprocess.Popen[bytes], subprocess.Popen[bytes]]]":
+    """The address of a Dask scheduler, its process, and that of its only worker; nobody starts either again."""
+    (port,) = free_ports(1)
+    address = f"tcp://127.0.0.1:{port}"
+    root = str(Path(__file__).parents[2])
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": root}
+    start = [sys.executable, "-m"]
+    scheduler = subprocess.Popen(
+        [*start, "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"],
+        **quiet,
+    )
+    worker = subprocess.Popen(
+        [*start, "distributed.cli.dask_worker", address, "--no-nanny", "--nthreads", "1", "--no-dashboard"],
+        env=os.environ | {"PYTHONPATH": root}, **quiet,
+    )  # fmt: skip
+    try:
+        yield address, scheduler, worker
+    finally:
+        for process in (worker, scheduler):
+            process.kill()
+            process.wait()

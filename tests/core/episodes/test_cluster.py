@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from distributed import Client, LocalCluster
 
+from core import fanout
 from core.config import EpisodesConfig
-from core.episodes import build, builder, fanout, validate
+from core.episodes import build, builder, validate
 from tasks.policies import dask_client
 
 Configure = Callable[..., EpisodesConfig]

@@ -7,13 +7,16 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import dask
 import pytest
 from distributed import Client, LocalCluster
 
 from core.archive import Archive, Status
+from core.errors import AwayError
 from core.ingest import run as run_module
 from core.ingest.ahead import ahead
 from core.ingest.room import Room
+from core.pool import connect_to
 from tests.core.ingest.world import SLOTS, config, contents, run
 
 
@@ -84,11 +87,15 @@ def test_a_cluster_by_its_address_writes_the_same_archive(root):
 
 def test_a_cluster_that_is_away_is_no_fault_of_the_archive_and_is_not_missed_when_nothing_is_new(root):
     def connect():
-        raise OSError("no answer from the scheduler")
+        return connect_to("tcp://127.0.0.1:9")
 
     settings = config(root)
-    with pytest.raises(OSError, match="no answer from the scheduler"):
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+        pytest.raises(AwayError, match="does not answer: found nothing at tcp") as away,
+    ):
         run(settings, connect=connect)
+    assert isinstance(away.value, OSError), "what Prefect tries again"
     run(settings)
     assert run(settings, connect=connect).written == 0
 

@@ -3,8 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -13,14 +11,13 @@ import numpy as np
 import pytest
 from distributed import Client, LocalCluster
 
+from core import pool
 from core.archive import Archive, Status
 from core.errors import FewcastError
 from core.ingest import run as run_module
-from core.ingest import workers as workers_module
 from tests.core.ingest.world import config, contents, run
-from tests.core.loopback import free_ports
+from tests.core.loopback import lone_cluster
 
-ROOT = Path(__file__).parents[3]
 DEADLY = np.datetime64("2024-03-02T00:30")
 
 
@@ -62,18 +59,11 @@ def test_workers_that_keep_dying_are_one_clear_line_and_cost_nothing(root, alone
     assert contents(settings.archive) == alone
 
 
-def start_worker(address: str) -> "subprocess.Popen[bytes]":
-    """A worker that nobody starts again."""
-    command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--no-nanny", "--nthreads", "1"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen([*command, "--no-dashboard"], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, **quiet)
-
-
 @pytest.mark.parametrize("victim", ["worker", "scheduler"])
 def test_a_cluster_that_is_gone_is_one_clear_line_and_costs_nothing(root, alone, monkeypatch, victim):
     """The only worker, or the scheduler, is killed after the first frames."""
-    monkeypatch.setattr(workers_module, "PATIENCE_SECONDS", 1.0)
-    monkeypatch.setattr(workers_module, "LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(pool, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(pool, "LOOK_SECONDS", 0.2)
     settings, real = config(root), run_module.read_slot
 
     def slow(archive, job, settings):
@@ -85,29 +75,19 @@ def test_a_cluster_that_is_gone_is_one_clear_line_and_costs_nothing(root, alone,
             time.sleep(0.01)
         os.kill((worker if victim == "worker" else scheduler).pid, signal.SIGKILL)
 
-    (port,) = free_ports(1)
-    address = f"tcp://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port)]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    scheduler = subprocess.Popen([*command, "--no-dashboard"], **quiet)
-    worker = start_worker(address)
-    try:
-        with Client(address, timeout=30) as client, monkeypatch.context() as patch:
-            client.wait_for_workers(1, timeout=60)
-            patch.setattr(run_module, "read_slot", slow)
-            killer = threading.Thread(target=kill)
-            killer.start()
-            line = {
-                "worker": "has no workers: found none at tcp",
-                "scheduler": "scheduler was lost: found no connection",
-            }
-            with pytest.raises(FewcastError, match=line[victim]):
-                run(settings, connect=lambda: client)
-            killer.join()
-    finally:
-        for process in (worker, scheduler):
-            process.kill()
-            process.wait()
+    with lone_cluster() as (address, scheduler, worker), Client(address, timeout=30) as client:
+        client.wait_for_workers(1, timeout=60)
+        monkeypatch.setattr(run_module, "read_slot", slow)
+        killer = threading.Thread(target=kill)
+        killer.start()
+        line = {
+            "worker": "has no workers: found none at tcp",
+            "scheduler": "scheduler was lost: found no connection",
+        }
+        with pytest.raises(FewcastError, match=line[victim]):
+            run(settings, connect=lambda: client)
+        killer.join()
+    monkeypatch.setattr(run_module, "read_slot", real)
     assert (Archive.open(settings.archive).status == Status.COMPLETE).any()
     run(settings)
     assert contents(settings.archive) == alone

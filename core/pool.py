@@ -1,6 +1,6 @@
-"""Where slots are read: on threads of this process, or on the workers of a Dask cluster, all of which may die.
+"""Calls on threads of this process, or on the workers of a Dask cluster, all of which may die.
 
-Either is started by the first slot, since most runs of a live source find nothing new.
+Either is started by the first call, since most ingests of a live source find nothing new.
 """
 
 import time
@@ -9,25 +9,38 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from core.errors import FewcastError
+from core.errors import AwayError, FewcastError
 
 if TYPE_CHECKING:
     from distributed import Client
 
 T = TypeVar("T")
 Connect = Callable[[], "Client | None"]
-# Slots handed out for each thread, one at work and the next; a cluster that is to grow must see more of them waiting.
-SLOTS_PER_THREAD, LEAST_ON_CLUSTER = 2, 128
+# Calls handed out for each thread, one at work and the next; a cluster that is to grow must see more of them waiting.
+CALLS_PER_THREAD, LEAST_ON_CLUSTER = 2, 128
 # How long a cluster may be without a worker: one that grows on demand takes minutes to begin.
 PATIENCE_SECONDS, LOOK_SECONDS = 600.0, 5.0
 KEPT = "then run again: what was written is kept"
 
 
-class Workers:
+def connect_to(address: str) -> "Client":
+    """A client of the scheduler at this address; `AwayError` where none answers in Dask's own time."""
+    from distributed import Client  # takes a quarter of a second that an idle run does not need
+
+    try:
+        return Client(address)
+    except OSError as error:
+        raise AwayError(
+            "the Dask scheduler does not answer",
+            found=f"nothing at {address}",
+            mend="start it, or unset DASK_SCHEDULER_ADDRESS to work on threads of this machine",
+        ) from error
+
+
+class Pool:
     """Runs calls elsewhere, `most` at a time, until `stack` ends; whatever becomes of a cluster is one `FewcastError`.
 
     Dask itself gives a call to other workers when one dies, until `distributed.scheduler.allowed-failures`.
-    `refused` is the error of a cluster that did not answer at first, which says nothing of the archive and may pass.
     """
 
     def __init__(self, connect: Connect | None, threads: int, stack: ExitStack) -> None:
@@ -36,7 +49,6 @@ class Workers:
         self.client: Client | None = None
         self.address = ""
         self.most = 1  # known once they have started
-        self.refused: OSError | None = None
 
     def submit(self, call: Callable[..., T], *arguments: Any) -> "Future[T]":
         if self._executor is None:
@@ -45,16 +57,12 @@ class Workers:
             return self._executor.submit(call, *arguments)
 
     def _start(self) -> Executor:
-        try:
-            self.client = self._connect() if self._connect else None
-        except OSError as error:
-            self.refused = error
-            raise
+        self.client = self._connect() if self._connect else None
         if self.client is None:
-            self.most = SLOTS_PER_THREAD * self._threads
-            return self._stack.enter_context(ThreadPoolExecutor(self._threads, "ingest"))
+            self.most = CALLS_PER_THREAD * self._threads
+            return self._stack.enter_context(ThreadPoolExecutor(self._threads, "pool"))
         self.address = str(self.client.scheduler.address) if self.client.scheduler else ""
-        self.most = max(LEAST_ON_CLUSTER, SLOTS_PER_THREAD * sum(self.client.nthreads().values()))
+        self.most = max(LEAST_ON_CLUSTER, CALLS_PER_THREAD * sum(self.client.nthreads().values()))
         executor: Executor = self.client.get_executor(pure=False)
         return executor
 
@@ -96,7 +104,7 @@ class Workers:
         if self.client is None:
             yield
             return
-        from distributed import KilledWorker  # takes a quarter of a second that an ingest on threads does not need
+        from distributed import KilledWorker  # as late as `connect_to` imports it
         from distributed.comm import CommClosedError
 
         try:
