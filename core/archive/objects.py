@@ -8,7 +8,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -72,7 +72,7 @@ class LocalObjects:
     readers = 1  # between two chunks threads would wait for each other longer than decompressing takes
 
     def __init__(self, root: str) -> None:
-        self.url = root
+        self.url = root.rstrip("/") or "/"
         self.root = Path(root)
 
     def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes | None:
@@ -104,29 +104,29 @@ class LocalObjects:
             os.close(descriptor)
 
     def put(self, key: str, data: bytes) -> None:
-        path = self.root / key
-        scratch = self.root / SCRATCH
-        temporary = scratch / uuid.uuid4().hex
+        # Plain strings: with many threads at it, what Python does between two calls of the system is waited for.
+        path, scratch = f"{self.url}/{key}", f"{self.url}/{SCRATCH}"
+        temporary = f"{scratch}/{uuid.uuid4().hex}"
         try:
             try:
                 _write_durably(temporary, data)
             except FileNotFoundError:
-                scratch.mkdir(parents=True, exist_ok=True)
+                os.makedirs(scratch, exist_ok=True)
                 _write_durably(temporary, data)
             try:
                 os.replace(temporary, path)
             except FileNotFoundError:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                os.makedirs(os.path.dirname(path), exist_ok=True)
                 os.replace(temporary, path)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
             raise
         # All of them each time, since a killed put may have made some and synced none; the first takes the others
         # along, and a folder in which nothing is new costs microseconds.
-        for folder in path.parents:
-            _sync_folder(folder)
-            if folder == self.root:
-                break
+        for end in range(len(path) - 1, len(self.url) - 1, -1):
+            if path[end] == "/":
+                _sync_folder(path[:end])
 
     def keys(self, prefix: str) -> Iterator[tuple[str, int]]:
         folders = [self.root / prefix]
@@ -148,15 +148,18 @@ class LocalObjects:
         shutil.rmtree(self.root / SCRATCH, ignore_errors=True)
 
 
-def _write_durably(path: Path, data: bytes) -> None:
-    with open(path, "wb", buffering=0) as file:
+def _write_durably(path: str, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
         rest = memoryview(data)
         while rest:
-            rest = rest[file.write(rest) :]
-        os.fsync(file.fileno())
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
-def _sync_folder(folder: Path) -> None:
+def _sync_folder(folder: str) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
