@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+import tensorstore
 import xarray as xr
 import zarr
 from hypothesis import given
@@ -91,12 +92,10 @@ def test_any_zarr_library_reads_the_shards(archive, reader):
     slot = archive.slot(TIME)
     ours = archive.read_packed("brightness_temperature", [slot], slice(None), slice(None))[0]
     if reader == "tensorstore":
-        tensorstore = pytest.importorskip("tensorstore")
         spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{archive.url}/brightness_temperature"}}
         theirs = tensorstore.open(spec).result()[slot].read().result()
     else:
         pipeline = {"zarr": "zarr.core.codec_pipeline.BatchedCodecPipeline", "zarrs": "zarrs.ZarrsCodecPipeline"}
-        pytest.importorskip(reader)
         with zarr.config.set({"codec_pipeline.path": pipeline[reader]}):
             theirs = zarr.open_group(archive.url, mode="r")["brightness_temperature"][slot]
     assert (ours != shard.MISSING).sum() > 30_000

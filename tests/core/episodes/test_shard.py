@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorstore
 import zarr
 
 from core.episodes import shard
@@ -21,7 +22,6 @@ def some(seed: int) -> np.ndarray:
 
 @pytest.mark.parametrize("compression", ["none", "lz4"])
 def test_other_readers_see_the_same_episodes(tmp_path: Path, compression: Any) -> None:
-    tensorstore = pytest.importorskip("tensorstore")
     (tmp_path / "zarr.json").write_text(json.dumps(shard.metadata(3, BLOCK, compression)))
     for episode in (0, 2):  # and 1 is missing
         (tmp_path / shard.key(episode)).write_bytes(shard.encode(some(episode), compression))
