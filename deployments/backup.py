@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -63,16 +63,14 @@ def save(data: Path, folder: Path, archives: Sequence[str] = ()) -> list[str]:
 def restore(data: Path, folder: Path, into: str = "") -> list[str]:
     """Bring back what `save` left in `folder`, where nothing is; returns what was restored, in words.
 
-    Archives go to where they were, or (by their last names) under `into`. Raises `FewcastError` where records or an
-    archive are in the way.
+    Archives go to where they were, or (by their last two names, as `korea/archive.zarr`) under `into`. Raises
+    `FewcastError` where records or an archive are in the way, or two archives would be one.
     """
     try:
         notes = json.loads((folder / "backup.json").read_text())
     except (OSError, ValueError) as error:
         raise FewcastError("this is no finished backup", found=str(folder), mend="name the folder of a save") from error
-    targets = {
-        url: f"{into.rstrip('/')}/{url.rstrip('/').rsplit('/', 1)[-1]}" if into else url for url in notes["archives"]
-    }
+    targets = _targets(notes["archives"], into)
     in_the_way = [place for place in (*SQLITE.values(), "stack/postgres") if (data / place).exists()]
     in_the_way += [url for url in targets.values() if open_objects(url).get(ROOT) is not None]
     if in_the_way:
@@ -91,6 +89,20 @@ def restore(data: Path, folder: Path, into: str = "") -> list[str]:
     for url, target in targets.items():
         said.append(f"archive {target}: {_restore_archive(folder / notes['archives'][url], target)} objects")
     return said
+
+
+def _targets(urls: Iterable[str], into: str) -> dict[str, str]:
+    """Where each archive goes; every preset's is called `archive.zarr`, so that its folder is part of its name."""
+    if not into:
+        return {url: url for url in urls}
+    targets = {url: "/".join([into.rstrip("/"), *url.rstrip("/").split("/")[-2:]]) for url in urls}
+    if len({*targets.values()}) < len(targets):
+        raise FewcastError(
+            "two archives would be restored to one place",
+            found=", ".join(f"{url} to {target}" for url, target in targets.items()),
+            mend="leave out --into, or save them into two backups",
+        )
+    return targets
 
 
 def _copy_sqlite(source: Path, target: Path) -> None:
