@@ -9,9 +9,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ActionTypes, CancelFlowRun, ChangeFlowRunState, RunDeployment, SendNotification
 from prefect.events.schemas.automations import EventTrigger, Posture
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
 from deployments.catalogue import Entry
+from flows.embedded import HEARTBEAT_SECONDS
 from tasks.events import ARCHIVE_GREW, archive_resource
 
 ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
@@ -19,12 +19,8 @@ ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cance
 ALERTS = "fewcast-alerts"
 
 
-def zombies(missed: int = 3, beat: int = 0) -> Automation:
-    """A run whose process is gone sends no heartbeat, and would be Running for ever: call it crashed.
-
-    `beat` is the seconds between heartbeats; 0: those of Prefect's own setting, which the runs have too.
-    """
-    beat = beat or PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value() or 180
+def zombies(missed: int = 3, beat: int = HEARTBEAT_SECONDS) -> Automation:
+    """A run whose process is gone sends no heartbeat, every `beat` seconds: call it crashed, or it runs for ever."""
     return Automation(
         name="fewcast: runs without a heartbeat are crashed",
         description=f"Missed {missed} heartbeats of {beat} s: the process is gone. Stages go on where they were.",

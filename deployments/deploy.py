@@ -12,7 +12,7 @@ from prefect import serve
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectAlreadyExists
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from core.config import load
 from core.errors import FewcastError
@@ -20,6 +20,7 @@ from deployments.automations import apply_automations, automations, find_alerts
 from deployments.catalogue import Entry, catalogue
 from deployments.pools import CPU_POOL, GPU_POOL
 from flows.cli import PRESETS
+from flows.embedded import HEARTBEAT_SECONDS
 
 
 def main() -> int:
@@ -39,7 +40,8 @@ def main() -> int:
         chosen = catalogue(load(path) for path in options.config or sorted(PRESETS.glob("*.toml")))
         apply(chosen, options.working_dir if options.apply else "")
         if not options.apply:
-            serve(*(entry.deployment() for entry in chosen))
+            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: HEARTBEAT_SECONDS}):
+                serve(*(entry.deployment() for entry in chosen))
     except FewcastError as error:
         print(f"fewcast: {error}", file=sys.stderr)
         return 1

@@ -11,13 +11,13 @@ from deployments.pools import CPU_POOL, GPU_POOL
 from deployments.stack.postgres import Postgres
 from deployments.stack.processes import Service
 from flows.access import Auth
+from flows.embedded import HEARTBEAT
 from flows.logs import log_settings
 
 PORTS = {"prefect": 4200, "mlflow": 5000, "dask": 8786, "s3": 8333, "postgres": 5432}
 # Free ports, of which nobody needs to know the number.
 INNER_PORTS = ("s3-master", "s3-master-grpc", "s3-volume", "s3-volume-grpc", "s3-filer", "s3-filer-grpc", "s3-grpc",
                f"worker-{CPU_POOL}", f"worker-{GPU_POOL}")  # fmt: skip
-HEARTBEAT_SECONDS = 30
 POLL_SECONDS = 2  # how long work that is asked for may lie unseen; by default 10
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
@@ -47,9 +47,9 @@ class Plan:
             "DO_NOT_TRACK": "true",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "PREFECT_API_URL": f"{self.url('prefect')}/api",
-            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
             "PREFECT_HOME": str(self.data / "prefect"),
             "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",
+            **HEARTBEAT,
             **log_settings(),
         }
 

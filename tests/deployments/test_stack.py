@@ -19,6 +19,7 @@ from deployments.stack.processes import Processes, Running, Service, answers, li
 from deployments.stack.secrets import read_secrets
 from deployments.stack.services import INNER_PORTS, PORTS, Plan
 from flows.access import Auth, read_auth
+from flows.embedded import HEARTBEAT
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(100)"]
 SPAWN = [
@@ -122,6 +123,7 @@ def test_each_service_is_on_loopback_and_told_no_more_than_it_needs(tmp_path: Pa
     assert services["prefect"].environment["PREFECT_SERVER_API_AUTH_STRING"] == "someone:a long password"
     assert services["worker-fewcast-cpu"].environment["MLFLOW_TRACKING_PASSWORD"] == "a long password"
     assert "a long password" not in repr(services)
+    assert services["worker-fewcast-cpu"].environment.items() >= HEARTBEAT.items()
 
 
 @pytest.mark.parametrize("given", ["nobody", ":without a user", "someone:short", "someone"])
