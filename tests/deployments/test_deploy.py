@@ -189,6 +189,10 @@ def test_every_preset_can_be_started_and_live_sources_follow_the_satellite() -> 
     assert made["nowcast/korea"].cron == "5-59/10 * * * *"
     assert made["evaluate/korea"].after == "train/korea"
     assert made["promote/korea"].after == "evaluate/korea"
+    assert made["train/korea"].parameters["renew"]
+    assert not made["train/demo"].parameters["renew"]
+    runs = [made[f"evaluate/{name}"].parameters["config"]["run"] for name in ("korea", "demo")]
+    assert runs == ["data/korea/run.latest", "data/demo/run"]
     sources = [path.read_text() for path in PRESETS.parent.glob("*.py")]
     flows = {name for source in sources for name in re.findall(r'@flow\(name="([^"]+)"', source)}
     assert {entry.flow.name for entry in made.values()} == flows
