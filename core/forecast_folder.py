@@ -1,10 +1,12 @@
 """The folder of the forecasts: their names, which is the newest, which are there, and which are old enough to go."""
 
+import errno
 import json
 import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -62,11 +64,7 @@ class Folder:
         if netcdf:
             dataset.to_netcdf(beside / "forecast.nc", engine="h5netcdf")
             os.replace(beside / "forecast.nc", place.with_suffix(".nc"))
-        before = place.with_name(f".{place.name}.{os.getpid()}.before.partial")
-        if place.exists():
-            os.rename(place, before)
-        os.rename(beside, place)
-        shutil.rmtree(before, ignore_errors=True)
+        _replace(place, beside)
 
     def point_to_latest(self) -> None:
         """`latest.zarr`, `latest.png`, ... are links to the newest forecast, even if an older one is made after it."""
@@ -121,6 +119,20 @@ class Folder:
             return found
         except (OSError, ValueError):
             return {}
+
+
+def _replace(place: Path, beside: Path) -> None:
+    """Put a folder in the place of another; of two runs that do it at once either is there in the end, and whole."""
+    before = place.with_name(f".{place.name}.{os.getpid()}.before.partial")
+    while beside.exists():
+        with suppress(FileNotFoundError):
+            os.rename(place, before)
+        try:
+            os.rename(beside, place)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another run was quicker: its turn to go
+                raise
+        shutil.rmtree(before, ignore_errors=True)
 
 
 def stamp(moment: np.datetime64) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from core.config import ForecastConfig
 from flows import cli
 
 TINY = Path(__file__).with_name("tiny.toml")
@@ -107,6 +108,12 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
 
 
 def test_a_region_given_by_hand_is_that_of_the_forecast() -> None:
-    options = cli._parser().parse_args(["nowcast", "--preset", "korea", "--region=-1.5,31,133,44"])
-    assert cli.read_config(options).forecast.region == "-1.5,31,133,44"
-    assert cli.read_config(options).forecast.run == "models:/korea@champion"
+    def read(*more: str) -> ForecastConfig:
+        return cli.read_config(cli._parser().parse_args(["nowcast", "--preset", "korea", *more])).forecast
+
+    by_hand = read("--region=-1.5,31,133,44")
+    assert (by_hand.region, by_hand.run) == ("-1.5,31,133,44", "models:/korea@champion")
+    assert by_hand.output == "data/korea/forecasts/-1.5,31,133,44", "not in place of the operational ones"
+    assert read("--region", "Southeast Asia").output == "data/korea/forecasts/southeast-asia"
+    assert read("--region", "japan", "--set", "forecast.output=x").output == "x"
+    assert read().output == "data/korea/forecasts"
