@@ -52,8 +52,8 @@ def forecast(
     """Adapt the run to the newest windows of the area and forecast from the newest frames.
 
     The same run, area, frames and settings give the same members. A forecast that is there is not made again.
-    Raises `FewcastError` where the archive has no k usable frames in a row, or only older ones than the settings allow,
-    or where an area outside the archive is asked.
+    Raises `FewcastError` where the archive has no k usable frames in a row, or only older ones than the settings allow
+    (but for a start that is asked for), or where an area outside the archive is asked.
     """
     report = report or Silent()
     device = device_of(config.device)
@@ -105,7 +105,7 @@ def forecast(
     with _timed(made, "write"):
         folder.write(dataset, place, netcdf=config.netcdf)
         folder.point_to_latest()
-        for name in folder.retire(config.keep_days):
+        for name in folder.retire(config.keep_days, place):
             report.message(f"{name} is older than {config.keep_days:g} days: deleted")
     _tell_superseded(view, init, folder, report)
     return made
@@ -124,12 +124,12 @@ def _fast(x: Tensor) -> Tensor:
 
 
 def _require_fresh(config: ForecastConfig, view: Newest, init: np.datetime64, now: datetime, report: Report) -> None:
-    """Refuse frames that are too old; say so where the newest ones have holes and an older start is taken."""
+    """Refuse newest frames that are too old; say so where the newest ones have holes and an older start is taken."""
     newest = view.newest_slot
     archive = view.frames.archive
     age = (np.datetime64(now.replace(tzinfo=None), "s") - init).astype("timedelta64[m]").astype(int)
     holes = newest is not None and not config.init_time and archive.times[newest] > init
-    if config.max_age_minutes and age > config.max_age_minutes:
+    if config.max_age_minutes and not config.init_time and age > config.max_age_minutes:
         raise FewcastError(
             f"the archive {archive.url} is stale",
             found=f"{age} minutes since {init.astype('M8[m]')}, the newest start, where "

@@ -82,12 +82,15 @@ class Folder:
             else:
                 link.unlink(missing_ok=True)
 
-    def retire(self, keep_days: float) -> Iterator[str]:
-        """Delete forecasts that start `keep_days` before the newest one, and what killed runs left; yields names."""
+    def retire(self, keep_days: float, made: Path) -> Iterator[str]:
+        """Delete forecasts that start `keep_days` before the newest one, and what killed runs left; yields names.
+
+        What has just been `made` stays, however old its start.
+        """
         forecasts = self.forecasts()
         oldest = forecasts[-1][0] - np.timedelta64(int(keep_days * 86400), "s") if forecasts and keep_days else None
         for init_time, path in forecasts:
-            if oldest is not None and init_time < oldest:
+            if oldest is not None and init_time < oldest and path != made:
                 shutil.rmtree(path)
                 for suffix in _BESIDE:
                     path.with_suffix(suffix).unlink(missing_ok=True)

@@ -110,6 +110,8 @@ def test_frames_that_are_too_old_are_refused_and_holes_are_told(config, chain, t
     with pytest.raises(FewcastError, match=r"is stale: found 91 minutes since 2024-06-03T23:30, .* 60 are allowed"):
         forecast(live, clock=lambda: datetime(2024, 6, 4, 1, 1, tzinfo=UTC))
     assert forecast(live, clock=lambda: datetime(2024, 6, 4, 0, 1, tzinfo=UTC)).init_time
+    asked = live.model_copy(update={"init_time": "2024-06-03T12:00:00Z", "keep_days": 0.2})
+    assert Path(forecast(asked).url).exists(), "a start that is asked for may be of any age"
 
     holed = str(tmp_path / "holed.zarr")
     shutil.copytree(chain.archive, holed)

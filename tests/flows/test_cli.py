@@ -107,6 +107,16 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     assert done.stderr == ""
 
 
+def test_a_start_is_given_with_seconds_or_without() -> None:
+    for given, read in (
+        ("2024-06-01T03:00Z", "2024-06-01T03:00Z"),
+        ("2024-06-01T12:00:00+09:00", "2024-06-01T03:00:00Z"),
+        ("", ""),
+    ):
+        options = cli._parser().parse_args(["nowcast", "--preset", "korea", "--set", f"forecast.init_time={given}"])
+        assert cli.read_config(options).forecast.init_time == read
+
+
 def test_a_region_given_by_hand_is_that_of_the_forecast() -> None:
     def read(*more: str) -> ForecastConfig:
         return cli.read_config(cli._parser().parse_args(["nowcast", "--preset", "korea", *more])).forecast
