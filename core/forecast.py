@@ -68,7 +68,7 @@ def forecast(
     place = folder.place(init_time)
     animation = str(place.with_suffix(".gif")) if config.animation else ""
     made = Forecast(str(place), str(place.with_suffix(".png")), animation, init_time, support_times, device=str(device))
-    own = identity(config, model, view.frames.archive, support_times)
+    own = identity(config, model, view, init, support_slots)
     if folder.holds(place, own):
         folder.point_to_latest()
         report.message(f"{made.url} is up to date: skipped")

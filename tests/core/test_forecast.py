@@ -17,6 +17,7 @@ from core.model import Model
 from core.newest import Newest
 from core.report import Silent
 from core.satellite.area import lonlat
+from core.satellite.granule import Frame
 
 
 class Told(Silent):
@@ -71,6 +72,24 @@ def test_the_same_forecast_is_made_once_and_the_same(config):
     other = forecast(config.model_copy(update={"output": config.output + "2"}))
     with xr.open_zarr(other.url, consolidated=False) as again:
         np.testing.assert_array_equal(before, again["members"].values)
+
+
+def test_a_forecast_is_made_again_once_a_frame_of_it_is_written_again(config, chain, tmp_path):
+    """Frames may be partial, and be completed later: those of the inputs, and those of the support windows."""
+    archive = str(tmp_path / "archive.zarr")
+    shutil.copytree(chain.archive, archive)
+    quick = config.model_copy(
+        update={"archive": archive, "netcdf": False, "animation": False, "members": 2, "support_windows": 1}
+    )
+    forecast(quick)
+    written = Archive.open(archive, "r+")
+    for slot in (143, 140):  # an input, and a frame of the support window alone
+        grid, time = written.grid, written.times[slot]
+        values = np.full(written.shape, 250.0, np.float32)
+        written.record(written.write_frame(slot, Frame(channel="ir", kind="brightness_temperature", time=time,
+                                                       observation_time=time, values=values, grid=grid)))  # fmt: skip
+        assert not forecast(quick).skipped
+        assert forecast(quick).skipped
 
 
 def test_latest_is_a_link_to_the_newest_even_when_an_older_one_is_made_after_it(config):
