@@ -20,6 +20,7 @@ INNER_PORTS = ("s3-master", "s3-master-grpc", "s3-volume", "s3-volume-grpc", "s3
                f"worker-{CPU_POOL}", f"worker-{GPU_POOL}")  # fmt: skip
 POLL_SECONDS = 2  # how long work that is asked for may lie unseen; by default 10
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+BUCKET_KEYS = (*S3_KEYS, "AWS_ENDPOINT_URL", "AWS_PROFILE")  # any of them names a bucket of the operator's own
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,18 @@ class Plan:
         """And what those that run flows are told besides: how to get in."""
         return {
             **self.environment(),
-            **{key: self.secrets[key] for key in S3_KEYS},
-            "AWS_ENDPOINT_URL": self.url("s3"),
-            "AWS_DEFAULT_REGION": "us-east-1",
+            **self._bucket(),
             "DASK_SCHEDULER_ADDRESS": f"tcp://127.0.0.1:{self.ports['dask']}",
             "MLFLOW_TRACKING_URI": self.url("mlflow"),
             **(self.auth.for_clients() if self.auth else {}),
         }
+
+    def _bucket(self) -> dict[str, str]:
+        """The way to the stack's own S3 server, where there is one and the operator has not named another."""
+        if not find_weed() or any(os.environ.get(key) for key in BUCKET_KEYS):
+            return {}
+        own = {"AWS_ENDPOINT_URL": self.url("s3"), "AWS_DEFAULT_REGION": "us-east-1"}
+        return {key: self.secrets[key] for key in S3_KEYS} | own
 
     def databases(self) -> list[Service]:
         """What must answer before the servers start."""
@@ -121,7 +127,7 @@ class Plan:
         return Service("mlflow", _module("mlflow", *words), f"{address}/health", address, self.environment() | told)
 
     def _s3(self) -> list[Service]:
-        weed = shutil.which("weed", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
+        weed = find_weed()
         if not weed:
             return []
         folder = self.folder / "s3"
@@ -146,6 +152,11 @@ class Plan:
             Service("dask-worker", _module("distributed.cli.dask_worker", *worker),
                     environment=self.client_environment()),
         ]  # fmt: skip
+
+
+def find_weed() -> str:
+    """SeaweedFS's program, from this environment or the PATH; empty where it is not installed."""
+    return shutil.which("weed", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}") or ""
 
 
 def _module(*words: str) -> list[str]:
