@@ -21,6 +21,7 @@ from deployments.catalogue import Entry, catalogue
 from deployments.pools import CPU_POOL, GPU_POOL
 from flows.cli import PRESETS
 from flows.embedded import HEARTBEAT_SECONDS
+from tasks.policies import GPU
 
 
 def main() -> int:
@@ -57,7 +58,7 @@ def apply(chosen: list[Entry], working_dir: str = "") -> None:
         for pool in (CPU_POOL, GPU_POOL) if working_dir else ():
             with suppress(ObjectAlreadyExists):
                 client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
-        client.create_concurrency_limit("gpu", 1)
+        client.create_concurrency_limit(GPU, 1)
     ids: dict[str, UUID] = {}
     for entry in chosen:
         ids[entry.path] = cast(UUID, entry.deployment(working_dir).apply())

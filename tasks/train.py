@@ -11,7 +11,7 @@ from core.renewal import renewed
 from core.train import TrainSummary
 from core.train import train as train_learner
 from tasks.curve import Curve
-from tasks.policies import NETWORK, SEGMENT
+from tasks.policies import GPU, NETWORK, SEGMENT
 from tasks.records import origin, tell_data, tell_result, tracking_folder
 from tasks.reporting import Reporting
 from tasks.stopping import run_until_stopped
@@ -28,7 +28,7 @@ def renew(config: TrainConfig, tracking: TrackingConfig) -> TrainConfig:
         return renewed(config, lambda: registry.champion_run(tracking, report), datetime.now(UTC), report=report)
 
 
-@task(name="train", task_run_name="train {config.learner}", tags=["gpu"], **SEGMENT)
+@task(name="train", task_run_name="train {config.learner}", tags=[GPU], **SEGMENT)
 def train(config: TrainConfig, tracking: TrackingConfig, segment_steps: int = 0) -> TrainSummary:
     """Train one segment from the last good checkpoint on: so many steps, or (0) all that are left."""
     begun = time.monotonic()
