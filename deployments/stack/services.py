@@ -18,6 +18,11 @@ PORTS = {"prefect": 4200, "mlflow": 5000, "dask": 8786, "s3": 8333, "postgres": 
 # Free ports, of which nobody needs to know the number.
 INNER_PORTS = ("s3-master", "s3-master-grpc", "s3-volume", "s3-volume-grpc", "s3-filer", "s3-filer-grpc", "s3-grpc",
                f"worker-{CPU_POOL}", f"worker-{GPU_POOL}")  # fmt: skip
+# How long Prefect's server keeps runs that have ended, with their logs and artifacts; by default for ever.
+RETENTION = {
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(30 * 86400),  # seconds
+}
 POLL_SECONDS = 2  # how long work that is asked for may lie unseen; by default 10
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 BUCKET_KEYS = (*S3_KEYS, "AWS_ENDPOINT_URL", "AWS_PROFILE")  # any of them names a bucket of the operator's own
@@ -99,6 +104,7 @@ class Plan:
         words = ("server", "start", "--host", "127.0.0.1", "--port", str(self.ports["prefect"]))
         told = {
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            **RETENTION,
             # In memory, a restart would forget who holds a limit, and keep the limit taken for ever.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
             **(self.auth.for_prefect_server() if self.auth else {}),
