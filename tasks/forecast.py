@@ -26,9 +26,11 @@ def forecast(config: ForecastConfig, tracking: TrackingConfig) -> Forecast:
     publish("nowcast", made, model=model_page(config.run, tracking))
     if made.skipped:  # its pictures are on the run that made it
         return made
-    for key, path, words in (("picture", made.picture, "Forecast"), ("animation", made.animation, "Animation")):
-        if path and Path(path).exists():
-            publish_file(f"nowcast-{key}", Path(path), f"{words} from {made.init_time.astype('M8[m]')} UTC")
+    start = f"{made.init_time.astype('M8[m]')} UTC"
+    publish_file("nowcast-picture", Path(made.picture), f"Forecast from {start}")
+    if made.animation:
+        words = f"Animation from {start}, its last frame: {made.animation} has all"
+        publish_file("nowcast-animation", Path(made.animation), words)
     return made
 
 
