@@ -69,7 +69,8 @@ def forecast(
     animation = str(place.with_suffix(".gif")) if config.animation else ""
     made = Forecast(str(place), str(place.with_suffix(".png")), animation, init_time, support_times, device=str(device))
     own = identity(config, model, view, init, support_slots)
-    if folder.holds(place, own):
+    wanted = [".png", *([".gif"] if config.animation else []), *([".nc"] if config.netcdf else [])]
+    if folder.holds(place, own, wanted):
         folder.point_to_latest()
         report.message(f"{made.url} is up to date: skipped")
         _tell_superseded(view, init, folder, report)
@@ -103,7 +104,7 @@ def forecast(
         with _timed(made, "animation"):
             animate(dataset, view, init, Path(animation))
     with _timed(made, "write"):
-        folder.write(dataset, place, netcdf=config.netcdf)
+        folder.write(dataset, place, wanted)
         folder.point_to_latest()
         for name in folder.retire(config.keep_days, place):
             report.message(f"{name} is older than {config.keep_days:g} days: deleted")
