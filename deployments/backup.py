@@ -1,8 +1,9 @@
 """`python -m deployments.backup save|restore FOLDER`: the records of Prefect and MLflow, and archives.
 
 Taken while everything runs. Databases come first, by their own means of an online copy; MLflow's artifacts after them,
-since they only grow. An archive is copied twice: freely, then what has changed since, with its writer kept out: the
-copy is of one moment, and the ingest waits for seconds. Saved into the same folder again, it copies what has changed.
+since they only grow. An archive is copied twice: freely, then what has changed since, with its writer kept out, so that
+the copy is of one moment; an ingest that begins in these seconds ends, and the next one does its work. Saved into the
+same folder again, it copies what has changed; until it is finished, there is no backup in the folder.
 """
 
 import argparse
@@ -11,9 +12,10 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +33,15 @@ from flows.cli import PRESETS
 SQLITE = {"prefect.db": "prefect/prefect.db", "mlflow.db": "mlflow.db", "mlflow-users.db": "mlflow-users.db"}
 POSTGRES = ("prefect", "mlflow")
 ARTIFACTS, ROOT = "mlflow-artifacts", "zarr.json"
+FINISHED = "backup.json"
 CONNECTIONS = 8
+PATIENCE_SECONDS = 60  # an ingest of the newest slots holds the archive for less
 
 
 def save(data: Path, folder: Path, archives: Sequence[str] = ()) -> list[str]:
     """Copy the records in `data`, and archives by URL, into `folder`; returns what was saved, in words."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / FINISHED).unlink(missing_ok=True)  # until it is over, this is no backup
     said = []
     if (postgres := _postgres(data)) is not None:
         for name in POSTGRES:
@@ -56,7 +61,7 @@ def save(data: Path, folder: Path, archives: Sequence[str] = ()) -> list[str]:
     for url, name in names.items():
         said.append(f"archive {url}: {_save_archive(url, folder / name)} objects copied")
     notes = {"profile": "postgres" if postgres else "sqlite", "archives": names}
-    (folder / "backup.json").write_text(json.dumps(notes, indent=1))
+    (folder / FINISHED).write_text(json.dumps(notes, indent=1))
     return said
 
 
@@ -67,7 +72,7 @@ def restore(data: Path, folder: Path, into: str = "") -> list[str]:
     `FewcastError` where records or an archive are in the way, or two archives would be one.
     """
     try:
-        notes = json.loads((folder / "backup.json").read_text())
+        notes = json.loads((folder / FINISHED).read_text())
     except (OSError, ValueError) as error:
         raise FewcastError("this is no finished backup", found=str(folder), mend="name the folder of a save") from error
     targets = _targets(notes["archives"], into)
@@ -144,9 +149,25 @@ def _save_archive(url: str, folder: Path) -> int:
 
     folder.mkdir(parents=True, exist_ok=True)
     take_what_is_new()
-    with exclusive(source):
+    with _once_free(source):
         take_what_is_new()
     return copied
+
+
+@contextmanager
+def _once_free(archive: Objects) -> Iterator[None]:
+    """Hold an archive; `FewcastError` where its writer has it for longer than a minute."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(exclusive(archive))
+                break
+            except FewcastError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
+        yield
 
 
 def _restore_archive(folder: Path, url: str) -> int:

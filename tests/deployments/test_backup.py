@@ -2,7 +2,7 @@
 
 import sqlite3
 import threading
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -143,12 +143,23 @@ def test_a_database_that_is_written_meanwhile_is_saved_between_transactions(data
     assert all(one == twin for one, twin in saved)
 
 
-def test_an_archive_that_is_being_written_is_not_taken_for_whole(data: Path, archive: Archive, tmp_path: Path) -> None:
+def test_an_archive_that_is_being_written_is_not_taken_for_whole(
+    data: Path, archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deployments.backup.PATIENCE_SECONDS", 0)
+    save(data, tmp_path / "backup", [archive.url])
     with exclusive(open_objects(archive.url)), pytest.raises(FewcastError, match="is being written"):
         save(data, tmp_path / "backup", [archive.url])
     assert not (tmp_path / "backup" / "backup.json").exists()
     with pytest.raises(FewcastError, match="no finished backup"):
         restore(tmp_path / "new", tmp_path / "backup")
+
+
+def test_an_ingest_at_work_is_waited_for(data: Path, archive: Archive, tmp_path: Path) -> None:
+    with ExitStack() as writing:
+        writing.enter_context(exclusive(open_objects(archive.url)))
+        threading.Timer(0.5, writing.pop_all().close).start()
+        assert any(line.startswith("archive") for line in save(data, tmp_path / "backup", [archive.url]))
 
 
 def test_nothing_is_restored_over_what_is_there(data: Path, archive: Archive, tmp_path: Path) -> None:
