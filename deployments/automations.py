@@ -17,12 +17,13 @@ from tasks.events import ARCHIVE_GREW, archive_resource
 ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
 # A notification block of this name, of whatever kind (Slack, mail, a webhook), is told of every alarm.
 ALERTS = "fewcast-alerts"
+OURS = "fewcast: "  # what the names of these automations begin with
 
 
 def zombies(missed: int = 3, beat: int = HEARTBEAT_SECONDS) -> Automation:
     """A run whose process is gone sends no heartbeat, every `beat` seconds: call it crashed, or it runs for ever."""
     return Automation(
-        name="fewcast: runs without a heartbeat are crashed",
+        name=OURS + "runs without a heartbeat are crashed",
         description=f"Missed {missed} heartbeats of {beat} s: the process is gone. Stages go on where they were.",
         trigger=EventTrigger(
             after={"prefect.flow-run.heartbeat"},
@@ -40,7 +41,7 @@ def zombies(missed: int = 3, beat: int = HEARTBEAT_SECONDS) -> Automation:
 def stuck(limit: timedelta = timedelta(minutes=10)) -> Automation:
     """A run that a worker took and never began would be Pending for ever: its worker is gone."""
     return Automation(
-        name="fewcast: runs that never begin are crashed",
+        name=OURS + "runs that never begin are crashed",
         description=f"Taken by a worker {limit} ago, and not begun: the worker is gone. The next run does the work.",
         trigger=EventTrigger(
             after={"prefect.flow-run.Pending"},
@@ -58,7 +59,7 @@ def stuck(limit: timedelta = timedelta(minutes=10)) -> Automation:
 def overdue(limit: timedelta, tag: str) -> Automation:
     """A run that bears the tag of a time limit, and has not ended by then, is cancelled by its worker."""
     return Automation(
-        name=f"fewcast: runs tagged {tag} are cancelled after it",
+        name=f"{OURS}runs tagged {tag} are cancelled after it",
         description="It hangs, or its work has grown: see docs/operations.md. What it had done is kept.",
         trigger=EventTrigger(
             after={"prefect.flow-run.Running"},
@@ -77,7 +78,7 @@ def overdue(limit: timedelta, tag: str) -> Automation:
 def chained(after: Entry, then: Entry, ids: Mapping[str, UUID]) -> Automation:
     """One deployment after every completed run of another."""
     return Automation(
-        name=f"fewcast: {then.path} after {after.path}",
+        name=f"{OURS}{then.path} after {after.path}",
         description=f"A completed run of {after.path} starts {then.path}.",
         trigger=EventTrigger(
             expect={"prefect.flow-run.Completed"},
@@ -96,7 +97,7 @@ def chained(after: Entry, then: Entry, ids: Mapping[str, UUID]) -> Automation:
 def after_growth(archive: str, then: Entry, ids: Mapping[str, UUID]) -> Automation:
     """One deployment whenever frames have come into an archive."""
     return Automation(
-        name=f"fewcast: {then.path} when frames have come",
+        name=f"{OURS}{then.path} when frames have come",
         description=f"New frames in {archive} start {then.path}.",
         trigger=EventTrigger(
             expect={ARCHIVE_GREW},
@@ -115,7 +116,7 @@ def stale(archive: str, limit: timedelta, check: Entry, ids: Mapping[str, UUID],
         body = f"No frame has come into {archive} for {limit}. See the newest run of {check.path}."
         actions.append(SendNotification(block_document_id=block, subject="fewcast: a stale archive", body=body))
     return Automation(
-        name=f"fewcast: alarm when {archive} is stale",
+        name=f"{OURS}alarm when {archive} is stale",
         description=f"No frame for {limit}: {check.path} says since when, and why.",
         trigger=EventTrigger(
             expect={ARCHIVE_GREW},
