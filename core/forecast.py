@@ -1,6 +1,7 @@
 """The newest frames and a trained run to a forecast: adapt on the latest windows, draw members, write CF Zarr."""
 
 import copy
+import errno
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from core.newest import Newest
 from core.report import Report, Silent
 from core.run import device_of
 
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 NAMED = 100  # starts named in one line of the log
 # Tiles that the network runs on at once: on a CPU more of them no longer fit its caches, and take 1.6 times as long.
 TILES_A_CALL = {"cpu": 4, "cuda": 16}
@@ -71,9 +73,10 @@ def forecast(
     own = identity(config, model, view, init, support_slots)
     wanted = [".png", *([".gif"] if config.animation else []), *([".nc"] if config.netcdf else [])]
     if folder.holds(place, own, wanted):
-        folder.point_to_latest()
-        report.message(f"{made.url} is up to date: skipped")
-        _tell_superseded(view, init, folder, report)
+        with _writing(config.output):
+            folder.point_to_latest()
+            report.message(f"{made.url} is up to date: skipped")
+            _tell_superseded(view, init, folder, report)
         return replace(made, skipped=True)
     with _timed(made, "adapt"):
         report.message(f"adapting to {len(support_slots)} windows before {init_time.astype('M8[m]')}")
@@ -95,20 +98,20 @@ def forecast(
         dataset = forecast_dataset(config, model.spec, view, mixture, init_time)
         dataset.attrs |= own | {"history": f"{clock():%Y-%m-%dT%H:%M:%SZ} made by fewcast"}
         del mixture
-    with _timed(made, "picture"):
+    with _writing(config.output), _timed(made, "picture"):
         picture = forecast_picture(dataset, view, init, folder.skill())
         place.parent.mkdir(parents=True, exist_ok=True)
         picture.savefig(made.picture, dpi=110)
         report.figure("forecast", picture, 0)
     if animation:
-        with _timed(made, "animation"):
+        with _writing(config.output), _timed(made, "animation"):
             animate(dataset, view, init, Path(animation))
-    with _timed(made, "write"):
+    with _writing(config.output), _timed(made, "write"):
         folder.write(dataset, place, wanted)
         folder.point_to_latest()
         for name in folder.retire(config.keep_days, place):
             report.message(f"{name} is older than {config.keep_days:g} days: deleted")
-    _tell_superseded(view, init, folder, report)
+        _tell_superseded(view, init, folder, report)
     return made
 
 
@@ -159,6 +162,21 @@ def _tell_superseded(view: Newest, init: int, folder: Folder, report: Report) ->
         folder.note_superseded(dict.fromkeys(left, newest))
         names = ", ".join(stamp(moment) for moment in left[-NAMED:])
         report.message(f"superseded by {stamp(newest)}: {names}")
+
+
+@contextmanager
+def _writing(output: str) -> Iterator[None]:
+    """Say in one line that the folder cannot be written, since another try would not help; the rest may pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise FewcastError(
+            f"forecasts cannot be written to {output}",
+            found=error.strerror or str(error),
+            mend="free some space, or give forecast.output a folder that may be written to, and run again",
+        ) from error
 
 
 @contextmanager

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -90,6 +91,20 @@ def test_a_forecast_is_made_again_once_a_frame_of_it_is_written_again(config, ch
                                                        observation_time=time, values=values, grid=grid)))  # fmt: skip
         assert not forecast(quick).skipped
         assert forecast(quick).skipped
+
+
+@pytest.mark.parametrize("stage", ["forecast_picture", "Folder.write"])
+def test_a_full_disk_is_one_line_and_a_lost_network_is_not_taken_for_it(config, monkeypatch, stage):
+    quick = config.model_copy(update={"netcdf": False, "animation": False, "members": 2, "support_windows": 0})
+    for error, wanted in ((OSError(errno.ENOSPC, "No space left on device"), FewcastError), (TimeoutError(), OSError)):
+
+        def fail(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(f"core.forecast.{stage}", fail)
+        with pytest.raises(wanted) as told:
+            forecast(quick)
+        assert ("No space left on device; free some space" in str(told.value)) == (wanted is FewcastError)
 
 
 def test_latest_is_a_link_to_the_newest_even_when_an_older_one_is_made_after_it(config):
