@@ -13,6 +13,7 @@ from prefect.events.schemas.automations import EventTrigger, Posture
 from deployments.catalogue import Entry
 from flows.embedded import HEARTBEAT_SECONDS
 from tasks.events import ARCHIVE_GREW, archive_resource
+from tasks.listing import everything
 
 ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
 # A notification block of this name, of whatever kind (Slack, mail, a webhook), is told of every alarm.
@@ -161,7 +162,7 @@ def apply_automations(made: Iterable[Automation]) -> list[str]:
 def find_alerts() -> UUID | None:
     """The operator's notification block, if there is one."""
     with get_client(sync_client=True) as client:
-        for document in client.read_block_documents(limit=200):
+        for document in everything(client.read_block_documents):
             if document.name == ALERTS:
                 return document.id
     return None

@@ -3,10 +3,10 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import cast
 from uuid import UUID
 
 from prefect import serve
@@ -23,10 +23,8 @@ from deployments.catalogue import Entry, catalogue
 from deployments.pools import CPU_POOL, GPU_POOL
 from flows.cli import PRESETS
 from flows.embedded import HEARTBEAT_SECONDS
+from tasks.listing import everything
 from tasks.policies import GPU
-
-PAGE = 200  # what the server gives at once
-T = TypeVar("T")
 
 
 def main() -> int:
@@ -78,7 +76,7 @@ def apply(chosen: list[Entry], working_dir: str = "", *, prune: bool = False) ->
 def clear_left_over(ids: Mapping[str, UUID], names: Collection[str], *, delete: bool) -> None:
     """Name, or delete, deployments and automations of ours beyond those of the given ids and names."""
     with get_client(sync_client=True) as client:
-        made, ruled = _all(client.read_deployments), _all(client.read_automations)
+        made, ruled = everything(client.read_deployments), everything(client.read_automations)
         old = [item for item in made if _is_ours(item) and item.id not in ids.values()]
         rules = [rule for rule in ruled if rule.name.startswith(OURS) and rule.name not in names]
         for item in old:
@@ -91,13 +89,6 @@ def clear_left_over(ids: Mapping[str, UUID], names: Collection[str], *, delete: 
                 client.delete_automation(rule.id)
     if (old or rules) and not delete:
         print("what is left over still runs; --prune deletes it")
-
-
-def _all(read: Callable[..., list[T]]) -> list[T]:
-    found: list[T] = []
-    while page := read(limit=PAGE, offset=len(found)):
-        found += page
-    return found
 
 
 def _is_ours(deployment: DeploymentResponse) -> bool:

@@ -45,7 +45,7 @@ def test_what_is_in_no_config_any_more(
         yield server
 
     monkeypatch.setattr(deploy, "get_client", get_client)
-    monkeypatch.setattr(deploy, "PAGE", 2)
+    monkeypatch.setattr("tasks.listing.PAGE", 2)
     deploy.clear_left_over({"train/now": server.deployments[0].id}, ["fewcast: now"], delete=delete)
     said = capsys.readouterr().out.splitlines()
     word = "deleted" if delete else "left over"
