@@ -1,6 +1,7 @@
 """The newest frames and a trained run to a forecast: adapt on the latest windows, draw members, write CF Zarr."""
 
 import copy
+import errno
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from core.newest import Newest
 from core.report import Report, Silent
 from core.run import device_of
 
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 NAMED = 100  # starts named in one line of the log
 # Tiles that the network runs on at once: on a CPU more of them no longer fit its caches, and take 1.6 times as long.
 TILES_A_CALL = {"cpu": 4, "cuda": 16}
@@ -52,8 +54,8 @@ def forecast(
     """Adapt the run to the newest windows of the area and forecast from the newest frames.
 
     The same run, area, frames and settings give the same members. A forecast that is there is not made again.
-    Raises `FewcastError` where the archive has no k usable frames in a row, or only older ones than the settings allow,
-    or where an area outside the archive is asked.
+    Raises `FewcastError` where the archive has no k usable frames in a row, or only older ones than the settings allow
+    (but for a start that is asked for), or where an area outside the archive is asked.
     """
     report = report or Silent()
     device = device_of(config.device)
@@ -68,11 +70,13 @@ def forecast(
     place = folder.place(init_time)
     animation = str(place.with_suffix(".gif")) if config.animation else ""
     made = Forecast(str(place), str(place.with_suffix(".png")), animation, init_time, support_times, device=str(device))
-    own = identity(config, model, view.frames.archive, support_times)
-    if folder.holds(place, own):
-        folder.point_to_latest()
-        report.message(f"{made.url} is up to date: skipped")
-        _tell_superseded(view, init, folder, report)
+    own = identity(config, model, view, init, support_slots)
+    wanted = [".png", *([".gif"] if config.animation else []), *([".nc"] if config.netcdf else [])]
+    if folder.holds(place, own, wanted):
+        with _writing(config.output):
+            folder.point_to_latest()
+            report.message(f"{made.url} is up to date: skipped")
+            _tell_superseded(view, init, folder, report)
         return replace(made, skipped=True)
     with _timed(made, "adapt"):
         report.message(f"adapting to {len(support_slots)} windows before {init_time.astype('M8[m]')}")
@@ -94,20 +98,20 @@ def forecast(
         dataset = forecast_dataset(config, model.spec, view, mixture, init_time)
         dataset.attrs |= own | {"history": f"{clock():%Y-%m-%dT%H:%M:%SZ} made by fewcast"}
         del mixture
-    with _timed(made, "picture"):
+    with _writing(config.output), _timed(made, "picture"):
         picture = forecast_picture(dataset, view, init, folder.skill())
         place.parent.mkdir(parents=True, exist_ok=True)
         picture.savefig(made.picture, dpi=110)
         report.figure("forecast", picture, 0)
     if animation:
-        with _timed(made, "animation"):
+        with _writing(config.output), _timed(made, "animation"):
             animate(dataset, view, init, Path(animation))
-    with _timed(made, "write"):
-        folder.write(dataset, place, netcdf=config.netcdf)
+    with _writing(config.output), _timed(made, "write"):
+        folder.write(dataset, place, wanted)
         folder.point_to_latest()
-        for name in folder.retire(config.keep_days):
+        for name in folder.retire(config.keep_days, place):
             report.message(f"{name} is older than {config.keep_days:g} days: deleted")
-    _tell_superseded(view, init, folder, report)
+        _tell_superseded(view, init, folder, report)
     return made
 
 
@@ -124,12 +128,12 @@ def _fast(x: Tensor) -> Tensor:
 
 
 def _require_fresh(config: ForecastConfig, view: Newest, init: np.datetime64, now: datetime, report: Report) -> None:
-    """Refuse frames that are too old; say so where the newest ones have holes and an older start is taken."""
+    """Refuse newest frames that are too old; say so where the newest ones have holes and an older start is taken."""
     newest = view.newest_slot
     archive = view.frames.archive
     age = (np.datetime64(now.replace(tzinfo=None), "s") - init).astype("timedelta64[m]").astype(int)
     holes = newest is not None and not config.init_time and archive.times[newest] > init
-    if config.max_age_minutes and age > config.max_age_minutes:
+    if config.max_age_minutes and not config.init_time and age > config.max_age_minutes:
         raise FewcastError(
             f"the archive {archive.url} is stale",
             found=f"{age} minutes since {init.astype('M8[m]')}, the newest start, where "
@@ -158,6 +162,21 @@ def _tell_superseded(view: Newest, init: int, folder: Folder, report: Report) ->
         folder.note_superseded(dict.fromkeys(left, newest))
         names = ", ".join(stamp(moment) for moment in left[-NAMED:])
         report.message(f"superseded by {stamp(newest)}: {names}")
+
+
+@contextmanager
+def _writing(output: str) -> Iterator[None]:
+    """Say in one line that the folder cannot be written, since another try would not help; the rest may pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise FewcastError(
+            f"forecasts cannot be written to {output}",
+            found=error.strerror or str(error),
+            mend="free some space, or give forecast.output a folder that may be written to, and run again",
+        ) from error
 
 
 @contextmanager

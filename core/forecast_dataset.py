@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from zarr.codecs import BloscCodec
 
-from core.archive import Archive
 from core.config import ForecastConfig, Threshold
 from core.errors import FewcastError
 from core.model import DataSpec, Model
@@ -21,7 +20,7 @@ from core.newest import Newest
 from core.satellite.granule import UNITS
 from core.verify.mixture import Mixture, noise_field
 
-IDENTITY = ("model_version", "model_step", "learner", "support_init_times", "settings_digest")
+IDENTITY = ("model_version", "model_step", "learner", "support_init_times", "settings_digest", "frames_digest")
 _CHUNK = 256
 _CODES = 32_000  # members are 16-bit codes about the channel's mean, in steps of at least STEP of the channel's units
 STEP = 0.01
@@ -147,10 +146,12 @@ def encoding(dataset: xr.Dataset) -> dict[str, dict[str, Any]]:
     }
 
 
-def identity(
-    config: ForecastConfig, model: Model, archive: Archive, support: tuple[np.datetime64, ...]
-) -> dict[str, Any]:
-    """What a forecast was made of, as attributes: equal identities mean equal members."""
+def identity(config: ForecastConfig, model: Model, view: Newest, init: int, support: list[int]) -> dict[str, Any]:
+    """What a forecast was made of, as attributes: equal identities mean equal members.
+
+    Frames may be partial, and be completed or published again later: they are part of it, by when they were written.
+    """
+    archive, frames = view.frames.archive, view.frames.written(view.slots(init, support))
     where = {
         "output",
         "archive",
@@ -168,6 +169,7 @@ def identity(
         "model_version": model.version,
         "model_step": int(model.step),
         "learner": model.config.learner,
-        "support_init_times": ", ".join(str(time.astype("M8[m]")) for time in support),
+        "support_init_times": ", ".join(str(time.astype("M8[m]")) for time in archive.times[support]),
         "settings_digest": hashlib.blake2b(text.encode(), digest_size=8).hexdigest(),
+        "frames_digest": hashlib.blake2b("\n".join(frames).encode(), digest_size=8).hexdigest(),
     }

@@ -1,10 +1,12 @@
 """The folder of the forecasts: their names, which is the newest, which are there, and which are old enough to go."""
 
+import errno
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -47,26 +49,28 @@ class Folder:
                 continue
         return found
 
-    def holds(self, place: Path, own: Mapping[str, Any]) -> bool:
-        """Whether the forecast of that identity is there, with its picture."""
+    def holds(self, place: Path, own: Mapping[str, Any], wanted: Iterable[str]) -> bool:
+        """Whether the forecast of that identity is there, with the files `wanted` beside it (`.png`, ...)."""
         attributes = read_attributes(place)
         same = all(attributes.get(key) == own[key] for key in IDENTITY)
-        return bool(attributes) and same and place.with_suffix(".png").exists()
+        return bool(attributes) and same and all(place.with_suffix(suffix).exists() for suffix in wanted)
 
-    def write(self, dataset: xr.Dataset, place: Path, *, netcdf: bool = False) -> None:
-        """Write a forecast so that it appears whole or not at all: made beside its place and renamed."""
+    def write(self, dataset: xr.Dataset, place: Path, wanted: Iterable[str]) -> None:
+        """Write a forecast so that it appears whole or not at all: made beside its place and renamed.
+
+        A NetCDF file is written where it is among the files `wanted` beside it; those of another forecast that are not
+        go, since they would be taken for this one's.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         beside = place.with_name(f".{place.name}.{os.getpid()}.partial")
         shutil.rmtree(beside, ignore_errors=True)
         dataset.to_zarr(beside, mode="w", zarr_format=3, consolidated=False, encoding=encoding(dataset))
-        if netcdf:
+        if ".nc" in wanted:
             dataset.to_netcdf(beside / "forecast.nc", engine="h5netcdf")
             os.replace(beside / "forecast.nc", place.with_suffix(".nc"))
-        before = place.with_name(f".{place.name}.{os.getpid()}.before.partial")
-        if place.exists():
-            os.rename(place, before)
-        os.rename(beside, place)
-        shutil.rmtree(before, ignore_errors=True)
+        _replace(place, beside)
+        for suffix in set(_BESIDE).difference(wanted):
+            place.with_suffix(suffix).unlink(missing_ok=True)
 
     def point_to_latest(self) -> None:
         """`latest.zarr`, `latest.png`, ... are links to the newest forecast, even if an older one is made after it."""
@@ -84,19 +88,25 @@ class Folder:
             else:
                 link.unlink(missing_ok=True)
 
-    def retire(self, keep_days: float) -> Iterator[str]:
-        """Delete forecasts that start `keep_days` before the newest one, and what killed runs left; yields names."""
+    def retire(self, keep_days: float, made: Path) -> Iterator[str]:
+        """Delete forecasts that start `keep_days` before the newest one, and what killed runs left; yields names.
+
+        What has just been `made` stays, however old its start.
+        """
         forecasts = self.forecasts()
         oldest = forecasts[-1][0] - np.timedelta64(int(keep_days * 86400), "s") if forecasts and keep_days else None
         for init_time, path in forecasts:
-            if oldest is not None and init_time < oldest:
+            if oldest is not None and init_time < oldest and path != made:
                 shutil.rmtree(path)
                 for suffix in _BESIDE:
                     path.with_suffix(suffix).unlink(missing_ok=True)
                 yield path.name
-        for left in self.path.glob(".*.partial"):
-            if not left.is_symlink() and time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
-                shutil.rmtree(left, ignore_errors=True)
+        beside = [path for suffix in _BESIDE for path in self.path.glob(f"forecast_*{suffix}")]
+        alone = [path for path in beside if not path.with_suffix(".zarr").exists()]
+        for left in (*alone, *self.path.glob(".*.partial")):
+            with suppress(FileNotFoundError):  # another run clears away too
+                if time.time() - left.lstat().st_mtime > _ABANDONED_SECONDS:
+                    _delete(left)
 
     def superseded(self) -> dict[np.datetime64, np.datetime64]:
         """Starts that have no forecast of their own, each with the newer one that was forecast in its place."""
@@ -121,6 +131,27 @@ class Folder:
             return found
         except (OSError, ValueError):
             return {}
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _replace(place: Path, beside: Path) -> None:
+    """Put a folder in the place of another; of two runs that do it at once either is there in the end, and whole."""
+    before = place.with_name(f".{place.name}.{os.getpid()}.before.partial")
+    while beside.exists():
+        with suppress(FileNotFoundError):
+            os.rename(place, before)
+        try:
+            os.rename(beside, place)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another run was quicker: its turn to go
+                raise
+        shutil.rmtree(before, ignore_errors=True)
 
 
 def stamp(moment: np.datetime64) -> str:

@@ -114,6 +114,13 @@ class Newest:
         chosen = self._starts(init, 1 - spec.input_frames, spec.target_frames)
         return [int(slot) for slot in chosen[len(chosen) - min(count, len(chosen)) :]]
 
+    def slots(self, init: int, support: list[int]) -> list[int]:
+        """Every slot whose frames a forecast from `init` is made of, with those of its support windows, in order."""
+        spec = self.model.spec
+        steps = {init: range(1 - spec.input_frames, 1)}
+        steps |= {slot: range(1 - spec.input_frames, spec.target_frames + 1) for slot in support}
+        return sorted({slot + step * self.step for slot, each in steps.items() for step in each})
+
     def inputs(self, init: int) -> np.ndarray:
         spec = self.model.spec
         slots = [init + offset * self.step for offset in range(1 - spec.input_frames, 1)]

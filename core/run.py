@@ -16,7 +16,7 @@ from core.meta.checkpoint import Checkpoint
 from core.meta.learner import Learner, LearnerState
 from core.model import AVERAGE, DataSpec, Model, as_pooled, build_learner
 from core.report import Report
-from core.schedule import fitted
+from core.schedule import fitted, total_steps
 
 
 @dataclass
@@ -169,6 +169,27 @@ def _plan(config: TrainConfig, progress: Progress) -> TrainConfig:
     if progress.forked_from:
         config = config.model_copy(update={"pretrain_steps": 0})
     return fitted(config, progress.fitted or 1.0)
+
+
+def reason_to_end(plan: TrainConfig, progress: Progress, over_budget: bool) -> str:
+    """What ends a run that stands at `progress`; empty where it goes on."""
+    if progress.step >= total_steps(plan):
+        return "its steps"
+    if over_budget:
+        return "the budget"
+    patience = plan.patience
+    return "early stopping" if patience and progress.phase == "meta" and progress.stale >= patience else ""
+
+
+def is_over_budget(config: TrainConfig, progress: Progress) -> bool:
+    """Whether the time that a run may take is spent."""
+    return progress.trained_seconds >= config.budget_minutes * 60
+
+
+def ended_by(config: TrainConfig, found: Checkpoint) -> str:
+    """What a run that has that checkpoint was ended by, as `core.train` would find; empty where it would go on."""
+    progress = Progress.of(found)
+    return reason_to_end(_plan(config, progress), progress, is_over_budget(config, progress))
 
 
 def _open_store(config: TrainConfig, meta: dict[str, Any] | None) -> EpisodeStore:

@@ -25,7 +25,7 @@ from core.meta.parallel import RankLostError, Ranks, Workers, join, share
 from core.pace import Pace, overhead
 from core.pooling import episodes_of_phase, pooled
 from core.report import Report, Silent
-from core.run import Run, choose_device
+from core.run import Run, choose_device, is_over_budget, reason_to_end
 from core.schedule import fitted, fraction_that_fits, is_pretraining, learning_rate, total_steps
 from core.step_images import step_images
 from core.validation import validation_of
@@ -241,15 +241,10 @@ class _Loop:
             pass  # the leader lives and holds it
 
     def _over_budget(self) -> bool:
-        return self.run.progress.trained_seconds >= self.config.budget_minutes * 60
+        return is_over_budget(self.config, self.run.progress)
 
     def _ended(self, over_budget: bool) -> str:
-        progress, patience = self.run.progress, self.config.patience
-        if progress.step >= total_steps(self.run.plan):
-            return "its steps"
-        if over_budget:
-            return "the budget"
-        return "early stopping" if patience and progress.phase == "meta" and progress.stale >= patience else ""
+        return reason_to_end(self.run.plan, self.run.progress, over_budget)
 
     def _batches(self, first: int) -> Generator[EpisodeBatch]:
         total = total_steps(self.run.plan)

@@ -1,6 +1,7 @@
 """Held-out episodes scored while a run trains: adapted and at M = 0."""
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -8,11 +9,16 @@ import numpy as np
 import torch
 
 from core.calibration import Calibration, coverage_ladder
+from core.config import TrainConfig
+from core.config.train import ExtraInput
 from core.episodes.loader import EpisodeBatch, Loader
+from core.episodes.store import EpisodeStore
 from core.errors import FewcastError
+from core.meta import checkpoint
 from core.meta.checks import DivergedError, Examples
 from core.meta.learner import Learner, LearnerState
 from core.meta.parallel import Ranks, Workers
+from core.model import Model
 from core.run import Run
 from core.verify.mixture import Mixture
 from core.verify.statistics import metrics, window_statistics
@@ -153,7 +159,27 @@ def _overall(sums: _Sums) -> dict[str, float]:
 
 def validation_of(run: Run, ranks: Ranks) -> Validation:
     """The run's fixed validation episodes; `FewcastError` where the store has none."""
-    config, store = run.config, run.store
+    return _validation(run.config, run.store, run.config.network.extra_inputs, ranks, run.device)
+
+
+def crps_beside(model: Model, other: Model) -> float | None:
+    """CRPS of a trained run on the episodes by which validation chose `other`, in the way it did: to compare the two.
+
+    None where they cannot be compared: they forecast other frames or in other units, or `other`'s store is not that
+    which it was trained on any more.
+    """
+    version = checkpoint.read(other.path).meta["episodes_version"]
+    store = EpisodeStore.open(other.config.episodes, version)
+    if model.spec != other.spec or store.digest != other.episodes_digest:
+        return None
+    validation = _validation(other.config, store, model.extra_inputs, Ranks(), model.device)
+    with closing(Workers([model.learner])) as workers:
+        return validation.run(workers, model.state).values["crps"]
+
+
+def _validation(
+    config: TrainConfig, store: EpisodeStore, extra_inputs: Sequence[ExtraInput], ranks: Ranks, device: torch.device
+) -> Validation:
     ids = [int(i) for i in store.ids("validation")]
     if not ids:
         raise FewcastError(
@@ -164,13 +190,13 @@ def validation_of(run: Run, ranks: Ranks) -> Validation:
     chosen = spread_evenly(ids, config.validation_episodes)
     new_times = [i for i in chosen if store.catalog.loc[i, "holdout"] != "region"]  # as those that forecasts are for
     return Validation(
-        Loader(store, split="validation", seed=config.seed, extra=config.network.extra_inputs),
+        Loader(store, split="validation", seed=config.seed, extra=extra_inputs),
         chosen,
         members=config.validation_members,
-        leads=run.spec.lead_minutes,
+        leads=store.lead_minutes,
         seed=config.seed,
         ranks=ranks,
-        device=run.device,
+        device=device,
         calibrate=(new_times or chosen) if config.calibrate else (),
     )
 

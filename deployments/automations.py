@@ -9,24 +9,22 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ActionTypes, CancelFlowRun, ChangeFlowRunState, RunDeployment, SendNotification
 from prefect.events.schemas.automations import EventTrigger, Posture
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
 from deployments.catalogue import Entry
+from flows.embedded import HEARTBEAT_SECONDS
 from tasks.events import ARCHIVE_GREW, archive_resource
+from tasks.listing import everything
 
 ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
 # A notification block of this name, of whatever kind (Slack, mail, a webhook), is told of every alarm.
 ALERTS = "fewcast-alerts"
+OURS = "fewcast: "  # what the names of these automations begin with
 
 
-def zombies(missed: int = 3, beat: int = 0) -> Automation:
-    """A run whose process is gone sends no heartbeat, and would be Running for ever: call it crashed.
-
-    `beat` is the seconds between heartbeats; 0: those of Prefect's own setting, which the runs have too.
-    """
-    beat = beat or PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value() or 180
+def zombies(missed: int = 3, beat: int = HEARTBEAT_SECONDS) -> Automation:
+    """A run whose process is gone sends no heartbeat, every `beat` seconds: call it crashed, or it runs for ever."""
     return Automation(
-        name="fewcast: runs without a heartbeat are crashed",
+        name=OURS + "runs without a heartbeat are crashed",
         description=f"Missed {missed} heartbeats of {beat} s: the process is gone. Stages go on where they were.",
         trigger=EventTrigger(
             after={"prefect.flow-run.heartbeat"},
@@ -44,7 +42,7 @@ def zombies(missed: int = 3, beat: int = 0) -> Automation:
 def stuck(limit: timedelta = timedelta(minutes=10)) -> Automation:
     """A run that a worker took and never began would be Pending for ever: its worker is gone."""
     return Automation(
-        name="fewcast: runs that never begin are crashed",
+        name=OURS + "runs that never begin are crashed",
         description=f"Taken by a worker {limit} ago, and not begun: the worker is gone. The next run does the work.",
         trigger=EventTrigger(
             after={"prefect.flow-run.Pending"},
@@ -62,7 +60,7 @@ def stuck(limit: timedelta = timedelta(minutes=10)) -> Automation:
 def overdue(limit: timedelta, tag: str) -> Automation:
     """A run that bears the tag of a time limit, and has not ended by then, is cancelled by its worker."""
     return Automation(
-        name=f"fewcast: runs tagged {tag} are cancelled after it",
+        name=f"{OURS}runs tagged {tag} are cancelled after it",
         description="It hangs, or its work has grown: see docs/operations.md. What it had done is kept.",
         trigger=EventTrigger(
             after={"prefect.flow-run.Running"},
@@ -81,7 +79,7 @@ def overdue(limit: timedelta, tag: str) -> Automation:
 def chained(after: Entry, then: Entry, ids: Mapping[str, UUID]) -> Automation:
     """One deployment after every completed run of another."""
     return Automation(
-        name=f"fewcast: {then.path} after {after.path}",
+        name=f"{OURS}{then.path} after {after.path}",
         description=f"A completed run of {after.path} starts {then.path}.",
         trigger=EventTrigger(
             expect={"prefect.flow-run.Completed"},
@@ -100,7 +98,7 @@ def chained(after: Entry, then: Entry, ids: Mapping[str, UUID]) -> Automation:
 def after_growth(archive: str, then: Entry, ids: Mapping[str, UUID]) -> Automation:
     """One deployment whenever frames have come into an archive."""
     return Automation(
-        name=f"fewcast: {then.path} when frames have come",
+        name=f"{OURS}{then.path} when frames have come",
         description=f"New frames in {archive} start {then.path}.",
         trigger=EventTrigger(
             expect={ARCHIVE_GREW},
@@ -119,7 +117,7 @@ def stale(archive: str, limit: timedelta, check: Entry, ids: Mapping[str, UUID],
         body = f"No frame has come into {archive} for {limit}. See the newest run of {check.path}."
         actions.append(SendNotification(block_document_id=block, subject="fewcast: a stale archive", body=body))
     return Automation(
-        name=f"fewcast: alarm when {archive} is stale",
+        name=f"{OURS}alarm when {archive} is stale",
         description=f"No frame for {limit}: {check.path} says since when, and why.",
         trigger=EventTrigger(
             expect={ARCHIVE_GREW},
@@ -164,7 +162,7 @@ def apply_automations(made: Iterable[Automation]) -> list[str]:
 def find_alerts() -> UUID | None:
     """The operator's notification block, if there is one."""
     with get_client(sync_client=True) as client:
-        for document in client.read_block_documents(limit=200):
+        for document in everything(client.read_block_documents):
             if document.name == ALERTS:
                 return document.id
     return None

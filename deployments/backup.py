@@ -1,8 +1,9 @@
 """`python -m deployments.backup save|restore FOLDER`: the records of Prefect and MLflow, and archives.
 
 Taken while everything runs. Databases come first, by their own means of an online copy; MLflow's artifacts after them,
-since they only grow. An archive is copied twice: freely, then what has changed since, with its writer kept out: the
-copy is of one moment, and the ingest waits for seconds. Saved into the same folder again, it copies what has changed.
+since they only grow. An archive is copied twice: freely, then what has changed since, with its writer kept out, so that
+the copy is of one moment; an ingest that begins in these seconds ends, and the next one does its work. Saved into the
+same folder again, it copies what has changed; until it is finished, there is no backup in the folder.
 """
 
 import argparse
@@ -11,9 +12,10 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +33,15 @@ from flows.cli import PRESETS
 SQLITE = {"prefect.db": "prefect/prefect.db", "mlflow.db": "mlflow.db", "mlflow-users.db": "mlflow-users.db"}
 POSTGRES = ("prefect", "mlflow")
 ARTIFACTS, ROOT = "mlflow-artifacts", "zarr.json"
+FINISHED = "backup.json"
 CONNECTIONS = 8
+PATIENCE_SECONDS = 60  # an ingest of the newest slots holds the archive for less
 
 
 def save(data: Path, folder: Path, archives: Sequence[str] = ()) -> list[str]:
     """Copy the records in `data`, and archives by URL, into `folder`; returns what was saved, in words."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / FINISHED).unlink(missing_ok=True)  # until it is over, this is no backup
     said = []
     if (postgres := _postgres(data)) is not None:
         for name in POSTGRES:
@@ -56,23 +61,21 @@ def save(data: Path, folder: Path, archives: Sequence[str] = ()) -> list[str]:
     for url, name in names.items():
         said.append(f"archive {url}: {_save_archive(url, folder / name)} objects copied")
     notes = {"profile": "postgres" if postgres else "sqlite", "archives": names}
-    (folder / "backup.json").write_text(json.dumps(notes, indent=1))
+    (folder / FINISHED).write_text(json.dumps(notes, indent=1))
     return said
 
 
 def restore(data: Path, folder: Path, into: str = "") -> list[str]:
     """Bring back what `save` left in `folder`, where nothing is; returns what was restored, in words.
 
-    Archives go to where they were, or (by their last names) under `into`. Raises `FewcastError` where records or an
-    archive are in the way.
+    Archives go to where they were, or (by their last two names, as `korea/archive.zarr`) under `into`. Raises
+    `FewcastError` where records or an archive are in the way, or two archives would be one.
     """
     try:
-        notes = json.loads((folder / "backup.json").read_text())
+        notes = json.loads((folder / FINISHED).read_text())
     except (OSError, ValueError) as error:
         raise FewcastError("this is no finished backup", found=str(folder), mend="name the folder of a save") from error
-    targets = {
-        url: f"{into.rstrip('/')}/{url.rstrip('/').rsplit('/', 1)[-1]}" if into else url for url in notes["archives"]
-    }
+    targets = _targets(notes["archives"], into)
     in_the_way = [place for place in (*SQLITE.values(), "stack/postgres") if (data / place).exists()]
     in_the_way += [url for url in targets.values() if open_objects(url).get(ROOT) is not None]
     if in_the_way:
@@ -91,6 +94,20 @@ def restore(data: Path, folder: Path, into: str = "") -> list[str]:
     for url, target in targets.items():
         said.append(f"archive {target}: {_restore_archive(folder / notes['archives'][url], target)} objects")
     return said
+
+
+def _targets(urls: Iterable[str], into: str) -> dict[str, str]:
+    """Where each archive goes; every preset's is called `archive.zarr`, so that its folder is part of its name."""
+    if not into:
+        return {url: url for url in urls}
+    targets = {url: "/".join([into.rstrip("/"), *url.rstrip("/").split("/")[-2:]]) for url in urls}
+    if len({*targets.values()}) < len(targets):
+        raise FewcastError(
+            "two archives would be restored to one place",
+            found=", ".join(f"{url} to {target}" for url, target in targets.items()),
+            mend="leave out --into, or save them into two backups",
+        )
+    return targets
 
 
 def _copy_sqlite(source: Path, target: Path) -> None:
@@ -132,9 +149,25 @@ def _save_archive(url: str, folder: Path) -> int:
 
     folder.mkdir(parents=True, exist_ok=True)
     take_what_is_new()
-    with exclusive(source):
+    with _once_free(source):
         take_what_is_new()
     return copied
+
+
+@contextmanager
+def _once_free(archive: Objects) -> Iterator[None]:
+    """Hold an archive; `FewcastError` where its writer has it for longer than a minute."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(exclusive(archive))
+                break
+            except FewcastError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
+        yield
 
 
 def _restore_archive(folder: Path, url: str) -> int:

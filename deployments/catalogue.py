@@ -13,7 +13,8 @@ from prefect.deployments.runner import EntrypointType, RunnerDeployment
 from prefect.schedules import Cron
 from pydantic import BaseModel
 
-from core.config import ForecastConfig, PipelineConfig
+from core.config import EvaluateConfig, ForecastConfig, PipelineConfig
+from core.renewal import latest
 from deployments.pools import CPU_POOL, GPU_POOL
 from flows.archive import check_archive, check_fresh
 from flows.episodes import episodes
@@ -108,6 +109,8 @@ def entries(config: PipelineConfig) -> list[Entry]:
     calm = max(minutes, 10)
     fallback = f"{calm // 2}-59/{calm} * * * *"  # should an event be lost
     tracking = _values(config.tracking)
+    scored = _newest(config) if live else config.evaluate
+    again = " Once it has ended and episodes have come: anew from the champion, in a folder beside it." if live else ""
     made = [
         Entry(
             pipeline, name, f"Granules to scorecard with the preset `{name}`; each stage skips what is done.",
@@ -122,18 +125,18 @@ def entries(config: PipelineConfig) -> list[Entry]:
             {"config": _values(config.episodes)}, HOURS_12, cron="15 1 * * *" if live else "",
         ),
         Entry(
-            train, name, f"Meta-train in `{config.train.run}`, or go on there.",
-            {"config": _values(config.train), "tracking": tracking}, DAYS_2,
+            train, name, f"Meta-train in `{config.train.run}`, or go on there.{again}",
+            {"config": _values(config.train), "tracking": tracking, "renew": live}, DAYS_2,
             cron="0 3 * * 0" if live else "", pool=GPU_POOL,
         ),
         Entry(
-            evaluate, name, f"Score `{config.evaluate.run}` beside the baselines.",
-            {"config": _values(config.evaluate), "tracking": tracking}, HOURS_12, pool=GPU_POOL,
+            evaluate, name, f"Score `{scored.run}` beside the baselines.",
+            {"config": _values(scored), "tracking": tracking}, HOURS_12, pool=GPU_POOL,
             after=f"{train.name}/{name}",
         ),
         Entry(
             promote, name, "Make the newest candidate the champion, if it beats it on validation.",
-            {"tracking": tracking}, MINUTES_15, after=f"{evaluate.name}/{name}",
+            {"tracking": tracking}, HOURS_2, after=f"{evaluate.name}/{name}",
         ),
         Entry(
             sweep, name, "Train and validate every combination of some settings; the episodes must be there.",
@@ -172,6 +175,12 @@ def entries(config: PipelineConfig) -> list[Entry]:
             ),
         ]  # fmt: skip
     return made
+
+
+def _newest(config: PipelineConfig) -> EvaluateConfig:
+    """The run that the schedule of training finished last, which may be one beside the config's."""
+    own = config.evaluate.run == config.train.run
+    return config.evaluate.model_copy(update={"run": latest(config.train.run)}) if own else config.evaluate
 
 
 def _operational(config: PipelineConfig) -> ForecastConfig:

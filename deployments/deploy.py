@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import cast
@@ -11,15 +12,19 @@ from uuid import UUID
 from prefect import serve
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectAlreadyExists
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from core.config import load
 from core.errors import FewcastError
-from deployments.automations import apply_automations, automations, find_alerts
+from deployments.automations import OURS, apply_automations, automations, find_alerts
 from deployments.catalogue import Entry, catalogue
 from deployments.pools import CPU_POOL, GPU_POOL
 from flows.cli import PRESETS
+from flows.embedded import HEARTBEAT_SECONDS
+from tasks.listing import everything
+from tasks.policies import GPU
 
 
 def main() -> int:
@@ -27,6 +32,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m deployments.deploy", description=__doc__)
     parser.add_argument("--config", type=Path, action="append", help="these TOML files instead of the presets")
     parser.add_argument("--apply", action="store_true", help="register for the workers of the pools, and end")
+    parser.add_argument("--prune", action="store_true", help="delete what earlier calls left that is in no config now")
     parser.add_argument("--working-dir", default=os.getcwd(), help="the folder that workers run in (it holds data/)")
     options = parser.parse_args()
     try:
@@ -37,31 +43,59 @@ def main() -> int:
                 mend="run `fewcast ui` beside this and set PREFECT_API_URL to its address with /api behind it",
             )
         chosen = catalogue(load(path) for path in options.config or sorted(PRESETS.glob("*.toml")))
-        apply(chosen, options.working_dir if options.apply else "")
+        apply(chosen, options.working_dir if options.apply else "", prune=options.prune)
         if not options.apply:
-            serve(*(entry.deployment() for entry in chosen))
+            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: HEARTBEAT_SECONDS}):
+                serve(*(entry.deployment() for entry in chosen))
     except FewcastError as error:
         print(f"fewcast: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def apply(chosen: list[Entry], working_dir: str = "") -> None:
+def apply(chosen: list[Entry], working_dir: str = "", *, prune: bool = False) -> None:
     """Pools, the limit of one run a GPU, deployments and automations; applied twice it changes nothing.
 
+    What earlier calls made and these entries do not ask for is named, since it may be another's; to `prune` deletes it.
     With a folder to run in the deployments are for the workers of the pools; without, for this process to serve.
     """
     with get_client(sync_client=True) as client:
         for pool in (CPU_POOL, GPU_POOL) if working_dir else ():
             with suppress(ObjectAlreadyExists):
                 client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
-        client.create_concurrency_limit("gpu", 1)
+        client.create_concurrency_limit(GPU, 1)
     ids: dict[str, UUID] = {}
     for entry in chosen:
         ids[entry.path] = cast(UUID, entry.deployment(working_dir).apply())
         print(f"{entry.path}, {entry.starts}")
-    for name in apply_automations(automations(chosen, ids, find_alerts())):
-        print(f"automation {name}")
+    names = apply_automations(automations(chosen, ids, find_alerts()))
+    print(*(f"automation {name}" for name in names), sep="\n")
+    clear_left_over(ids, names, delete=prune)
+
+
+def clear_left_over(ids: Mapping[str, UUID], names: Collection[str], *, delete: bool) -> None:
+    """Name, or delete, deployments and automations of ours beyond those of the given ids and names."""
+    with get_client(sync_client=True) as client:
+        made, ruled = everything(client.read_deployments), everything(client.read_automations)
+        old = [item for item in made if _is_ours(item) and item.id not in ids.values()]
+        rules = [rule for rule in ruled if rule.name.startswith(OURS) and rule.name not in names]
+        for item in old:
+            print(f"{'deleted' if delete else 'left over'}: deployment {item.entrypoint}/{item.name}")
+            if delete:
+                client.delete_deployment(item.id)
+        for rule in rules:
+            print(f"{'deleted' if delete else 'left over'}: automation {rule.name}")
+            if delete:
+                client.delete_automation(rule.id)
+    if (old or rules) and not delete:
+        print("what is left over still runs; --prune deletes it")
+
+
+def _is_ours(deployment: DeploymentResponse) -> bool:
+    """By what `Entry.deployment` gives it: a module of ours, and the tag of a time limit."""
+    entrypoint = deployment.entrypoint or ""
+    ours = entrypoint.startswith("flows.") and ":" not in entrypoint  # a file `flows.py` may be anyone's
+    return ours and any(tag.startswith("limit-") for tag in deployment.tags)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -82,9 +83,11 @@ def read_config(options: argparse.Namespace) -> PipelineConfig:
     for key, place in (("evaluate.run", "model"), ("evaluate.episodes", "episodes")):
         if getattr(options, place, ""):
             changes.append(f"{key}={json.dumps(getattr(options, place))}")
-    if getattr(options, "region", None) is not None:
-        changes.append(f"forecast.region={json.dumps(options.region)}")
-    return load(path, changes)
+    if (region := getattr(options, "region", None)) is None:
+        return load(path, changes)
+    # A forecast is named by its start: one of another area would take the place of the operational one.
+    output = f"{load(path, changes).forecast.output}/{re.sub(r'[^a-z0-9.,-]+', '-', region.lower())}"
+    return load(path, [f"forecast.output={json.dumps(output)}", *changes, f"forecast.region={json.dumps(region)}"])
 
 
 def read_evaluation(options: argparse.Namespace) -> EvaluationConfig | None:
@@ -122,7 +125,8 @@ def _parser() -> argparse.ArgumentParser:
             )
         if name == "nowcast":
             stage.add_argument("--region", metavar="AREA",
-                               help="a named area (korea, ...) or west,south,east,north in degrees")  # fmt: skip
+                               help="a named area (korea, ...) or west,south,east,north in degrees; "
+                               "its forecasts have a folder of their own")  # fmt: skip
         if name == "sweep":
             stage.add_argument("--grid", metavar="KEY=VALUE,...", action="append", required=True,
                                help="values of a key of training (repeatable)")  # fmt: skip

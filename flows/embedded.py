@@ -15,6 +15,10 @@ from flows.logs import log_settings
 DATA = Path("data")
 # One process after another shares one SQLite file; a start on a busy machine takes longer than prefect allows for.
 STARTUP_SECONDS = 180
+# Between heartbeats of a run, the least that prefect allows. Whoever runs flows for a server must keep to it: a rule
+# there takes a run that misses a few for dead, wherever it was started.
+HEARTBEAT_SECONDS = 30
+HEARTBEAT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}
 
 
 def prepare() -> None:
@@ -34,7 +38,9 @@ def prepare() -> None:
         "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",
     }
-    if not is_served():
+    if is_served():
+        quiet |= HEARTBEAT
+    else:
         home = Path(os.environ.get("PREFECT_HOME") or DATA / "prefect").resolve()
         try:
             home.mkdir(parents=True, exist_ok=True)

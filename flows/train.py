@@ -6,6 +6,7 @@ from dataclasses import replace
 from prefect import flow
 
 from core.config import TrackingConfig, TrainConfig
+from core.renewal import point_to_latest
 from core.train import TrainSummary
 from tasks import train as tasks
 
@@ -14,17 +15,25 @@ SEGMENT_STEPS = 2000
 
 
 @flow(name="train", flow_run_name="train {config.learner}")
-def train(config: TrainConfig, tracking: TrackingConfig, segment_steps: int = SEGMENT_STEPS) -> TrainSummary:
+def train(
+    config: TrainConfig, tracking: TrackingConfig, segment_steps: int = SEGMENT_STEPS, renew: bool = False
+) -> TrainSummary:
     """Meta-train a prior; started again on the same run directory it goes on from the last checkpoint.
 
     Args:
         config: Which episodes, the learner, the network and the budget.
         tracking: Where MLflow remembers the run.
         segment_steps: Steps of one task; each starts from the last good checkpoint and is retried by itself.
+        renew: Once the run has ended and episodes have come since, train anew from the champion, in a folder beside it.
     """
+    first = config.run
+    if renew:
+        config = tasks.renew(config, tracking)
     spent = Counter[str]()
     while True:
         summary = tasks.train(config, tracking, segment_steps)
         spent.update(summary.seconds)
         if summary.finished:
+            if renew:
+                point_to_latest(first, summary.run)
             return replace(summary, seconds=dict(spent))

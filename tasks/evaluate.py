@@ -7,13 +7,13 @@ from core.config import EvaluateConfig, TrackingConfig
 from core.verify.evaluate import evaluate as evaluate_run
 from core.verify.folder import Scorecard, files_of
 from tasks.pictures import publish_file
-from tasks.policies import LOCAL, dask_client
+from tasks.policies import GPU, LOCAL, dask_client
 from tasks.records import tracking_folder
 from tasks.reporting import Reporting
 from tasks.tracking import TrackedRun, is_delivered, local_run, run_page, start_afresh
 
 
-@task(name="evaluate", **LOCAL)
+@task(name="evaluate", tags=[GPU], **LOCAL)
 def evaluate(config: EvaluateConfig, tracking: TrackingConfig) -> Scorecard:
     """Score the run against the baselines on the held-out episodes."""
     with Reporting("evaluate") as report, dask_client() as client:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
-from prefect.events import emit_event
 
 from core.config import ForecastConfig, TrackingConfig
 from core.forecast import Forecast
@@ -25,12 +24,13 @@ def forecast(config: ForecastConfig, tracking: TrackingConfig) -> Forecast:
         made = forecast_area(own, report=report)
         report.message(f"{'skipped, it is there' if made.skipped else 'made'}: {made.url}")
     publish("nowcast", made, model=model_page(config.run, tracking))
-    for key, path, words in (("picture", made.picture, "Forecast"), ("animation", made.animation, "Animation")):
-        if path and Path(path).exists():
-            publish_file(f"nowcast-{key}", Path(path), f"{words} from {made.init_time.astype('M8[m]')} UTC")
-    if not made.skipped:
-        resource = {"prefect.resource.id": f"fewcast.nowcast.{config.output}", "prefect.resource.name": config.output}
-        emit_event("fewcast.nowcast.made", resource=resource, payload={"forecast": made.url})
+    if made.skipped:  # its pictures are on the run that made it
+        return made
+    start = f"{made.init_time.astype('M8[m]')} UTC"
+    publish_file("nowcast-picture", Path(made.picture), f"Forecast from {start}")
+    if made.animation:
+        words = f"Animation from {start}, its last frame: {made.animation} has all"
+        publish_file("nowcast-animation", Path(made.animation), words)
     return made
 
 

@@ -28,7 +28,7 @@ def simulate(config: IngestConfig) -> str:
     return config.source
 
 
-@task(name="ingest", tags=["archive-writer"], **NETWORK)
+@task(name="ingest", **NETWORK)
 def ingest(config: IngestConfig) -> IngestSummary:
     """List, fetch, check and write what the archive does not have yet."""
     with Reporting("ingest") as report, ExitStack() as stack:

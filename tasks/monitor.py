@@ -18,6 +18,7 @@ from prefect.client.schemas.objects import StateType
 
 from core.config import MonitorConfig
 from core.monitoring import write_metrics
+from tasks.listing import everything
 from tasks.policies import LOCAL
 from tasks.reporting import Reporting
 
@@ -39,8 +40,9 @@ def failed_runs(preset: str, since: datetime) -> dict[str, int]:
     names = DeploymentFilterName(any_=[preset, f"{preset}-latest", f"{preset}-backfill"])
     failed = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.FAILED, StateType.CRASHED]))
     with get_client(sync_client=True) as client:
-        flows = {flow.id: flow.name for flow in client.read_flows()}
-        runs = client.read_flow_runs(
+        flows = {flow.id: flow.name for flow in everything(client.read_flows)}
+        runs = everything(
+            client.read_flow_runs,
             flow_run_filter=FlowRunFilter(state=failed, end_time=FlowRunFilterEndTime(after_=since)),
             deployment_filter=DeploymentFilter(name=names),
         )

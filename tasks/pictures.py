@@ -23,8 +23,12 @@ def publish_figure(key: str, figure: "Figure", description: str) -> None:
 
 
 def publish_file(key: str, path: Path, description: str) -> None:
-    """Put a picture that lies on disk on the run, scaled down to the page."""
+    """Put a picture that lies on disk on the run, scaled down to the page; of an animation the last frame.
+
+    A whole animation a run, every few minutes, would be most of the server's database.
+    """
     with Image.open(path) as picture:
+        picture.seek(getattr(picture, "n_frames", 1) - 1)
         _publish(key, picture, description)
 
 

@@ -29,6 +29,10 @@ def worth_resuming(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> boo
     return not isinstance(state.data, FewcastError)
 
 
+# The tag of what fills a GPU for long: the server lets one task that bears it run at a time. A nowcast bears none: it
+# takes seconds and must not wait for a training, so a GPU that trains needs room for one beside it.
+GPU = "gpu"
+
 LOCAL: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
 NETWORK: dict[str, Any] = {
     **LOCAL,

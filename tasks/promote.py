@@ -14,7 +14,7 @@ def promote(tracking: TrackingConfig) -> str:
     from tasks.tracking import registry  # mlflow takes seconds to import
 
     with Reporting("promote") as report:
-        verdict = registry.promote(tracking)
+        verdict = registry.promote(tracking, report)
         report.message(verdict)
     create_markdown_artifact(verdict, key="promotion")
     return verdict

@@ -1,15 +1,17 @@
 """Episodes to prior."""
 
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from prefect import task
 
 from core.config import TrackingConfig, TrainConfig
+from core.renewal import renewed
 from core.train import TrainSummary
 from core.train import train as train_learner
 from tasks.curve import Curve
-from tasks.policies import SEGMENT
+from tasks.policies import GPU, NETWORK, SEGMENT
 from tasks.records import origin, tell_data, tell_result, tracking_folder
 from tasks.reporting import Reporting
 from tasks.stopping import run_until_stopped
@@ -17,7 +19,16 @@ from tasks.summary import publish
 from tasks.tracking import TrackedRun, run_page
 
 
-@task(name="train", task_run_name="train {config.learner}", tags=["gpu"], **SEGMENT)
+@task(name="renew", **NETWORK)
+def renew(config: TrainConfig, tracking: TrackingConfig) -> TrainConfig:
+    """The config of the training that is due (see `core.renewal.renewed`), from the registry's champion."""
+    from tasks.tracking import registry  # mlflow takes seconds to import
+
+    with Reporting("train") as report:
+        return renewed(config, lambda: registry.champion_run(tracking, report), datetime.now(UTC), report=report)
+
+
+@task(name="train", task_run_name="train {config.learner}", tags=[GPU], **SEGMENT)
 def train(config: TrainConfig, tracking: TrackingConfig, segment_steps: int = 0) -> TrainSummary:
     """Train one segment from the last good checkpoint on: so many steps, or (0) all that are left."""
     begun = time.monotonic()

@@ -14,9 +14,13 @@ from typing import Any
 
 import pytest
 import yaml
+from prefect.settings.models.server.services import ServerServicesDBVacuumSettings
 
+from deployments.automations import zombies
 from deployments.pools import CPU_POOL, GPU_POOL
+from deployments.stack.services import RETENTION
 from flows import cli
+from flows.embedded import HEARTBEAT, HEARTBEAT_SECONDS
 
 ROOT = Path(__file__).parents[1]
 INFRA = ROOT / "infra"
@@ -157,6 +161,26 @@ def test_kubernetes_runs_what_compose_runs() -> None:
         assert ours["image"] == theirs["image"] or ours["image"].startswith("fewcast:")
         differ = {*ours.get("args", [])} ^ {*theirs.get("command", [])}
         assert all(re.search(r"-ip=|-volume\.max=|:87\d\d$", word) for word in differ), differ
+
+
+def test_what_runs_flows_beats_as_the_rule_for_dead_runs_expects() -> None:
+    assert zombies().trigger.within.total_seconds() > 2 * HEARTBEAT_SECONDS
+    [(key, value)] = HEARTBEAT.items()
+    for name in ("worker-cpu", "worker-gpu"):
+        assert SERVICES[name]["environment"][key] == value
+    [client] = yaml.safe_load((INFRA / "k8s" / "kustomization.yaml").read_text())["configMapGenerator"]
+    assert f"{key}={value}" in client["literals"]
+
+
+def test_the_server_forgets_what_ended_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in RETENTION.items():
+        monkeypatch.setenv(key, value)
+    settings = ServerServicesDBVacuumSettings()
+    assert settings.enabled_vacuum_types >= {"events", "flow_runs"}
+    assert settings.retention_period.days == 30
+    in_pod = {variable["name"]: variable.get("value", "") for variable in PODS["prefect"]["containers"][0]["env"]}
+    for environment in (SERVICES["prefect"]["environment"], in_pod):
+        assert environment.items() >= RETENTION.items()
 
 
 def test_kustomize_finds_its_files_and_the_pods_their_volumes() -> None:

@@ -3,7 +3,15 @@
 from datetime import UTC, datetime
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    model_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -12,7 +20,13 @@ def _as_utc(value: datetime) -> datetime:
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+def _as_text(value: Any) -> Any:
+    return f"{_as_utc(value):%Y-%m-%dT%H:%M:%SZ}" if isinstance(value, datetime) else value
+
+
 UTCTime = Annotated[datetime, AfterValidator(_as_utc)]
+# Text that may be empty; TOML takes a full one for a datetime.
+TimeText = Annotated[str, BeforeValidator(_as_text)]
 
 
 class Stage(BaseModel):

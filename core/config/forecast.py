@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from core.config.base import Stage, Threshold
+from core.config.base import Stage, Threshold, TimeText
 
 
 class ForecastConfig(Stage):
@@ -15,7 +15,7 @@ class ForecastConfig(Stage):
         "", description="Trained run: a folder, or models:/NAME@champion; empty: the run under the pipeline's root."
     )
     output: str = Field("", description="Folder of the forecasts; empty: under the pipeline's root.")
-    init_time: str = Field("", description="Start of the forecast (ISO time, UTC); empty: the newest frame.")
+    init_time: TimeText = Field("", description="Start of the forecast (ISO time, UTC); empty: the newest frame.")
     region: str = Field(
         "",
         description="Named area (korea, japan, ...) or 'west,south,east,north' in degrees; empty: y0, x0, ... below.",
@@ -31,7 +31,7 @@ class ForecastConfig(Stage):
         72.0, gt=0, le=8760, description="How far back frames to start from, and support windows, are looked for (h)."
     )
     max_age_minutes: int = Field(
-        0, ge=0, le=100_000, description="Refuse to start from frames older than this by the clock (min); 0: any age."
+        0, ge=0, le=100_000, description="Refuse newest frames older than this by the clock (min); 0: any age."
     )
     correlation_pixels: float = Field(
         2.0, ge=0, le=100, description="Length over which a member's noise is smooth; 0: independent pixels."

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +10,11 @@ from numpy.typing import NDArray
 
 from core.archive import Archive, Status
 from core.archive.objects import LocalObjects, RemoteObjects
+from core.episodes.bulk import CONNECTIONS
 from core.errors import FewcastError
 
 MISSING = 65535
+ASKED = 100  # objects of a bucket that are asked for one by one, since listing years of them takes longer
 
 
 def shard_key(kind: str, slot: int) -> str:
@@ -80,6 +83,9 @@ class Frames:
                     found.append("")
             return found
         assert isinstance(objects, RemoteObjects)
+        if len(slots) <= ASKED:
+            with ThreadPoolExecutor(CONNECTIONS) as pool:
+                return list(pool.map(lambda slot: objects.tag(shard_key(kind, slot)), slots))
         listed = objects.fs.find(f"{objects.prefix}/{kind}/c", detail=True)
         return [str(listed.get(f"{objects.prefix}/{shard_key(kind, slot)}", {}).get("ETag", "")) for slot in slots]
 

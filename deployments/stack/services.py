@@ -11,15 +11,21 @@ from deployments.pools import CPU_POOL, GPU_POOL
 from deployments.stack.postgres import Postgres
 from deployments.stack.processes import Service
 from flows.access import Auth
+from flows.embedded import HEARTBEAT
 from flows.logs import log_settings
 
 PORTS = {"prefect": 4200, "mlflow": 5000, "dask": 8786, "s3": 8333, "postgres": 5432}
 # Free ports, of which nobody needs to know the number.
 INNER_PORTS = ("s3-master", "s3-master-grpc", "s3-volume", "s3-volume-grpc", "s3-filer", "s3-filer-grpc", "s3-grpc",
                f"worker-{CPU_POOL}", f"worker-{GPU_POOL}")  # fmt: skip
-HEARTBEAT_SECONDS = 30
+# How long Prefect's server keeps runs that have ended, with their logs and artifacts; by default for ever.
+RETENTION = {
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(30 * 86400),  # seconds
+}
 POLL_SECONDS = 2  # how long work that is asked for may lie unseen; by default 10
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+BUCKET_KEYS = (*S3_KEYS, "AWS_ENDPOINT_URL", "AWS_PROFILE")  # any of them names a bucket of the operator's own
 
 
 @dataclass(frozen=True)
@@ -47,9 +53,9 @@ class Plan:
             "DO_NOT_TRACK": "true",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "PREFECT_API_URL": f"{self.url('prefect')}/api",
-            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
             "PREFECT_HOME": str(self.data / "prefect"),
             "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",
+            **HEARTBEAT,
             **log_settings(),
         }
 
@@ -57,13 +63,18 @@ class Plan:
         """And what those that run flows are told besides: how to get in."""
         return {
             **self.environment(),
-            **{key: self.secrets[key] for key in S3_KEYS},
-            "AWS_ENDPOINT_URL": self.url("s3"),
-            "AWS_DEFAULT_REGION": "us-east-1",
+            **self._bucket(),
             "DASK_SCHEDULER_ADDRESS": f"tcp://127.0.0.1:{self.ports['dask']}",
             "MLFLOW_TRACKING_URI": self.url("mlflow"),
             **(self.auth.for_clients() if self.auth else {}),
         }
+
+    def _bucket(self) -> dict[str, str]:
+        """The way to the stack's own S3 server, where there is one and the operator has not named another."""
+        if not find_weed() or any(os.environ.get(key) for key in BUCKET_KEYS):
+            return {}
+        own = {"AWS_ENDPOINT_URL": self.url("s3"), "AWS_DEFAULT_REGION": "us-east-1"}
+        return {key: self.secrets[key] for key in S3_KEYS} | own
 
     def databases(self) -> list[Service]:
         """What must answer before the servers start."""
@@ -93,6 +104,7 @@ class Plan:
         words = ("server", "start", "--host", "127.0.0.1", "--port", str(self.ports["prefect"]))
         told = {
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            **RETENTION,
             # In memory, a restart would forget who holds a limit, and keep the limit taken for ever.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
             **(self.auth.for_prefect_server() if self.auth else {}),
@@ -121,7 +133,7 @@ class Plan:
         return Service("mlflow", _module("mlflow", *words), f"{address}/health", address, self.environment() | told)
 
     def _s3(self) -> list[Service]:
-        weed = shutil.which("weed", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
+        weed = find_weed()
         if not weed:
             return []
         folder = self.folder / "s3"
@@ -146,6 +158,11 @@ class Plan:
             Service("dask-worker", _module("distributed.cli.dask_worker", *worker),
                     environment=self.client_environment()),
         ]  # fmt: skip
+
+
+def find_weed() -> str:
+    """SeaweedFS's program, from this environment or the PATH; empty where it is not installed."""
+    return shutil.which("weed", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}") or ""
 
 
 def _module(*words: str) -> list[str]:

@@ -1,11 +1,17 @@
-"""Models by name: the rule by which a candidate becomes champion, and a model's files on this machine."""
+"""Models by name: the rule by which a candidate becomes champion."""
+
+from collections.abc import Callable
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from core.config import TrackingConfig
-from core.errors import FewcastError
+from core.errors import AwayError, FewcastError
+from core.model import Model
+from core.report import Report
+from core.validation import crps_beside
+from tasks.tracking.local import local_run
 from tasks.tracking.model import ALIAS
 from tasks.tracking.server import open_client
 from tasks.tracking.uri import tracking_uri
@@ -14,25 +20,46 @@ CHAMPION = "champion"
 SCORE = "validation_crps"
 
 
-def promote(tracking: TrackingConfig) -> str:
+def champion_run(tracking: TrackingConfig, report: Report) -> str:
+    """The champion's checkpoint on this machine; empty where there is none yet."""
+    try:
+        return local_run(f"models:/{tracking.experiment or 'fewcast'}@{CHAMPION}", tracking, report)
+    except AwayError:
+        raise
+    except FewcastError:
+        return ""
+
+
+def promote(tracking: TrackingConfig, report: Report) -> str:
     """Give the alias `champion` to the candidate, if its validation CRPS is lower than the champion's.
 
-    Both scores must come from the same episodes (by digest): others cannot be compared. Test is never looked at.
-    Returns what was decided and why, and leaves it as a tag on the candidate.
+    Both scores are of the same episodes: where the two were trained on others (by digest), the champion is scored anew
+    on those that validated the candidate, in the same way. Test is never looked at. Returns what was decided and why,
+    and leaves it as a tag on the candidate.
     """
     client, name = open_client(tracking_uri(tracking)), tracking.experiment or "fewcast"
     candidate, champion = (_by_alias(client, name, alias) for alias in (ALIAS, CHAMPION))
     if candidate is None:
         raise FewcastError(f"no model {name} has the alias {ALIAS}", found="none in the registry", mend="train one")
-    promoted, verdict = judge(candidate, champion)
+
+    def anew() -> float | None:
+        assert champion is not None
+        report.message(f"scoring version {champion.version} on the validation episodes of version {candidate.version}")
+        runs = (local_run(f"models:/{name}/{item.version}", tracking, report) for item in (champion, candidate))
+        return crps_beside(*map(Model.load, runs))
+
+    promoted, verdict = judge(candidate, champion, anew)
     if promoted:
         client.set_registered_model_alias(name, CHAMPION, candidate.version)
     client.set_model_version_tag(name, candidate.version, "promotion", verdict)
     return f"{name} {verdict}"
 
 
-def judge(candidate: ModelVersion, champion: ModelVersion | None) -> tuple[bool, str]:
-    """Whether the candidate takes over, and the reason."""
+def judge(candidate: ModelVersion, champion: ModelVersion | None, anew: Callable[[], float | None]) -> tuple[bool, str]:
+    """Whether the candidate takes over, and the reason.
+
+    `anew` scores the champion on the candidate's validation episodes; None: they cannot be compared.
+    """
     new = float(candidate.tags.get(SCORE, "nan"))
     if new != new:
         return False, f"version {candidate.version} stays candidate: it has no {SCORE}"
@@ -40,15 +67,19 @@ def judge(candidate: ModelVersion, champion: ModelVersion | None) -> tuple[bool,
         return True, f"version {candidate.version} is champion: there was none ({SCORE} {new:.4f})"
     if champion.version == candidate.version:
         return False, f"version {candidate.version} is champion already"
-    if champion.tags.get("episodes") != candidate.tags.get("episodes"):
+    same = champion.tags.get("episodes") == candidate.tags.get("episodes")
+    old = float(champion.tags.get(SCORE, "nan")) if same else anew()
+    if old is None:
         return False, (
-            f"version {candidate.version} stays candidate: its scores are from other episodes than those of the "
-            f"champion, version {champion.version}; evaluate both on one store and set the alias by hand"
+            f"version {candidate.version} stays candidate: it forecasts other frames, or in other units, than the "
+            f"champion, version {champion.version}, or its episodes are gone; compare them, and set the alias by hand"
         )
-    old = float(champion.tags.get(SCORE, "nan"))
     better = not old <= new
     words = "is champion" if better else "stays candidate"
-    return better, f"version {candidate.version} {words}: {SCORE} {new:.4f} against {old:.4f} of {champion.version}"
+    where = "" if same else ", scored anew on the candidate's episodes"
+    return better, (
+        f"version {candidate.version} {words}: {SCORE} {new:.4f} against {old:.4f} of version {champion.version}{where}"
+    )
 
 
 def _by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:

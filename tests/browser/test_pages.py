@@ -80,19 +80,22 @@ def test_a_pipeline_started_from_the_page_ends_with_its_artifacts_and_its_mlflow
     page.get_by_role("tab", name="Artifacts").or_(page.get_by_text("Artifacts", exact=True)).first.click()
     page.locator("a[href*='/artifacts/artifact/']", has_text=re.compile("markdown", re.I)).first.click()
     expect(page.get_by_text("persistence").first).to_be_visible()
-    link = page.locator(f"a[href^='{addresses['mlflow']}']").last  # the training's comes first, then the evaluation's
-    expect(link).to_be_visible()
+    links = page.locator(f"a[href^='{addresses['mlflow']}']")
+    expect(links.last).to_be_visible()
     keep(page, "prefect-scorecard")
     assert (Path(addresses["folder"]) / "data/tiny/scorecard").is_dir()
 
-    page.goto(str(link.get_attribute("href")))
-    close = page.get_by_role("button", name=re.compile("^close$", re.I))
-    expect(page.get_by_text("evaluate test").first).to_be_visible()
-    if close.count():  # MLflow's assistant, which covers a third of the page
-        close.first.click()
-    page.get_by_role("tab", name="Model metrics").click()
-    expect(page.get_by_text(re.compile("crps/")).first).to_be_visible()
-    keep(page, "mlflow-run")
+    training, evaluation = (str(link.get_attribute("href")) for link in (links.first, links.last))
+    for address, name, metric in ((training, "train abml", "loss|crps"), (evaluation, "evaluate test", "crps/")):
+        page.goto(address)
+        close = page.get_by_role("button", name=re.compile("^close$", re.I))
+        expect(page.get_by_text(name).first).to_be_visible()
+        if close.count():  # MLflow's assistant, which covers a third of the page
+            close.first.click()
+        page.get_by_role("tab", name="Model metrics").click()
+        expect(page.get_by_text(re.compile(metric)).first).to_be_visible()
+        if address == training:
+            keep(page, "mlflow-run")
     page.get_by_role("tab", name="Artifacts").click()
     page.locator("[artifact-name='scorecard']").click()
     page.locator("[artifact-name='crps.png']").click()

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from core.model import Model
 from core.newest import Newest
 from core.report import Silent
 from core.satellite.area import lonlat
+from core.satellite.granule import Frame
 
 
 class Told(Silent):
@@ -73,6 +75,38 @@ def test_the_same_forecast_is_made_once_and_the_same(config):
         np.testing.assert_array_equal(before, again["members"].values)
 
 
+def test_a_forecast_is_made_again_once_a_frame_of_it_is_written_again(config, chain, tmp_path):
+    """Frames may be partial, and be completed later: those of the inputs, and those of the support windows."""
+    archive = str(tmp_path / "archive.zarr")
+    shutil.copytree(chain.archive, archive)
+    quick = config.model_copy(
+        update={"archive": archive, "netcdf": False, "animation": False, "members": 2, "support_windows": 1}
+    )
+    forecast(quick)
+    written = Archive.open(archive, "r+")
+    for slot in (143, 140):  # an input, and a frame of the support window alone
+        grid, time = written.grid, written.times[slot]
+        values = np.full(written.shape, 250.0, np.float32)
+        written.record(written.write_frame(slot, Frame(channel="ir", kind="brightness_temperature", time=time,
+                                                       observation_time=time, values=values, grid=grid)))  # fmt: skip
+        assert not forecast(quick).skipped
+        assert forecast(quick).skipped
+
+
+@pytest.mark.parametrize("stage", ["forecast_picture", "Folder.write"])
+def test_a_full_disk_is_one_line_and_a_lost_network_is_not_taken_for_it(config, monkeypatch, stage):
+    quick = config.model_copy(update={"netcdf": False, "animation": False, "members": 2, "support_windows": 0})
+    for error, wanted in ((OSError(errno.ENOSPC, "No space left on device"), FewcastError), (TimeoutError(), OSError)):
+
+        def fail(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(f"core.forecast.{stage}", fail)
+        with pytest.raises(wanted) as told:
+            forecast(quick)
+        assert ("No space left on device; free some space" in str(told.value)) == (wanted is FewcastError)
+
+
 def test_latest_is_a_link_to_the_newest_even_when_an_older_one_is_made_after_it(config):
     newest = forecast(config)
     older = forecast(config.model_copy(update={"init_time": "2024-06-03T12:00Z"}))
@@ -110,6 +144,8 @@ def test_frames_that_are_too_old_are_refused_and_holes_are_told(config, chain, t
     with pytest.raises(FewcastError, match=r"is stale: found 91 minutes since 2024-06-03T23:30, .* 60 are allowed"):
         forecast(live, clock=lambda: datetime(2024, 6, 4, 1, 1, tzinfo=UTC))
     assert forecast(live, clock=lambda: datetime(2024, 6, 4, 0, 1, tzinfo=UTC)).init_time
+    asked = live.model_copy(update={"init_time": "2024-06-03T12:00:00Z", "keep_days": 0.2})
+    assert Path(forecast(asked).url).exists(), "a start that is asked for may be of any age"
 
     holed = str(tmp_path / "holed.zarr")
     shutil.copytree(chain.archive, holed)

@@ -2,7 +2,7 @@
 
 import sqlite3
 import threading
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -36,15 +36,18 @@ def write(archive: Archive, slot: int, seed: int = 0) -> None:
     archive.record(archive.write_frame(slot, frame))
 
 
-@pytest.fixture
-def archive(tmp_path: Path) -> Archive:
-    url = str(tmp_path / "archive.zarr")
+def make(url: str, seed: int = 0) -> Archive:
     made = Archive.create(
         url, grid=GRID, channels={"ir": "brightness_temperature"}, origin=START, cadence_minutes=10, years=1
     )
     for slot in (0, 1, 2, 200):
-        write(made, slot)
+        write(made, slot, seed)
     return made
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Archive:
+    return make(str(tmp_path / "korea" / "archive.zarr"))
 
 
 @pytest.fixture
@@ -76,10 +79,27 @@ def test_what_is_restored_is_what_was_saved(data: Path, archive: Archive, tmp_pa
     for place, table in (("prefect/prefect.db", "flow_run"), ("mlflow.db", "experiments")):
         assert rows(tmp_path / "new" / place, table) == rows(data / place, table)
     assert (tmp_path / "new/mlflow-artifacts/1/model.bin").read_bytes() == b"weights"
-    back = Archive.open(str(tmp_path / "there" / "archive.zarr"))
+    back = Archive.open(str(tmp_path / "there/korea/archive.zarr"))
     assert not validate(back.url).problems
     np.testing.assert_array_equal(back.status, archive.status)
     assert back.digest([0, 1, 2, 200]) == archive.digest([0, 1, 2, 200])
+
+
+def test_archives_of_two_presets_stay_two(data: Path, archive: Archive, tmp_path: Path) -> None:
+    other = make(str(tmp_path / "japan" / "archive.zarr"), seed=5)
+    save(data, tmp_path / "backup", [archive.url, other.url])
+    restore(tmp_path / "new", tmp_path / "backup", into=str(tmp_path / "there"))
+    for name, was in (("korea", archive), ("japan", other)):
+        back = Archive.open(str(tmp_path / "there" / name / "archive.zarr"))
+        assert back.digest([0, 1, 2, 200]) == was.digest([0, 1, 2, 200])
+
+
+def test_two_archives_are_never_restored_to_one_place(data: Path, archive: Archive, tmp_path: Path) -> None:
+    other = make(str(tmp_path / "elsewhere" / "korea" / "archive.zarr"), seed=5)
+    save(data, tmp_path / "backup", [archive.url, other.url])
+    with pytest.raises(FewcastError, match="two archives would be restored to one place"):
+        restore(tmp_path / "new", tmp_path / "backup", into=str(tmp_path / "there"))
+    assert not (tmp_path / "there").exists()
 
 
 def test_saved_again_it_copies_what_has_changed_and_forgets_what_went(
@@ -95,7 +115,7 @@ def test_saved_again_it_copies_what_has_changed_and_forgets_what_went(
     write(archive, 1, seed=7)  # published again
     assert 0 < copied() < first
     restore(tmp_path / "new", tmp_path / "backup", into=str(tmp_path / "there"))
-    back = Archive.open(str(tmp_path / "there" / "archive.zarr"))
+    back = Archive.open(str(tmp_path / "there/korea/archive.zarr"))
     assert back.digest([0, 1, 2, 3, 200]) == archive.digest([0, 1, 2, 3, 200])
 
 
@@ -123,12 +143,23 @@ def test_a_database_that_is_written_meanwhile_is_saved_between_transactions(data
     assert all(one == twin for one, twin in saved)
 
 
-def test_an_archive_that_is_being_written_is_not_taken_for_whole(data: Path, archive: Archive, tmp_path: Path) -> None:
+def test_an_archive_that_is_being_written_is_not_taken_for_whole(
+    data: Path, archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deployments.backup.PATIENCE_SECONDS", 0)
+    save(data, tmp_path / "backup", [archive.url])
     with exclusive(open_objects(archive.url)), pytest.raises(FewcastError, match="is being written"):
         save(data, tmp_path / "backup", [archive.url])
     assert not (tmp_path / "backup" / "backup.json").exists()
     with pytest.raises(FewcastError, match="no finished backup"):
         restore(tmp_path / "new", tmp_path / "backup")
+
+
+def test_an_ingest_at_work_is_waited_for(data: Path, archive: Archive, tmp_path: Path) -> None:
+    with ExitStack() as writing:
+        writing.enter_context(exclusive(open_objects(archive.url)))
+        threading.Timer(0.5, writing.pop_all().close).start()
+        assert any(line.startswith("archive") for line in save(data, tmp_path / "backup", [archive.url]))
 
 
 def test_nothing_is_restored_over_what_is_there(data: Path, archive: Archive, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from core.config import load
 from core.meta import checkpoint
-from deployments.automations import apply_automations, overdue, stale, zombies
+from deployments.automations import apply_automations, overdue, stale, stuck, zombies
 from deployments.catalogue import catalogue
 from flows.cli import PRESETS
 from tests.deployments.waiting import end, until
@@ -189,6 +189,10 @@ def test_every_preset_can_be_started_and_live_sources_follow_the_satellite() -> 
     assert made["nowcast/korea"].cron == "5-59/10 * * * *"
     assert made["evaluate/korea"].after == "train/korea"
     assert made["promote/korea"].after == "evaluate/korea"
+    assert made["train/korea"].parameters["renew"]
+    assert not made["train/demo"].parameters["renew"]
+    runs = [made[f"evaluate/{name}"].parameters["config"]["run"] for name in ("korea", "demo")]
+    assert runs == ["data/korea/run.latest", "data/demo/run"]
     sources = [path.read_text() for path in PRESETS.parent.glob("*.py")]
     flows = {name for source in sources for name in re.findall(r'@flow\(name="([^"]+)"', source)}
     assert {entry.flow.name for entry in made.values()} == flows
@@ -211,8 +215,8 @@ def test_every_preset_can_be_started_and_live_sources_follow_the_satellite() -> 
 def test_what_hangs_is_cancelled_what_died_is_crashed_and_silence_is_told(api: httpx.Client) -> None:
     flow = api.post("/flows/", json={"name": "hangs"}).json()
 
-    def start(tag: str) -> str:
-        asked = {"flow_id": flow["id"], "tags": [tag], "state": {"type": "RUNNING", "name": "Running"}}
+    def start(tag: str, state: str = "Running") -> str:
+        asked = {"flow_id": flow["id"], "tags": [tag], "state": {"type": state.upper(), "name": state}}
         # SQLite may be busy (503): then it is asked again.
         return str(
             until(lambda: (answer := api.post("/flow_runs/", json=asked)).is_success and answer.json()["id"], 60)
@@ -225,10 +229,11 @@ def test_what_hangs_is_cancelled_what_died_is_crashed_and_silence_is_told(api: h
             stale("an archive that nothing comes into", timedelta(seconds=10), check, ids, None),
             overdue(timedelta(seconds=10), "limit-of-this-test"),
             zombies(missed=2, beat=5),
+            stuck(timedelta(seconds=10)),
         ]
         apply_automations(rules)
         try:
-            hangs, dead = start("limit-of-this-test"), start("another")
+            hangs, dead, taken = start("limit-of-this-test"), start("another"), start("another", "Pending")
             beat = {
                 "event": "prefect.flow-run.heartbeat",
                 "id": str(uuid4()),
@@ -238,6 +243,7 @@ def test_what_hangs_is_cancelled_what_died_is_crashed_and_silence_is_told(api: h
             assert api.post("/events", json=[beat]).is_success
             until(lambda: api.get(f"/flow_runs/{hangs}").json()["state"]["type"] in ("CANCELLING", "CANCELLED"), 90)
             until(lambda: api.get(f"/flow_runs/{dead}").json()["state"]["type"] == "CRASHED", 90)
+            until(lambda: api.get(f"/flow_runs/{taken}").json()["state"]["type"] == "CRASHED", 90)
             alarms = {"deployments": {"id": {"any_": [str(ids[check.path])]}}}
             until(lambda: int(api.post("/flow_runs/count", json=alarms).json()), 90)
         finally:

@@ -17,8 +17,9 @@ from core.errors import FewcastError
 from deployments.stack import Stack
 from deployments.stack.processes import Processes, Running, Service, answers, listens
 from deployments.stack.secrets import read_secrets
-from deployments.stack.services import INNER_PORTS, PORTS, Plan
+from deployments.stack.services import BUCKET_KEYS, INNER_PORTS, PORTS, Plan
 from flows.access import Auth, read_auth
+from flows.embedded import HEARTBEAT
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(100)"]
 SPAWN = [
@@ -122,6 +123,28 @@ def test_each_service_is_on_loopback_and_told_no_more_than_it_needs(tmp_path: Pa
     assert services["prefect"].environment["PREFECT_SERVER_API_AUTH_STRING"] == "someone:a long password"
     assert services["worker-fewcast-cpu"].environment["MLFLOW_TRACKING_PASSWORD"] == "a long password"
     assert "a long password" not in repr(services)
+    assert services["worker-fewcast-cpu"].environment.items() >= HEARTBEAT.items()
+
+
+def test_a_bucket_of_the_operators_own_is_left_to_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stack").mkdir()
+    keys = {*BUCKET_KEYS, "AWS_DEFAULT_REGION"}
+    for key in keys:
+        monkeypatch.delenv(key, raising=False)
+    ports = dict(zip((*PORTS, *INNER_PORTS), range(10_000, 20_000), strict=False))
+    plan = Plan(tmp_path, ports, read_secrets(tmp_path / "stack"), None, None)
+
+    def told() -> dict[str, str]:
+        return {key: value for key, value in plan.client_environment().items() if key in keys}
+
+    monkeypatch.setattr("deployments.stack.services.find_weed", lambda: "weed")
+    assert told()["AWS_ENDPOINT_URL"] == plan.url("s3")
+    assert told()["AWS_SECRET_ACCESS_KEY"] == plan.secrets["AWS_SECRET_ACCESS_KEY"]
+    monkeypatch.setenv("AWS_PROFILE", "mine")
+    assert told() == {"AWS_PROFILE": "mine"}
+    monkeypatch.delenv("AWS_PROFILE")
+    monkeypatch.setattr("deployments.stack.services.find_weed", lambda: "")
+    assert told() == {}, "no server of the stack's own"
 
 
 @pytest.mark.parametrize("given", ["nobody", ":without a user", "someone:short", "someone"])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from core.config import ForecastConfig
 from flows import cli
 
 TINY = Path(__file__).with_name("tiny.toml")
@@ -106,7 +107,23 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     assert done.stderr == ""
 
 
+def test_a_start_is_given_with_seconds_or_without() -> None:
+    for given, read in (
+        ("2024-06-01T03:00Z", "2024-06-01T03:00Z"),
+        ("2024-06-01T12:00:00+09:00", "2024-06-01T03:00:00Z"),
+        ("", ""),
+    ):
+        options = cli._parser().parse_args(["nowcast", "--preset", "korea", "--set", f"forecast.init_time={given}"])
+        assert cli.read_config(options).forecast.init_time == read
+
+
 def test_a_region_given_by_hand_is_that_of_the_forecast() -> None:
-    options = cli._parser().parse_args(["nowcast", "--preset", "korea", "--region=-1.5,31,133,44"])
-    assert cli.read_config(options).forecast.region == "-1.5,31,133,44"
-    assert cli.read_config(options).forecast.run == "models:/korea@champion"
+    def read(*more: str) -> ForecastConfig:
+        return cli.read_config(cli._parser().parse_args(["nowcast", "--preset", "korea", *more])).forecast
+
+    by_hand = read("--region=-1.5,31,133,44")
+    assert (by_hand.region, by_hand.run) == ("-1.5,31,133,44", "models:/korea@champion")
+    assert by_hand.output == "data/korea/forecasts/-1.5,31,133,44", "not in place of the operational ones"
+    assert read("--region", "Southeast Asia").output == "data/korea/forecasts/southeast-asia"
+    assert read("--region", "japan", "--set", "forecast.output=x").output == "x"
+    assert read().output == "data/korea/forecasts"

@@ -42,6 +42,7 @@ class Soak:
         self.config.write_text(sky(start, options.slots, options.faults))
         self.started = time.monotonic()
         self.kills = 0
+        self.summary = "it did not get so far"
 
     def say(self, text: str) -> None:
         print(f"{time.monotonic() - self.started:7.0f} s  {text}", flush=True)

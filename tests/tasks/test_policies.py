@@ -5,7 +5,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Failed
 
 from core.errors import FewcastError
-from tasks.policies import LOCAL, NETWORK, dask_client, worth_another_try
+from tasks.policies import GPU, LOCAL, NETWORK, dask_client, worth_another_try
 
 
 def test_only_errors_that_pass_are_worth_another_try() -> None:
@@ -19,6 +19,13 @@ def test_only_errors_that_pass_are_worth_another_try() -> None:
     assert not judge(ValueError())
     assert NETWORK["retries"] > 0
     assert "retries" not in LOCAL
+
+
+def test_what_fills_a_gpu_for_long_bears_its_tag_and_a_nowcast_does_not() -> None:
+    from tasks import evaluate, forecast, ingest, train
+
+    assert train.train.tags == evaluate.evaluate.tags == {GPU}
+    assert not forecast.forecast.tags | ingest.ingest.tags
 
 
 def test_without_a_cluster_s_address_the_work_stays_here() -> None:

@@ -11,6 +11,7 @@ import s3fs
 
 from core.config import EpisodesConfig
 from core.episodes import EpisodeStore, build, validate
+from core.episodes.frames import Frames
 from core.episodes.loader import Loader
 
 
@@ -34,7 +35,9 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     server.stop()
 
 
-def test_a_bucket_holds_the_same_store(configure: Callable[..., EpisodesConfig], bucket: Any) -> None:
+def test_a_bucket_holds_the_same_store(
+    configure: Callable[..., EpisodesConfig], bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     local = configure(channels=["ir"], train_episodes=10, validation_episodes=2, test_episodes=2)
     for path in Path(local.archive).rglob("*"):
         if path.is_file() and "reflectance/c" not in str(path):
@@ -46,6 +49,11 @@ def test_a_bucket_holds_the_same_store(configure: Callable[..., EpisodesConfig],
     here, there = EpisodeStore.open(local.store), EpisodeStore.open(remote.store)
     assert np.array_equal(here.read([5, 0, 9]), there.read([5, 0, 9]))
     assert Loader(there, split="train", batch_size=2).batch(1).ids == Loader(here, split="train", batch_size=2).ids(1)
+    frames, slots = Frames.open(remote.archive, ["ir"]), range(60, 144)
+    asked = frames.written(slots)
+    monkeypatch.setattr("core.episodes.frames.ASKED", 0)
+    assert frames.written(slots) == asked, "listed"
+    assert len(set(asked)) > 10
     bucket.delete_object(Bucket="lake", Key="episodes.zarr/frames/c.4.0.0.0.0.0")
     assert list(validate(remote.store).damaged) == [4]
     assert validate(remote.store, rebuild_damaged=True).valid

@@ -3,11 +3,17 @@
 from types import SimpleNamespace
 from typing import Any
 
-from tasks.tracking.registry import judge
+import pytest
+
+from tasks.tracking import registry
 
 
 def version(number: int, crps: str, episodes: str = "e") -> Any:
     return SimpleNamespace(version=str(number), tags={"validation_crps": crps, "episodes": episodes})
+
+
+def judge(candidate: Any, champion: Any, anew: float | None = None) -> tuple[bool, str]:
+    return registry.judge(candidate, champion, lambda: anew)
 
 
 def test_a_candidate_takes_over_only_with_a_lower_score_on_the_same_episodes() -> None:
@@ -28,4 +34,11 @@ def test_a_champion_without_a_score_gives_way() -> None:
 
 def test_the_verdict_says_both_numbers() -> None:
     _, verdict = judge(version(7, "0.1234"), version(5, "0.2345"))
-    assert verdict == "version 7 is champion: validation_crps 0.1234 against 0.2345 of 5"
+    assert verdict == "version 7 is champion: validation_crps 0.1234 against 0.2345 of version 5"
+
+
+@pytest.mark.parametrize(("anew", "promoted"), [(0.16, True), (0.14, False)])
+def test_after_the_store_has_grown_the_champion_is_scored_anew(anew: float, promoted: bool) -> None:
+    better, verdict = judge(version(2, "0.15", episodes="more"), version(1, "0.20"), anew)
+    assert better == promoted
+    assert verdict.endswith(f"0.1500 against {anew:.4f} of version 1, scored anew on the candidate's episodes")

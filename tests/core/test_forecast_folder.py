@@ -1,0 +1,74 @@
+"""The folder of the forecasts: what is put there, and what is cleared away."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from core.forecast_dataset import IDENTITY
+from core.forecast_folder import Folder
+
+START = np.datetime64("2024-06-03T12:00", "s")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(str(tmp_path / "forecasts"))
+
+
+def dataset(value: float = 1.0) -> xr.Dataset:
+    fields = {"mean": (("y", "x"), np.full((3, 4), value, np.float32))}
+    return xr.Dataset(fields, attrs=dict.fromkeys(IDENTITY, "this one"))
+
+
+def test_another_run_that_is_quicker_gives_way_and_leaves_nothing(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, rename, quicker = folder.place(START), os.rename, [1]
+
+    def one_moment_later(source: Path, target: Path) -> None:
+        if Path(target) == place and quicker:
+            quicker.pop()
+            shutil.copytree(source, place)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", one_moment_later)
+    folder.write(dataset(2.0), place, ())
+    with xr.open_zarr(place, consolidated=False) as stored:
+        assert np.unique(stored["mean"]) == 2.0
+    assert [path.name for path in folder.path.iterdir()] == [place.name]
+
+
+def test_what_another_forecast_left_beside_is_not_taken_for_this_ones(folder: Folder) -> None:
+    place = folder.place(START)
+    folder.write(dataset(), place, [".nc", ".gif"])
+    place.with_suffix(".gif").touch()
+    folder.point_to_latest()
+    own = dict.fromkeys(IDENTITY, "this one")
+    assert folder.holds(place, own, [".nc", ".gif"])
+    assert not folder.holds(place, own, [".nc", ".png"]), "a picture is yet to be made"
+    folder.write(dataset(), place, [".gif"])
+    folder.point_to_latest()
+    assert not folder.holds(place, own, [".nc"])
+    assert {path.name for path in folder.path.iterdir()} == {
+        place.name, place.with_suffix(".gif").name, "latest.zarr", "latest.gif",
+    }  # fmt: skip
+
+
+def test_whatever_a_killed_run_left_goes_in_time(folder: Folder) -> None:
+    place = folder.place(START)
+    folder.write(dataset(), place, ())
+    lost = folder.path / ".forecast_20240603T1200Z.zarr.1.partial"
+    lost.mkdir()
+    (folder.path / ".superseded.json.1.partial").touch()
+    (folder.path / ".latest.png.1.partial").symlink_to("nowhere")
+    (folder.path / "forecast_20240603T1100Z.png").touch()
+    list(folder.retire(14, place))
+    assert len(list(folder.path.iterdir())) == 5, "they may be another run's, at work"
+    for path in folder.path.iterdir():
+        os.utime(path, (0, 0), follow_symlinks=False)
+    list(folder.retire(14, place))
+    assert [path.name for path in folder.path.iterdir()] == [place.name]
