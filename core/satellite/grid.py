@@ -167,6 +167,8 @@ def _resampled(image: Image, target: Grid, loss: _Loss) -> NDArray[np.float32]:
         raise CorruptGranule(Reason.WRONG_GRID, "the granule's grid does not overlap the archive's")
     loss.uncovered = bool((on_earth & ~inside).any())
     block = max(1, int(_stride(rows, columns) + 0.1))
+    if block > min(image.grid.shape):
+        raise CorruptGranule(Reason.WRONG_GRID, f"{image.grid.shape} pixels, where the archive's span {block}")
     top, left = (max(int(np.floor(p[inside].min())) - block, 0) // block * block for p in (rows, columns))
     bottom = min(int(np.ceil(rows[inside].max())) + 2 * block, have_rows)
     right = min(int(np.ceil(columns[inside].max())) + 2 * block, have_columns)

@@ -147,7 +147,7 @@ def read_frame(granule: Granule, config: IngestConfig, target: Grid) -> Frame:
 
     Raises `CorruptGranule` with its reason, and `UnavailableGranule` where it could not be fetched.
     """
-    with opened(granule, config) as image:
+    with opened(granule, config) as image, hdf5.guarded("aligning"):
         return grid.align(image, target)
 
 

@@ -107,6 +107,19 @@ def test_one_wrong_grid_does_not_decide_the_archives(folder, tmp_path):
     assert source.read_frame(found[1], config, grid).reason is Reason.NONE
 
 
+def test_what_a_damaged_grid_makes_of_the_alignment_is_a_damaged_granule(folder, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("Invalid projection")  # as pyproj's CRSError is
+
+    config = settings(folder)
+    found = source.list_granules(config)[0]
+    grid = source.archive_grid([found], config)
+    monkeypatch.setattr(source.grid, "align", fail)
+    with pytest.raises(CorruptGranule, match="aligning: Invalid projection") as caught:
+        source.read_frame(found, config, grid)
+    assert caught.value.reason is Reason.DAMAGED
+
+
 def test_a_vanished_granule_is_unavailable_not_corrupt(config):
     from dataclasses import replace
 
