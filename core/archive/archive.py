@@ -38,7 +38,9 @@ class Archive:
         self.objects: Objects = open_objects(url)
         if self.objects.get("zarr.json") is None:
             raise FewcastError(f"no archive at {url}", found="no zarr.json there", mend="run `fewcast ingest` first")
-        self._root = zarr.open_group(layout.coordinates(self.objects), mode="r", zarr_format=3)
+        made = layout.coordinates(self.objects)
+        self._made = layout.digest(made)
+        self._root = zarr.open_group(made, mode="r", zarr_format=3)
         attributes: dict[str, Any] = dict(self._root.attrs)
         if attributes.get("fewcast_archive_version") != layout.VERSION:
             raise FewcastError(
@@ -58,7 +60,7 @@ class Archive:
         self.days = Days(self.objects, self.channels, len(self.times), self.slots_per_day)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.url, self.writable)
+        return _reopen, (self.url, self.writable, self._made)
 
     @classmethod
     def open(cls, url: str, mode: Literal["r", "r+"] = "r") -> "Archive":
@@ -296,5 +298,11 @@ class Archive:
 
 
 @lru_cache(maxsize=4)
-def _reopen(url: str, writable: bool) -> Archive:
-    return Archive(url, writable=writable)
+def _reopen(url: str, writable: bool, made: str) -> Archive:
+    """An archive on a worker that outlives it: one made anew at the same URL has another digest, and is opened anew."""
+    archive = Archive(url, writable=writable)
+    if archive._made != made:
+        raise FewcastError(
+            f"the archive {url} was replaced on the way", found="another grid or other channels", mend="run again"
+        )
+    return archive

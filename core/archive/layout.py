@@ -1,5 +1,6 @@
 """What an archive looks like: its variables, attributes and codes (CF-1.11 on Zarr v3)."""
 
+import hashlib
 import warnings
 from collections.abc import Mapping
 from datetime import datetime
@@ -111,6 +112,14 @@ def coordinates(objects: Objects) -> MemoryStore:
     found = {key: objects.get(key) for key in keys}
     buffer = default_buffer_prototype().buffer
     return MemoryStore({key: buffer.from_bytes(data) for key, data in found.items() if data is not None})
+
+
+def digest(made: MemoryStore) -> str:
+    """Hex digest of what an archive was made with: its metadata and its coordinates."""
+    total = hashlib.blake2b(digest_size=16)
+    for key, value in sorted(made._store_dict.items()):
+        total.update(key.encode() + value.to_bytes())
+    return total.hexdigest()
 
 
 def slots_per_day(cadence_minutes: int) -> int:

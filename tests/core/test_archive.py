@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import warnings
@@ -265,3 +266,14 @@ def test_an_archive_travels_to_a_worker_as_its_address(archive):
     assert there.digest([archive.slot(TIME)]) == archive.digest([archive.slot(TIME)])
     with pytest.raises(ValueError, match="for reading only"):
         Archive.open(archive.url).set_status(0, "ir105", Status.ABSENT)
+
+
+def test_a_worker_knows_an_archive_from_one_made_anew_at_its_url(archive):
+    pickle.loads(pickle.dumps(archive))
+    shutil.rmtree(archive.url)
+    anew = make(archive.url, channels=dict(reversed(CHANNELS.items())), grid=Grid(GRID.x + 900, GRID.y, CRS))
+    there = pickle.loads(pickle.dumps(anew))
+    assert there.channels == tuple(reversed(CHANNELS))
+    assert there.grid.x[0] == GRID.x[0] + 900
+    with pytest.raises(FewcastError, match="was replaced on the way"):
+        pickle.loads(pickle.dumps(archive))
