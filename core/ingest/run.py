@@ -64,14 +64,6 @@ def ingest(
     return _Run(config, report or Silent(), clock()).go(connect)
 
 
-class _NothingReadable(Exception):  # noqa: N818
-    """No granule so far tells the grid; a later day may."""
-
-    def __init__(self, refusal: FewcastError) -> None:
-        super().__init__(str(refusal))
-        self.refusal = refusal
-
-
 class _Run:
     def __init__(self, config: IngestConfig, report: Report, now: datetime) -> None:
         self.config, self.report, self.now = config, report, now
@@ -131,8 +123,8 @@ class _Run:
             if not matched:
                 try:
                     self._match([granule for _, found in waiting for granule in found], stack)
-                except _NothingReadable as error:
-                    refusal = error.refusal
+                except source.NothingReadableError as error:  # a later day may tell
+                    refusal = error
                     continue
                 matched = True
             for item in waiting:
@@ -156,10 +148,7 @@ class _Run:
         if self.archive is not None and self.archive.made_from == made_from:
             grid = self.archive.grid
         else:
-            try:
-                grid = source.archive_grid(granules, config)
-            except FewcastError as error:
-                raise _NothingReadable(error) from error
+            grid = source.archive_grid(granules, config)
         if self.archive is None:
             self._hold(stack)
         self.archive = Archive.create(

@@ -17,6 +17,10 @@ SYSTEMS: dict[str, System] = {"gk2a": gk2a, "goes": goes, "himawari": himawari, 
 TRIES, VOTES = 12, 5
 
 
+class NothingReadableError(FewcastError):
+    """No granule so far tells the grid; later ones may."""
+
+
 def system(config: IngestConfig) -> System:
     return SYSTEMS[config.system]
 
@@ -154,8 +158,8 @@ def read_frame(granule: Granule, config: IngestConfig, target: Grid) -> Frame:
 def archive_grid(granules: Sequence[Granule], config: IngestConfig) -> Grid:
     """The grid an archive of these granules gets: the coarsest channel's, cut to the area, in blocks.
 
-    A few granules vote, since the first one of all may be the one with a wrong grid. Raises `FewcastError` where
-    none can be read.
+    A few granules vote, since the first one of all may be the one with a wrong grid. Raises `NothingReadableError`
+    where none can be read, and another `FewcastError` for an area or a block that does not suit the grid.
     """
     by_channel: dict[str, list[Granule]] = {}
     for granule in granules:
@@ -166,7 +170,7 @@ def archive_grid(granules: Sequence[Granule], config: IngestConfig) -> Grid:
     if not readable:
         what = f"{config.source} holds nothing that can be read"
         found = str(failures[0]) if failures else f"no granule of {', '.join(config.channels)} in the time range"
-        raise FewcastError(what, found=found, mend="check ingest.source, system, sector, channels and times")
+        raise NothingReadableError(what, found=found, mend="check ingest.source, system, sector, channels and times")
     whole = max(readable, key=lambda g: g.spacing)
     rows, columns = area.window(whole, area.bounds(config.area))
     cut = whole.window(rows, columns)

@@ -1,11 +1,15 @@
 """Ingestion of simulated granules into a real archive, against the simulated truth."""
 
+from datetime import UTC, datetime
+
 import numpy as np
 import pytest
 
 from core.archive import Archive, Status
 from core.errors import FewcastError
-from core.satellite import bands
+from core.ingest import ingest
+from core.ingest.run import DAYS_LISTED
+from core.satellite import bands, source
 from core.satellite.truth import Truth
 from tests.core.ingest.world import SLOTS, config, contents, run
 
@@ -46,3 +50,17 @@ def test_an_archive_of_another_grid_is_refused_and_untouched(root):
     with pytest.raises(FewcastError, match=r"another grid: found 24x24 pixels there, 12x12 asked for"):
         run(config(root, block=4))
     assert contents(settings.archive) == before
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_an_area_out_of_sight_is_refused_on_the_first_day(root, existing, monkeypatch):
+    if existing:
+        run(config(root, times={"start": "2024-03-01T21:00", "end": "2024-03-01T22:00"}))
+    listed, real = [], source.list_granules
+    monkeypatch.setattr(source, "list_granules", lambda *asked: listed.append(asked) or real(*asked))
+    days = {"start": "2024-03-01T21:00", "end": "2024-03-20T00:00"}
+    before = contents(str(root / "archive.zarr"))
+    with pytest.raises(FewcastError, match="the area cannot be seen"):
+        ingest(config(root, area="brazil", times=days), clock=lambda: datetime(2024, 4, 1, tzinfo=UTC))
+    assert len(listed) <= 1 + DAYS_LISTED
+    assert contents(str(root / "archive.zarr")) == before
