@@ -107,8 +107,10 @@ class Archive:
             objects.put(key, data)
         return cls(url, writable=True)
 
-    def require(self, *, grid: Grid, channels: Iterable[str], origin: datetime, cadence_minutes: int) -> None:
-        """Raise `FewcastError` unless the archive has this grid, these channels and this time axis."""
+    def require(
+        self, *, grid: Grid | None = None, channels: Mapping[str, Kind], origin: datetime, cadence_minutes: int
+    ) -> None:
+        """Raise `FewcastError` unless the archive has these channels, this time axis and any grid given."""
         difference = differs(self, grid, channels, origin, cadence_minutes)
         if difference:
             what, found = difference

@@ -45,7 +45,7 @@ def template(
     `channels` maps names to kinds, in order. The time axis is regular, `years` long, and never resized.
     """
     day = slots_per_day(cadence_minutes)
-    slots = round(years * 365.25) * day
+    slots = axis_slots(years, cadence_minutes)
     height, width = grid.shape
     names = list(channels)
     store = MemoryStore()
@@ -125,6 +125,11 @@ def digest(made: MemoryStore) -> str:
 def slots_per_day(cadence_minutes: int) -> int:
     """Slots of one status chunk: a day's, or as many as begin within one where the cadence does not divide it."""
     return -(-24 * 60 // cadence_minutes)
+
+
+def axis_slots(years: int, cadence_minutes: int) -> int:
+    """Slots of a time axis so many years long, a whole number of status chunks."""
+    return round(years * 365.25) * slots_per_day(cadence_minutes)
 
 
 def _declare_images(root: zarr.Group, kind: Kind, slots: int, channels: int, height: int, width: int) -> None:

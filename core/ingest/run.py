@@ -68,6 +68,9 @@ class _Run:
     def __init__(self, config: IngestConfig, report: Report, now: datetime) -> None:
         self.config, self.report, self.now = config, report, now
         self.archive: Archive | None = None
+        self.kinds = {name: source.kind(config, name) for name in config.channels}
+        if config.sun_angle:
+            self.kinds[sun.CHANNEL] = "solar_elevation"
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.pending: list[Stored] = []
@@ -83,6 +86,9 @@ class _Run:
                 if Archive.exists(config.archive):
                     self._hold(stack)
                     self.archive = Archive.open(config.archive, "r+")
+                    self.archive.require(
+                        channels=self.kinds, origin=config.origin, cadence_minutes=config.cadence_minutes
+                    )
                 self.plan = plan(config, self.archive, self.now)
                 self._drain(self._jobs(stack), pool)
             except FewcastError:  # some are of an OSError too, and say already what is wrong
@@ -141,9 +147,6 @@ class _Run:
         An archive made with the same settings has the same grid, and no granule need be read to know it.
         """
         config = self.config
-        kinds = {name: source.kind(config, name) for name in config.channels}
-        if config.sun_angle:
-            kinds[sun.CHANNEL] = "solar_elevation"
         made_from = {name: getattr(config, name) for name in ("system", "source", "sector", "area", "block")}
         if self.archive is not None and self.archive.made_from == made_from:
             grid = self.archive.grid
@@ -154,7 +157,7 @@ class _Run:
         self.archive = Archive.create(
             config.archive,
             grid=grid,
-            channels=kinds,
+            channels=self.kinds,
             origin=config.origin,
             cadence_minutes=config.cadence_minutes,
             years=config.years,

@@ -215,6 +215,7 @@ def test_an_archive_half_made_does_not_exist(tmp_path, monkeypatch):
         ({"grid": Grid(GRID.x[:-1], GRID.y, CRS)}, "150x290 pixels there, 150x289 asked for"),
         ({"grid": Grid(GRID.x + 900, GRID.y, CRS)}, "pixels 900 m apart"),
         ({"channels": {"ir133": "brightness_temperature"}}, "no channel ir133"),
+        ({"channels": {"ir105": "reflectance"}}, "another kind of ir105: found brightness_temperature there"),
         ({"cadence_minutes": 20}, "another time axis"),
         ({"origin": datetime(2024, 3, 1, tzinfo=UTC)}, "another time axis"),
     ],

@@ -52,6 +52,31 @@ def test_an_archive_of_another_grid_is_refused_and_untouched(root):
     assert contents(settings.archive) == before
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"channels": ["ir105", "ir112"]}, "has no channel ir112: found ir105, vi004"),
+        ({"sun_angle": True}, "has no channel solar_elevation"),
+        ({"cadence_minutes": 20}, "is of another time axis: found every 30 minutes"),
+        ({"origin": "2024-03-01T00:10"}, "is of another time axis"),
+        ({"mode": "latest", "cadence_minutes": 20}, "is of another time axis"),
+    ],
+)
+def test_an_archive_of_other_channels_or_another_time_axis_is_refused_and_untouched(root, changes, message):
+    run(config(root, times={"start": "2024-03-01T21:00", "end": "2024-03-01T22:00"}))
+    before = contents(str(root / "archive.zarr"))
+    with pytest.raises(FewcastError, match=message):
+        run(config(root, **changes))
+    assert contents(str(root / "archive.zarr")) == before
+
+
+def test_times_after_the_last_slot_of_an_archive_that_is_to_be_are_one_clear_line(root):
+    """A year has 365 days on the axis, whatever the calendar says."""
+    late = {"start": "2024-03-01T21:00", "end": "2025-03-01T05:00"}
+    with pytest.raises(FewcastError, match="where the axis goes from 2024-03-01 00:00 to 2025-03-01 00:00"):
+        ingest(config(root, times=late), clock=lambda: datetime(2026, 1, 1, tzinfo=UTC))
+
+
 @pytest.mark.parametrize("existing", [False, True])
 def test_an_area_out_of_sight_is_refused_on_the_first_day(root, existing, monkeypatch):
     if existing:
