@@ -178,7 +178,7 @@ def oriented(
         raise CorruptGranule(Reason.WRONG_SHAPE, f"{shape} pixels on coordinates of {(len(ys), len(xs))}")
     if "grid_mapping_name" not in mapping:
         raise CorruptGranule(Reason.MISSING_ATTRIBUTE, "grid_mapping_name")
-    crs = {name: value if isinstance(value, str) else float(value) for name, value in mapping.items()}
+    crs = {name: value if isinstance(value, str) else _numbers(value) for name, value in mapping.items()}
     flip = bool(ys[0] < ys[-1])
     grid = Grid(xs, ys[::-1] if flip else ys, crs)
     try:
@@ -186,6 +186,12 @@ def oriented(
     except Exception as error:  # PROJ has many ways to say that this is no projection
         raise CorruptGranule(Reason.BAD_ATTRIBUTE, f"grid mapping: {' '.join(str(error).split())[:120]}") from error
     return grid, flip
+
+
+def _numbers(value: Any) -> float | tuple[float, ...]:
+    """A parameter of a projection; some have several values, as the two parallels of a cone."""
+    values = tuple(float(one) for one in np.ravel(value))
+    return values[0] if len(values) == 1 else values
 
 
 def _metres(name: str, raw: NDArray[Any], unit: str) -> NDArray[np.float64]:

@@ -72,7 +72,6 @@ def open_image(granule: Granule, config: IngestConfig) -> Image:
             raise CorruptGranule(Reason.MISSING_VARIABLE, f"grid mapping {mapping!r}")
         axes = [(store[name].values, str(store[name].attrs.get("units", ""))) for name in ("x", "y")]
         crs = {name: value for name, value in store[mapping].attrs.items() if cf.is_crs(name)}
-        crs = {name: value if isinstance(value, str) else np.ravel(value)[0] for name, value in crs.items()}
         grid, flip = cf.oriented(axes[0], axes[1], crs, field.shape[1:])
         factor = cf.unit_factor(config.kind, str(field.attrs.get("units", "")))
     low, high = PHYSICAL_RANGE[config.kind]

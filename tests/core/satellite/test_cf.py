@@ -1,12 +1,17 @@
+import io
 from pathlib import Path
 
+import h5py
 import numpy as np
+import pyproj
 import pytest
 
+from core.archive import Archive
 from core.config import IngestConfig
 from core.errors import FewcastError
-from core.satellite import cf, hdf5, source
-from core.satellite.granule import CorruptGranule, Granule, Reason
+from core.satellite import area, cf, hdf5, source
+from core.satellite.granule import CorruptGranule, Granule, Grid, Reason
+from core.satellite.grid import align, same_grid
 from tests.core.satellite import makers
 
 SAMPLE = Path("../shared/data/goes-irma/granules")
@@ -46,6 +51,49 @@ def test_counts_pass_through_with_their_mercator_grid():
     assert image.grid.crs["grid_mapping_name"] == "mercator"
     assert image.grid.crs["longitude_of_projection_origin"] == -90.0
     assert image.grid.y[0] > image.grid.y[-1]
+
+
+LAMBERT = {
+    "grid_mapping_name": "lambert_conformal_conic", "standard_parallel": np.array([30.0, 60.0]),
+    "latitude_of_projection_origin": 38.0, "longitude_of_central_meridian": 126.0, "semi_major_axis": 6378137.0,
+    "inverse_flattening": 298.257223563, "false_easting": 0.0, "false_northing": 0.0,
+}  # fmt: skip
+
+
+def check_lambert(grid):
+    """Against pyproj told of both parallels by its own names."""
+    theirs = pyproj.Proj(proj="lcc", lat_1=30, lat_2=60, lat_0=38, lon_0=126, ellps="WGS84")
+    lon, lat = theirs(*np.meshgrid(grid.x, grid.y), inverse=True)
+    ours = area.lonlat(grid)
+    np.testing.assert_allclose(ours[0], lon, atol=1e-6)
+    np.testing.assert_allclose(ours[1], lat, atol=1e-6)
+
+
+def lambert(content):
+    file = io.BytesIO(content)
+    with h5py.File(file, "r+") as opened:
+        attributes = opened["mercator"].attrs
+        for name in list(attributes):
+            del attributes[name]
+        for name, value in LAMBERT.items():
+            attributes[name] = value
+    return file.getvalue()
+
+
+def test_a_cone_keeps_both_its_parallels(tmp_path):
+    image, _ = read(lambert(makers.cf(counts(), TIME, x0=-3e5, y0=2e6)))
+    check_lambert(image.grid)
+    archive = Archive.create(
+        str(tmp_path / "a.zarr"), grid=image.grid, channels={"infrared": "display_count"},
+        origin=np.datetime64(TIME), cadence_minutes=30,
+    )  # fmt: skip
+    there = Archive.open(archive.url).grid
+    check_lambert(there)
+    assert same_grid(there, image.grid)
+    shifted = Grid(there.x[:-1] + 4e3, there.y[:-1] - 4e3, there.crs)
+    assert align(image, shifted).values.shape == shifted.shape
+    other = Grid(there.x, there.y, image.grid.crs | {"standard_parallel": (30.0, 50.0)})
+    assert not same_grid(there, other)
 
 
 def test_a_file_with_the_south_first_is_turned_over():

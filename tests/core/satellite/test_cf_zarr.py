@@ -14,7 +14,10 @@ TIMES = np.array(["2017-09-05T00:15", "2017-09-05T00:45", "2017-09-05T01:00", "2
 VALUES = np.random.default_rng(0).uniform(200, 300, (4, 11, 17)).astype(np.float32)
 
 
-def store(path, *, south_first=False, times=4, **changes):
+MERCATOR = {"grid_mapping_name": "mercator", "standard_parallel": 0.0, "earth_radius": 6371228.0}
+
+
+def store(path, *, south_first=False, times=4, crs=MERCATOR, **changes):
     y = 4e6 - 8e3 * np.arange(11)
     values = VALUES.copy()
     values[1, 2, 3], values[3] = np.nan, np.nan
@@ -25,7 +28,7 @@ def store(path, *, south_first=False, times=4, **changes):
                 values[:, ::-1] if south_first else values,
                 {"units": "K", "grid_mapping": "crs"},
             ),
-            "crs": ((), 0, {"grid_mapping_name": "mercator", "standard_parallel": 0.0, "earth_radius": 6371228.0}),
+            "crs": ((), 0, crs),
         },
         coords={
             "time": TIMES,
@@ -68,6 +71,14 @@ def test_a_worker_sees_what_has_come_since_it_opened_the_store(tmp_path):
     shutil.rmtree(tmp_path / "frames.zarr")
     (tmp_path / "grown.zarr").rename(tmp_path / "frames.zarr")
     assert source.read_frame(second, config, grid).reason is Reason.BAD_QUALITY
+
+
+def test_a_cone_keeps_both_its_parallels(tmp_path):
+    lambert = {
+        name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in test_cf.LAMBERT.items()
+    }
+    config = store(tmp_path / "frames.zarr", crs=lambert)
+    test_cf.check_lambert(source.archive_grid(source.list_granules(config), config))
 
 
 def test_blocks_and_windows(tmp_path):
