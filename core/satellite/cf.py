@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -37,8 +38,12 @@ UNIT_SECONDS = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400}
 
 
 def prefixes(config: IngestConfig, times: TimeRange) -> list[str]:
-    """The pattern's folders, spelled out for every day (or hour) where they hold the date; else the whole source."""
-    folder = config.pattern.rpartition("/")[0]
+    """The pattern's folders, spelled out for every day (or hour) where they hold the date; else the whole source.
+
+    They end above the first that names a minute: that would be too many to ask for.
+    """
+    parts = config.pattern.split("/")[:-1]
+    folder = "/".join(takewhile(lambda part: "%M" not in part and "%S" not in part, parts))
     if "{channel}" in folder:
         return sorted({p for c in config.channels for p in _folders(folder.replace("{channel}", c), times)})
     return _folders(folder, times)
@@ -52,9 +57,12 @@ def _folders(folder: str, times: TimeRange) -> list[str]:
 
 @lru_cache(maxsize=16)
 def _expression(pattern: str) -> tuple[re.Pattern[str], tuple[str, ...]]:
-    """The pattern as a regular expression, and the strftime codes in their order of appearance."""
+    """The pattern as a regular expression with a group for each code and the channel, and the strftime codes.
+
+    What is named again must be the same again.
+    """
     parts = re.split(r"(%.|\{channel\})", pattern)
-    codes = tuple(part for part in parts if part.startswith("%"))
+    codes = tuple(dict.fromkeys(part for part in parts if part.startswith("%")))
     unknown = [code for code in codes if code not in CODES]
     if unknown or not {"%Y", "%H"} <= set(codes):
         raise FewcastError(
@@ -62,9 +70,12 @@ def _expression(pattern: str) -> tuple[re.Pattern[str], tuple[str, ...]]:
             found=f"unknown code {unknown[0]}" if unknown else "no %Y or no %H",
             mend=f"use {' '.join(CODES)} and {{channel}}",
         )
-    text = ""
+    text, seen = "", set[str]()
     for part in parts:
-        text += f"({CODES[part]})" if part in CODES else r"(?P<channel>\w+)" if part == "{channel}" else re.escape(part)
+        spelled = CODES.get(part, r"\w+" if part == "{channel}" else "")
+        name = part.strip("%{}")
+        text += re.escape(part) if not spelled else f"(?P={name})" if part in seen else f"(?P<{name}>{spelled})"
+        seen.add(part)
     return re.compile(rf"(?<![0-9A-Za-z]){text}$"), codes
 
 
@@ -73,13 +84,10 @@ def parse(key: str, config: IngestConfig) -> list[tuple[str, np.datetime64]]:
     match = expression.search(key)
     if match is None:
         return []
-    groups = list(match.groups())
-    channel = match.groupdict().get("channel")
-    if channel is not None:
-        groups.pop(expression.groupindex["channel"] - 1)
-    slot = keys.moment(" ".join(groups), " ".join(codes))
+    slot = keys.moment(" ".join(match[code.strip("%")] for code in codes), " ".join(codes))
     if slot is None:
         return []
+    channel = match.groupdict().get("channel")
     return [(channel, slot)] if channel is not None else [(name, slot) for name in config.channels]
 
 

@@ -129,6 +129,9 @@ def test_reflectance_factors_become_percent():
         ("goes13_ir_%Y%m%dT%H%MZ.nc", "goes13_ir_20171305T0015Z.nc", []),
         ("goes13_ir_%Y%m%dT%H%MZ.nc", "goes13_ir_20170905T0015Z.nc.part", []),
         ("goes13_ir_%Y%m%dT%H%MZ.nc", "mygoes13_ir_20170905T0015Z.nc", []),
+        ("%Y/%m/{channel}/%Y%m%dT%H%M_{channel}.nc", "2017/09/wv/20170905T0015_wv.nc", [("wv", np.datetime64(TIME))]),
+        ("%Y/%m/{channel}/%Y%m%dT%H%M_{channel}.nc", "2017/08/wv/20170905T0015_wv.nc", []),
+        ("%Y/%m/{channel}/%Y%m%dT%H%M_{channel}.nc", "2017/09/ir/20170905T0015_wv.nc", []),
         ("%Y/%j/{channel}_%H%M%S.nc", "root/2017/248/wv_001500.nc", [("wv", np.datetime64(TIME))]),
     ],
 )
@@ -142,6 +145,9 @@ def test_folders_of_a_dated_pattern_are_spelled_out():
     hourly = config(pattern="{channel}/%Y%m%d/%H/f%M.nc", channels=["a", "b"])
     assert cf.prefixes(hourly, times) == ["a/20171231/23/", "a/20180101/00/", "b/20171231/23/", "b/20180101/00/"]
     assert cf.prefixes(config(), times) == [""]
+    by_minute = config(pattern="%Y/%m/%d/%H%M/{channel}.nc")
+    assert cf.prefixes(by_minute, times) == ["2017/12/31/", "2018/01/01/"]
+    assert cf.prefixes(config(pattern="%Y%m%d%H%M/f.nc"), times) == [""]
 
 
 def test_a_pattern_that_cannot_tell_the_time_is_refused():
