@@ -276,5 +276,6 @@ def test_a_worker_knows_an_archive_from_one_made_anew_at_its_url(archive):
     there = pickle.loads(pickle.dumps(anew))
     assert there.channels == tuple(reversed(CHANNELS))
     assert there.grid.x[0] == GRID.x[0] + 900
+    anew._made = "of a third"
     with pytest.raises(FewcastError, match="was replaced on the way"):
-        pickle.loads(pickle.dumps(archive))
+        pickle.loads(pickle.dumps(anew))
