@@ -165,6 +165,7 @@ class Archive:
         whole: dict[Kind, shard.Codes] = {}
         for frame in [frames] if isinstance(frames, Frame) else frames:
             kind = self.kind_of[frame.channel]
+            assert frame.kind == kind, f"{frame.channel} is {kind} here, not {frame.kind}"
             if frame.values.shape != self.shape:
                 raise ValueError(f"a frame of {frame.values.shape} for an archive of {self.shape}")
             codes, lost = pack(frame.values, kind)

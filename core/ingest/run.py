@@ -194,18 +194,20 @@ class _Run:
         deadline = np.datetime64(self.now.replace(tzinfo=None)) - np.timedelta64(self.config.grace_minutes, "m")
         slots = slots_of(archive, self.config, day)
         for slot, known in zip(slots, self._known(slots), strict=True):
-            wanted, served = [], []
+            wanted: list[Granule] = []
+            served: dict[str, Status] = {}
             for name, status in zip(self.config.channels, known, strict=True):
                 granule = at.get(slot, {}).get(name)
                 if status not in self.plan.again:
                     self.counts["skipped"] += 1
                 elif granule is not None:
                     wanted.append(granule)
-                    served += [name] * (status in SERVED)
+                    if status in SERVED:
+                        served[name] = Status(status)
                 elif status == Status.UNSEEN and archive.times[slot] < deadline:
                     self.absent.append(Stored(slot, name, Status.ABSENT))
             if wanted:
-                yield Job(slot, tuple(wanted), frozenset(served))
+                yield Job(slot, tuple(wanted), served)
             else:
                 self._progress(1)
         self._note_absent()
