@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from core.archive import layout, shard
 from core.archive.days import Days, Stored
-from core.archive.layout import Status
+from core.archive.layout import SERVED, Status
 from core.archive.matching import differs
 from core.archive.objects import LocalObjects, Objects, ReplacedError, open_objects
 from core.archive.packing import PACKINGS, Packing, pack, unpack
@@ -191,7 +191,7 @@ class Archive:
         """Fill in the channels that already count as data and are not replaced."""
         (status,) = self.status_of([slot])
         for position, name in enumerate(self.kinds[kind]):
-            served = status[self.channels.index(name)] in (Status.COMPLETE, Status.PARTIAL)
+            served = status[self.channels.index(name)] in SERVED
             if served and name not in replaced:
                 window = slice(position, position + 1)
                 kept = self._read_shard(kind, slot, slice(None), slice(None), window)
@@ -259,7 +259,7 @@ class Archive:
         slots = list(slots)
         values = unpack(self.read_packed(kind, slots, y, x), kind)
         columns = [self.channels.index(name) for name in self.kinds[kind]]
-        values[~np.isin(self.status_of(slots)[:, columns], (Status.COMPLETE, Status.PARTIAL))] = np.nan
+        values[~np.isin(self.status_of(slots)[:, columns], SERVED)] = np.nan
         return values
 
     def digest(self, slots: Iterable[int]) -> str:

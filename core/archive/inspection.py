@@ -8,13 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.archive.archive import Archive
-from core.archive.layout import Status
+from core.archive.layout import SERVED, Status
 from core.satellite.granule import UNITS, Reason
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SERVED = (Status.COMPLETE, Status.PARTIAL)
 SAMPLED_SLOTS, LONGEST_LIST = 24, 20
 NO_DATA_COLOUR = "lightsteelblue"
 

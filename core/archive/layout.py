@@ -22,13 +22,17 @@ NO_TIME = np.iinfo(np.int64).min
 
 
 class Status(IntEnum):
-    """What is known of one slot of one channel; only COMPLETE and PARTIAL are ever served as data."""
+    """What is known of one slot of one channel; only those of `SERVED` are ever served as data."""
 
     UNSEEN = 0
     COMPLETE = 1
     PARTIAL = 2
     CORRUPT = 3
     ABSENT = 4
+
+
+# What is data: all that a reader ever gets.
+SERVED = (Status.COMPLETE, Status.PARTIAL)
 
 
 def template(

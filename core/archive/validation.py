@@ -10,7 +10,7 @@ from enum import StrEnum
 import numpy as np
 
 from core.archive.archive import Archive, Stored
-from core.archive.layout import Status
+from core.archive.layout import SERVED, Status
 from core.archive.lock import exclusive
 from core.archive.packing import PACKINGS
 from core.archive.shard import MISSING
@@ -18,7 +18,6 @@ from core.errors import FewcastError
 from core.report import Report, Silent
 from core.satellite.granule import PHYSICAL_RANGE, Kind, Reason
 
-SERVED = (Status.COMPLETE, Status.PARTIAL)
 READERS = 4
 LONGEST_LIST = 50
 

@@ -6,12 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from core.archive import Archive, Status
+from core.archive import SERVED, Archive, Status
 from core.archive.layout import axis_slots
 from core.config import IngestConfig, TimeRange
 from core.errors import FewcastError
-
-SERVED = (Status.COMPLETE, Status.PARTIAL)
 
 
 class Plan(NamedTuple):

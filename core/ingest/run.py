@@ -12,13 +12,13 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from core.archive import Archive, Status, Stored
+from core.archive import SERVED, Archive, Status, Stored
 from core.archive.lock import exclusive
 from core.archive.objects import open_objects
 from core.config import IngestConfig, TimeRange
 from core.errors import FewcastError
 from core.ingest.ahead import ahead
-from core.ingest.plan import SERVED, days, plan, slots_of
+from core.ingest.plan import days, plan, slots_of
 from core.ingest.slot import Job, Outcome, read_slot
 from core.pool import Connect, Pool
 from core.report import Report, Silent

@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from core.archive import Archive, Status, Stored
+from core.archive import SERVED, Archive, Status, Stored
 from core.config import IngestConfig
 from core.errors import FewcastError
-from core.ingest.plan import SERVED
 from core.ingest.room import Room
 from core.satellite import source, sun
 from core.satellite.granule import CorruptGranule, Frame, Granule, Reason, UnavailableGranule
