@@ -23,6 +23,10 @@ from core.errors import FewcastError
 from core.satellite.granule import Frame, Grid, Kind, Reason
 
 
+class DamagedError(FewcastError):
+    """What an archive stores of a frame does not check."""
+
+
 class Archive:
     """Frames in one Zarr v3 store under a path or an `s3://` URL.
 
@@ -289,7 +293,7 @@ class Archive:
             whole = self.objects.get(key)  # it changed under the reader: one request sees one version
             return shard.decode(shard.within(whole), (len(self.kinds[kind]), *self.shape), channels, y, x)
         except shard.TornShardError as error:
-            raise FewcastError(
+            raise DamagedError(
                 f"{key} of the archive {self.url} is damaged",
                 found=str(error),
                 mend="run `fewcast archive repair` on it, then ingest again",

@@ -1,6 +1,5 @@
 """List, read what is missing, write frames, then say what is known of each slot."""
 
-import errno
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from core.archive import SERVED, Archive, Status, Stored
 from core.archive.lock import exclusive
 from core.archive.objects import open_objects
+from core.archive.unwritable import one_line_if_unwritable
 from core.config import IngestConfig, TimeRange
 from core.errors import FewcastError
 from core.ingest.ahead import ahead
@@ -80,21 +80,14 @@ class _Run:
 
     def go(self, connect: Connect | None) -> IngestSummary:
         config = self.config
-        with ExitStack() as stack:
+        with one_line_if_unwritable(config.archive), ExitStack() as stack:
             pool = Pool(connect, config.connections, stack)
-            try:
-                if Archive.exists(config.archive):
-                    self._hold(stack)
-                    self.archive = Archive.open(config.archive, "r+")
-                    self.archive.require(
-                        channels=self.kinds, origin=config.origin, cadence_minutes=config.cadence_minutes
-                    )
-                self.plan = plan(config, self.archive, self.now)
-                self._drain(self._jobs(stack), pool)
-            except FewcastError:  # some are of an OSError too, and say already what is wrong
-                raise
-            except OSError as error:
-                raise _unwritable(config.archive, error) from error
+            if Archive.exists(config.archive):
+                self._hold(stack)
+                self.archive = Archive.open(config.archive, "r+")
+                self.archive.require(channels=self.kinds, origin=config.origin, cadence_minutes=config.cadence_minutes)
+            self.plan = plan(config, self.archive, self.now)
+            self._drain(self._jobs(stack), pool)
         if not self.seen and not self.counts["skipped"]:
             raise FewcastError(
                 f"{config.source} holds no granule to ingest",
@@ -272,11 +265,3 @@ class _Run:
         span = self.plan.times.end - self.plan.times.start
         total = -(-span // timedelta(minutes=self.config.cadence_minutes))
         self.report.progress(min(self.counts["slots"], total), total, "slots")
-
-
-def _unwritable(url: str, error: OSError) -> FewcastError:
-    if error.errno == errno.ENOSPC:
-        return FewcastError(
-            f"no space left for the archive {url}", found=str(error), mend="free some space and run again"
-        )
-    return FewcastError(f"the archive {url} cannot be written", found=str(error), mend="mend that and run again")

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from core.archive import SERVED, Archive, Status, Stored
+from core.archive.archive import DamagedError
 from core.config import IngestConfig
-from core.errors import FewcastError
 from core.ingest.room import Room
 from core.satellite import source, sun
 from core.satellite.granule import CorruptGranule, Frame, Granule, Reason, UnavailableGranule
@@ -73,6 +73,6 @@ def _is_worse(frame: Frame, archive: Archive, job: Job) -> bool:
     names = archive.kinds[frame.kind]
     try:
         kept = archive.read(frame.kind, [job.slot])[0, names.index(frame.channel)]
-    except FewcastError:  # it is damaged, and replaced by whatever can be read
+    except DamagedError:  # it is damaged, and replaced by whatever can be read
         return False
     return int(np.isfinite(kept).sum()) > int(np.isfinite(frame.values).sum())
