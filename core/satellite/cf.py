@@ -33,6 +33,7 @@ from core.satellite.granule import (
 combine = latest
 CODES = {"%Y": r"\d{4}", "%m": r"\d{2}", "%d": r"\d{2}", "%H": r"\d{2}", "%M": r"\d{2}", "%S": r"\d{2}", "%j": r"\d{3}"}
 DEFAULT_PATTERN = "%Y%m%dT%H%MZ.nc"
+# How far the file's time may lie from the key's; never so far that a neighbour passes (half the cadence).
 MAX_LATE_SECONDS = 900
 UNIT_SECONDS = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400}
 
@@ -99,7 +100,7 @@ def open(granule: Granule, files: Sequence[hdf5.File], config: IngestConfig) -> 
     """Check one file against its key and make its variable readable by windows."""
     (file,) = files
     pixels = hdf5.variable(file, granule.channel, 2)
-    observed = _time(granule, file)
+    observed = _time(granule, file, min(MAX_LATE_SECONDS, config.cadence_minutes * 30))
     grid, flip = _grid(file, pixels)
     scale, offset = (
         _optional(pixels.attrs, name, default) for name, default in (("scale_factor", 1), ("add_offset", 0))
@@ -141,8 +142,8 @@ def _optional(attributes: Any, name: str, default: float) -> float:
     return hdf5.number(attributes, name) if name in attributes else default
 
 
-def _time(granule: Granule, file: Any) -> np.datetime64:
-    """The observation time in the file, which must agree with the key's."""
+def _time(granule: Granule, file: Any, apart: int) -> np.datetime64:
+    """The observation time in the file, which must agree with the key's within so many seconds."""
     value = hdf5.scalar(file, "time")
     units = hdf5.text(file["time"].attrs, "units")
     unit, _, since = units.partition(" since ")
@@ -152,7 +153,7 @@ def _time(granule: Granule, file: Any) -> np.datetime64:
         observed = np.datetime64(int(epoch.timestamp()) + round(value * UNIT_SECONDS[unit.strip()]), "s")
     except (KeyError, ValueError, OverflowError) as error:
         raise CorruptGranule(Reason.BAD_ATTRIBUTE, f"time is {value:g} {units[:60]!r}") from error
-    return observed_at(granule, observed, -MAX_LATE_SECONDS, MAX_LATE_SECONDS + 1)
+    return observed_at(granule, observed, -apart, apart + 1)
 
 
 def _grid(file: hdf5.File, pixels: hdf5.Variable) -> tuple[Grid, bool]:

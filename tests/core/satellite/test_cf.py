@@ -175,6 +175,15 @@ def test_a_file_that_lies_is_refused_with_its_reason(change, reason):
     assert caught.value.reason is reason
 
 
+@pytest.mark.parametrize("minutes", [-5, 5])
+def test_the_file_of_the_next_slot_is_not_taken_for_this_one(minutes):
+    other = str(np.datetime64(TIME) + np.timedelta64(minutes, "m"))
+    read(makers.cf(counts(), other))
+    with pytest.raises(CorruptGranule) as caught:
+        read(makers.cf(counts(), other), cadence_minutes=5)
+    assert caught.value.reason is Reason.WRONG_TIME
+
+
 @pytest.mark.skipif(not SAMPLE.exists(), reason="the real frames are not here")
 def test_the_real_frames():
     settings = config(block=2)
