@@ -106,6 +106,21 @@ def test_a_store_behind_s3(tmp_path, s3):
         source.list_granules(there.model_copy(update={"source": f"s3://{BUCKET}/none.zarr"}))
 
 
+@pytest.mark.parametrize("anonymous", [True, False])
+def test_a_store_in_a_public_bucket_is_not_looked_for_at_our_own_endpoint(anonymous, monkeypatch):
+    told = {}
+
+    def nothing(url, **options):
+        told.update(options["storage_options"])
+        raise FileNotFoundError(url)
+
+    monkeypatch.setattr(xr, "open_zarr", nothing)
+    with pytest.raises(FewcastError, match="does not exist"):
+        source.list_granules(test_cf.config(source="s3://public/frames.zarr", anonymous=anonymous))
+    assert told["anon"] is anonymous
+    assert told["config_kwargs"]["ignore_configured_endpoint_urls"] is anonymous
+
+
 def test_a_store_without_the_variable_or_that_is_not_there(tmp_path):
     config = store(tmp_path / "frames.zarr", channels=["wv"])
     with pytest.raises(FewcastError, match="no wv among"):
