@@ -130,7 +130,7 @@ def test_one_damaged_frame_is_counted_and_the_rest_inspected(archive):
     seen = inspect(archive.url, last_days=1)
     assert (whole.unreadable, seen.unreadable) == (0, 1)
     assert "1 of the sampled frames are damaged" in seen.markdown
-    assert "damaged" not in whole.markdown
+    assert "sampled frames" not in whole.markdown
     assert seen.ranges["ir105"][0] >= whole.ranges["ir105"][0] >= 220
     assert "ir105: the newest frame is damaged" in [axis.get_title() for axis in quick_look(archive.url).axes]
 
