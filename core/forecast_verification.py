@@ -17,7 +17,7 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from core.archive import Archive, Status
+from core.archive import SERVED, Archive
 from core.config import ForecastConfig
 from core.forecast_dataset import IDENTITY
 from core.forecast_folder import VERIFICATION, Folder, read_attributes
@@ -25,7 +25,6 @@ from core.report import Report, Silent
 from core.verify.crps import ensemble_crps
 
 COVERED = 1.6449  # standard deviations on either side of the mean that hold 90 % of a Gaussian
-SERVED = (Status.COMPLETE, Status.PARTIAL)
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,9 @@ from pathlib import Path
 import numpy as np
 from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
-from core.archive import Archive, Status
+from core.archive import SERVED, Archive, Status
 from core.config import MonitorConfig
 from core.forecast_folder import Folder
-
-SERVED = (Status.COMPLETE, Status.PARTIAL)
 
 
 def write_metrics(config: MonitorConfig, failed: Mapping[str, int], now: datetime) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.archive import Archive, Status
+from core.archive import SERVED, Archive
 from core.config import ForecastConfig
 from core.episodes.extra import ExtraPlanes
 from core.episodes.frames import MISSING, Frames
@@ -53,9 +53,7 @@ class Newest:
     def newest_slot(self) -> int | None:
         """The newest slot of which anything has come, whole or not."""
         for day in reversed(self.frames.archive.days.recorded()):
-            rows = np.flatnonzero(
-                np.isin(self.frames.archive.days.day("status", day), (Status.COMPLETE, Status.PARTIAL)).any(1)
-            )
+            rows = np.flatnonzero(np.isin(self.frames.archive.days.day("status", day), SERVED).any(1))
             if rows.size:
                 return int(rows[-1]) + day * self.frames.archive.slots_per_day
         return None

@@ -14,13 +14,17 @@ from numpy.typing import NDArray
 
 from core.archive import layout, shard
 from core.archive.days import Days, Stored
-from core.archive.layout import Status
+from core.archive.layout import SERVED, Status
 from core.archive.matching import differs
 from core.archive.objects import LocalObjects, Objects, ReplacedError, open_objects
 from core.archive.packing import PACKINGS, Packing, pack, unpack
 from core.archive.windows import Windows
 from core.errors import FewcastError
 from core.satellite.granule import Frame, Grid, Kind, Reason
+
+
+class DamagedError(FewcastError):
+    """What an archive stores of a frame does not check."""
 
 
 class Archive:
@@ -38,7 +42,9 @@ class Archive:
         self.objects: Objects = open_objects(url)
         if self.objects.get("zarr.json") is None:
             raise FewcastError(f"no archive at {url}", found="no zarr.json there", mend="run `fewcast ingest` first")
-        self._root = zarr.open_group(layout.coordinates(self.objects), mode="r", zarr_format=3)
+        made = layout.coordinates(self.objects)
+        self._made = layout.digest(made)
+        self._root = zarr.open_group(made, mode="r", zarr_format=3)
         attributes: dict[str, Any] = dict(self._root.attrs)
         if attributes.get("fewcast_archive_version") != layout.VERSION:
             raise FewcastError(
@@ -58,7 +64,7 @@ class Archive:
         self.days = Days(self.objects, self.channels, len(self.times), self.slots_per_day)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.url, self.writable)
+        return _reopen, (self.url, self.writable, self._made)
 
     @classmethod
     def open(cls, url: str, mode: Literal["r", "r+"] = "r") -> "Archive":
@@ -105,8 +111,10 @@ class Archive:
             objects.put(key, data)
         return cls(url, writable=True)
 
-    def require(self, *, grid: Grid, channels: Iterable[str], origin: datetime, cadence_minutes: int) -> None:
-        """Raise `FewcastError` unless the archive has this grid, these channels and this time axis."""
+    def require(
+        self, *, grid: Grid | None = None, channels: Mapping[str, Kind], origin: datetime, cadence_minutes: int
+    ) -> None:
+        """Raise `FewcastError` unless the archive has these channels, this time axis and any grid given."""
         difference = differs(self, grid, channels, origin, cadence_minutes)
         if difference:
             what, found = difference
@@ -161,6 +169,7 @@ class Archive:
         whole: dict[Kind, shard.Codes] = {}
         for frame in [frames] if isinstance(frames, Frame) else frames:
             kind = self.kind_of[frame.channel]
+            assert frame.kind == kind, f"{frame.channel} is {kind} here, not {frame.kind}"
             if frame.values.shape != self.shape:
                 raise ValueError(f"a frame of {frame.values.shape} for an archive of {self.shape}")
             codes, lost = pack(frame.values, kind)
@@ -186,7 +195,7 @@ class Archive:
         """Fill in the channels that already count as data and are not replaced."""
         (status,) = self.status_of([slot])
         for position, name in enumerate(self.kinds[kind]):
-            served = status[self.channels.index(name)] in (Status.COMPLETE, Status.PARTIAL)
+            served = status[self.channels.index(name)] in SERVED
             if served and name not in replaced:
                 window = slice(position, position + 1)
                 kept = self._read_shard(kind, slot, slice(None), slice(None), window)
@@ -254,7 +263,7 @@ class Archive:
         slots = list(slots)
         values = unpack(self.read_packed(kind, slots, y, x), kind)
         columns = [self.channels.index(name) for name in self.kinds[kind]]
-        values[~np.isin(self.status_of(slots)[:, columns], (Status.COMPLETE, Status.PARTIAL))] = np.nan
+        values[~np.isin(self.status_of(slots)[:, columns], SERVED)] = np.nan
         return values
 
     def digest(self, slots: Iterable[int]) -> str:
@@ -284,7 +293,7 @@ class Archive:
             whole = self.objects.get(key)  # it changed under the reader: one request sees one version
             return shard.decode(shard.within(whole), (len(self.kinds[kind]), *self.shape), channels, y, x)
         except shard.TornShardError as error:
-            raise FewcastError(
+            raise DamagedError(
                 f"{key} of the archive {self.url} is damaged",
                 found=str(error),
                 mend="run `fewcast archive repair` on it, then ingest again",
@@ -296,5 +305,11 @@ class Archive:
 
 
 @lru_cache(maxsize=4)
-def _reopen(url: str, writable: bool) -> Archive:
-    return Archive(url, writable=writable)
+def _reopen(url: str, writable: bool, made: str) -> Archive:
+    """An archive on a worker that outlives it: one made anew at the same URL has another digest, and is opened anew."""
+    archive = Archive(url, writable=writable)
+    if archive._made != made:
+        raise FewcastError(
+            f"the archive {url} was replaced on the way", found="another grid or other channels", mend="run again"
+        )
+    return archive

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from core.archive.archive import Archive
-from core.archive.layout import Status
+from core.archive.archive import Archive, DamagedError
+from core.archive.layout import SERVED, Status
 from core.satellite.granule import UNITS, Reason
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SERVED = (Status.COMPLETE, Status.PARTIAL)
 SAMPLED_SLOTS, LONGEST_LIST = 24, 20
 NO_DATA_COLOUR = "lightsteelblue"
 
@@ -31,7 +30,10 @@ class Gap:
 
 @dataclass(frozen=True)
 class Inspection:
-    """The state of an archive at one moment; `ranges` are (least, median, greatest) of a sample of frames."""
+    """The state of an archive at one moment.
+
+    `ranges` are (least, median, greatest) of a sample of frames, of which `unreadable` are damaged.
+    """
 
     url: str
     channels: tuple[str, ...]
@@ -46,6 +48,7 @@ class Inspection:
     stored_bytes: int
     raw_bytes: int
     ranges: dict[str, tuple[float, float, float]]
+    unreadable: int
     units: dict[str, str]
     calendar: dict[str, NDArray[np.float64]] = field(repr=False)
 
@@ -70,6 +73,8 @@ class Inspection:
                 [f"{value:.2f} {self.units[name]}" for value in self.ranges[name]] if name in self.ranges else ["-"] * 3
             )
             lines.append(f"| {name} | " + " | ".join(numbers + values) + " |")
+        if self.unreadable:
+            lines += ["", f"{self.unreadable} of the sampled frames are damaged: `fewcast archive repair` mends it"]
         if self.reasons:
             lines += ["", "| reason | frames |", "|---|---:|"]
             lines += [f"| {name} | {count} |" for name, count in sorted(self.reasons.items())]
@@ -116,6 +121,7 @@ def inspect(url: str, *, last_days: int = 0) -> Inspection:
     frames = sum(
         len({s for name in names for s in served_slots[name]}) * len(names) for names in archive.kinds.values()
     )
+    samples = {name: _sampled_frames(archive, name, slots) for name, slots in served_slots.items() if slots}
     return Inspection(
         url=url,
         channels=archive.channels,
@@ -129,7 +135,8 @@ def inspect(url: str, *, last_days: int = 0) -> Inspection:
         gaps=tuple(gap for name in archive.channels for gap in _gaps(archive, name, served_slots[name])),
         stored_bytes=_sampled_bytes(archive, served_slots) if last_days else _stored_bytes(archive),
         raw_bytes=frames * height * width * 2,
-        ranges={name: _range(archive, name, slots) for name, slots in served_slots.items() if slots},
+        ranges={name: _range([one for one in frames if one is not None]) for name, frames in samples.items()},
+        unreadable=sum(one is None for frames in samples.values() for one in frames),
         units={name: UNITS[kind] for name, kind in archive.kind_of.items()},
         calendar=calendar,
     )
@@ -151,8 +158,10 @@ def quick_look(url: str, channels: int = 4) -> "Figure":
         if slot is None:
             axis.set_title(f"{name}: nothing yet")
             continue
-        kind = archive.kind_of[name]
-        values = archive.read(kind, [slot])[0, archive.kinds[kind].index(name)]
+        kind, values = archive.kind_of[name], _frame(archive, name, slot)
+        if values is None:
+            axis.set_title(f"{name}: the newest frame is damaged")
+            continue
         cold_is_white = "gray_r" if kind == "brightness_temperature" else "gray"
         image = axis.imshow(
             values, cmap=colormaps[cold_is_white].with_extremes(bad=NO_DATA_COLOUR), interpolation="nearest"
@@ -204,10 +213,23 @@ def _sample(slots: list[int]) -> list[int]:
     return [slots[place] for place in np.unique(np.linspace(0, len(slots) - 1, SAMPLED_SLOTS).astype(int))]
 
 
-def _range(archive: Archive, name: str, slots: list[int]) -> tuple[float, float, float]:
+def _frame(archive: Archive, name: str, slot: int) -> NDArray[np.float32] | None:
+    """One frame (Y, X); None where what is stored is damaged."""
     kind = archive.kind_of[name]
-    values = [archive.read(kind, [slot])[0, archive.kinds[kind].index(name)] for slot in _sample(slots)]
-    finite = np.concatenate([one[np.isfinite(one)] for one in values])
+    try:
+        return archive.read(kind, [slot])[0, archive.kinds[kind].index(name)]
+    except DamagedError:
+        return None
+
+
+def _sampled_frames(archive: Archive, name: str, slots: list[int]) -> list[NDArray[np.float32] | None]:
+    """The finite values of some frames."""
+    frames = [_frame(archive, name, slot) for slot in _sample(slots)]
+    return [None if one is None else one[np.isfinite(one)] for one in frames]
+
+
+def _range(frames: list[NDArray[np.float32]]) -> tuple[float, float, float]:
+    finite = np.concatenate([np.empty(0, np.float32), *frames])
     if not finite.size:
         return (np.nan, np.nan, np.nan)
     return float(finite.min()), float(np.median(finite)), float(finite.max())

@@ -1,5 +1,6 @@
 """What an archive looks like: its variables, attributes and codes (CF-1.11 on Zarr v3)."""
 
+import hashlib
 import warnings
 from collections.abc import Mapping
 from datetime import datetime
@@ -21,13 +22,17 @@ NO_TIME = np.iinfo(np.int64).min
 
 
 class Status(IntEnum):
-    """What is known of one slot of one channel; only COMPLETE and PARTIAL are ever served as data."""
+    """What is known of one slot of one channel; only those of `SERVED` are ever served as data."""
 
     UNSEEN = 0
     COMPLETE = 1
     PARTIAL = 2
     CORRUPT = 3
     ABSENT = 4
+
+
+# What is data: all that a reader ever gets.
+SERVED = (Status.COMPLETE, Status.PARTIAL)
 
 
 def template(
@@ -44,7 +49,7 @@ def template(
     `channels` maps names to kinds, in order. The time axis is regular, `years` long, and never resized.
     """
     day = slots_per_day(cadence_minutes)
-    slots = round(years * 365.25) * day
+    slots = axis_slots(years, cadence_minutes)
     height, width = grid.shape
     names = list(channels)
     store = MemoryStore()
@@ -113,9 +118,22 @@ def coordinates(objects: Objects) -> MemoryStore:
     return MemoryStore({key: buffer.from_bytes(data) for key, data in found.items() if data is not None})
 
 
+def digest(made: MemoryStore) -> str:
+    """Hex digest of what an archive was made with: its metadata and its coordinates."""
+    total = hashlib.blake2b(digest_size=16)
+    for key, value in sorted(made._store_dict.items()):
+        total.update(key.encode() + value.to_bytes())
+    return total.hexdigest()
+
+
 def slots_per_day(cadence_minutes: int) -> int:
     """Slots of one status chunk: a day's, or as many as begin within one where the cadence does not divide it."""
     return -(-24 * 60 // cadence_minutes)
+
+
+def axis_slots(years: int, cadence_minutes: int) -> int:
+    """Slots of a time axis so many years long, a whole number of status chunks."""
+    return round(years * 365.25) * slots_per_day(cadence_minutes)
 
 
 def _declare_images(root: zarr.Group, kind: Kind, slots: int, channels: int, height: int, width: int) -> None:

@@ -63,6 +63,7 @@ class Lease:
         self.objects = objects
         self.tag = ""
         self._lost = False
+        self._renewed = 0.0
         self._end = threading.Event()
         self._renewing = threading.Thread(target=self._renew, name="lease", daemon=True)
 
@@ -83,8 +84,8 @@ class Lease:
         self._renewing.start()
 
     def check(self) -> None:
-        """Raise `FewcastError` if the lease went to another, say after this process was suspended."""
-        if self._lost:
+        """Raise `FewcastError` if the lease went to another, or may have: say, while this process was suspended."""
+        if self._lost or _now() - self._renewed > EXPIRE_SECONDS - RENEW_SECONDS:
             raise _held(self.objects.url, "that another process has taken over")
 
     def release(self) -> None:
@@ -94,17 +95,11 @@ class Lease:
             self.objects.delete(LOCK)
 
     def _renew(self) -> None:
-        last = time.monotonic()
-        while not self._end.wait(RENEW_SECONDS):
+        while not self._lost and not self._end.wait(RENEW_SECONDS):
             try:
-                if not self._put(IfMatch=self.tag):
-                    self._lost = True
-                    return
-                last = time.monotonic()
-            except Exception:  # a store that cannot be reached: hold on for as long as no one else can have taken it
-                if time.monotonic() - last > EXPIRE_SECONDS - RENEW_SECONDS:
-                    self._lost = True
-                    return
+                self._lost = not self._put(IfMatch=self.tag)
+            except Exception:  # a store that cannot be reached: hold on for as long as `check` does
+                continue
 
     def _look(self) -> tuple[dict[str, Any], str]:
         try:
@@ -119,24 +114,25 @@ class Lease:
 
     def _put(self, **condition: str) -> bool:
         """Whether the conditional put was done; a retried put that had been done after all counts as done."""
-        nonce = uuid.uuid4().hex
-        body = json.dumps({"who": _me(), "host": socket.gethostname(), "process": os.getpid(), "nonce": nonce})
+        nonce, begin = uuid.uuid4().hex, _now()
+        body = json.dumps({"who": _me(), "machine": _machine(), "process": os.getpid(), "nonce": nonce})
         try:
             self.tag = self.objects.call("put_object", LOCK, Body=body.encode(), **condition)["ETag"]
         except (OSError, ValueError) as error:
             found, tag = self._look()
-            if found.get("nonce") == nonce:
-                self.tag = tag
-                return True
-            if tag or isinstance(error, FileExistsError):
-                return False
-            raise
+            if found.get("nonce") != nonce:
+                if tag or isinstance(error, FileExistsError):
+                    return False
+                raise
+            self.tag = tag
+        self._renewed = begin
         return True
 
 
 def _died_here(holder: dict[str, Any]) -> bool:
     """Whether the holder was a process of this machine that is no more."""
-    if holder.get("host") != socket.gethostname() or not isinstance(holder.get("process"), int):
+    here = _machine()
+    if not here or holder.get("machine") != here or not isinstance(holder.get("process"), int):
         return False
     try:
         os.kill(holder["process"], 0)
@@ -145,6 +141,21 @@ def _died_here(holder: dict[str, Any]) -> bool:
     except PermissionError:
         return False
     return False
+
+
+def _machine() -> str:
+    """This boot of this machine and the space in which process numbers count, which containers of one host name may not
+    share; empty where neither can be told.
+    """
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _now() -> float:
+    """Seconds that go on while the machine sleeps, where the system has such a clock."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _me() -> str:

@@ -1,12 +1,12 @@
 """Whether an archive is the one that an ingest means to write."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from core.satellite.granule import Grid
+from core.satellite.granule import Grid, Kind
 
 if TYPE_CHECKING:
     from core.archive.archive import Archive
@@ -16,9 +16,17 @@ TOLERANCE = 0.05
 
 
 def differs(
-    archive: "Archive", grid: Grid, channels: Iterable[str], origin: datetime, cadence_minutes: int
+    archive: "Archive", grid: Grid | None, channels: Mapping[str, Kind], origin: datetime, cadence_minutes: int
 ) -> tuple[str, str] | None:
-    """The first difference as (what it is, what was found), or None; a coarser cadence on the same slots is none."""
+    """The first difference as (what it is, what was found), or None; a coarser cadence on the same slots is none.
+
+    Without a grid the rest is compared.
+    """
+    difference = _of_grid(archive, grid) if grid is not None else None
+    return difference or _of_content(archive, channels, origin, cadence_minutes)
+
+
+def _of_grid(archive: "Archive", grid: Grid) -> tuple[str, str] | None:
     there = archive.grid
     if there.shape != grid.shape:
         return "is of another grid", f"{_size(there)} pixels there, {_size(grid)} asked for"
@@ -28,9 +36,18 @@ def differs(
     projections = [one.crs.get("grid_mapping_name") for one in (there, grid)]
     if projections[0] != projections[1]:
         return "is of another grid", f"{projections[0]} there, {projections[1]} asked for"
+    return None
+
+
+def _of_content(
+    archive: "Archive", channels: Mapping[str, Kind], origin: datetime, cadence_minutes: int
+) -> tuple[str, str] | None:
     missing = [name for name in channels if name not in archive.kind_of]
     if missing:
         return f"has no channel {', '.join(missing)}", ", ".join(archive.channels)
+    for name, kind in channels.items():
+        if archive.kind_of[name] != kind:
+            return f"holds another kind of {name}", f"{archive.kind_of[name]} there, {kind} asked for"
     start = np.datetime64(origin.astimezone(UTC).replace(tzinfo=None), "m")
     phase = int((start - archive.times[0]) / np.timedelta64(1, "m"))
     if cadence_minutes % archive.cadence_minutes or phase % archive.cadence_minutes:

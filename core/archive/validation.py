@@ -9,16 +9,15 @@ from enum import StrEnum
 
 import numpy as np
 
-from core.archive.archive import Archive, Stored
-from core.archive.layout import Status
+from core.archive.archive import Archive, DamagedError, Stored
+from core.archive.layout import SERVED, Status
 from core.archive.lock import exclusive
 from core.archive.packing import PACKINGS
 from core.archive.shard import MISSING
-from core.errors import FewcastError
+from core.archive.unwritable import one_line_if_unwritable
 from core.report import Report, Silent
 from core.satellite.granule import PHYSICAL_RANGE, Kind, Reason
 
-SERVED = (Status.COMPLETE, Status.PARTIAL)
 READERS = 4
 LONGEST_LIST = 50
 
@@ -86,7 +85,7 @@ def validate(url: str, *, report: Report | None = None) -> Validation:
 def repair(url: str, *, report: Report | None = None) -> Validation:
     """Take unsound frames out of service, so that no reader gets them and an ingest can fetch them again."""
     archive = Archive.open(url, "r+")
-    with exclusive(archive.objects) as still_mine:
+    with one_line_if_unwritable(url), exclusive(archive.objects) as still_mine:
         found = _validate(archive, report or Silent())
         still_mine()
         archive.record(Stored(one.slot, one.channel, *MENDED[one.fault]) for one in found.problems)
@@ -128,7 +127,7 @@ def _look(archive: Archive, slot: int, served: np.ndarray) -> Iterator[tuple[str
             continue
         try:
             codes = archive.read_packed(kind, [slot], slice(None), slice(None))[0]
-        except FewcastError:
+        except DamagedError:
             yield from ((name, Fault.TORN, b"") for name in mine)
             continue
         for name in mine:

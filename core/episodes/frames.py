@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from core.archive import Archive, Status
+from core.archive import SERVED, Archive, Status
 from core.archive.objects import LocalObjects, RemoteObjects
 from core.episodes.bulk import CONNECTIONS
 from core.errors import FewcastError
@@ -63,7 +63,7 @@ class Frames:
 
     def _accepted(self, table: NDArray[np.uint8], allow_partial: bool) -> NDArray[np.bool_]:
         status = table[:, [self.archive.channels.index(name) for name in self.channels]]
-        accepted = (Status.COMPLETE, Status.PARTIAL) if allow_partial else (Status.COMPLETE,)
+        accepted = SERVED if allow_partial else (Status.COMPLETE,)
         return np.asarray(np.isin(status, accepted).all(axis=1))
 
     def written(self, slots: Sequence[int]) -> list[str]:

@@ -6,11 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from core.archive import Archive, Status
+from core.archive import SERVED, Archive, Status
+from core.archive.layout import axis_slots
 from core.config import IngestConfig, TimeRange
 from core.errors import FewcastError
-
-SERVED = (Status.COMPLETE, Status.PARTIAL)
 
 
 class Plan(NamedTuple):
@@ -50,7 +49,7 @@ def plan(config: IngestConfig, archive: Archive | None, now: datetime) -> Plan:
 def _check_axis(times: TimeRange, config: IngestConfig, archive: Archive | None) -> None:
     cadence = timedelta(minutes=config.cadence_minutes)
     if archive is None:
-        first, end = config.origin, config.origin + timedelta(days=365.25 * config.years)
+        first, end = config.origin, config.origin + axis_slots(config.years, config.cadence_minutes) * cadence
     else:
         first, last = (moment.astype("datetime64[s]").item().replace(tzinfo=UTC) for moment in archive.times[[0, -1]])
         end = last + cadence

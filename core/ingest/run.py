@@ -1,6 +1,5 @@
 """List, read what is missing, write frames, then say what is known of each slot."""
 
-import errno
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,13 +11,14 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from core.archive import Archive, Status, Stored
+from core.archive import SERVED, Archive, Status, Stored
 from core.archive.lock import exclusive
 from core.archive.objects import open_objects
+from core.archive.unwritable import one_line_if_unwritable
 from core.config import IngestConfig, TimeRange
 from core.errors import FewcastError
 from core.ingest.ahead import ahead
-from core.ingest.plan import SERVED, days, plan, slots_of
+from core.ingest.plan import days, plan, slots_of
 from core.ingest.slot import Job, Outcome, read_slot
 from core.pool import Connect, Pool
 from core.report import Report, Silent
@@ -64,18 +64,13 @@ def ingest(
     return _Run(config, report or Silent(), clock()).go(connect)
 
 
-class _NothingReadable(Exception):  # noqa: N818
-    """No granule so far tells the grid; a later day may."""
-
-    def __init__(self, refusal: FewcastError) -> None:
-        super().__init__(str(refusal))
-        self.refusal = refusal
-
-
 class _Run:
     def __init__(self, config: IngestConfig, report: Report, now: datetime) -> None:
         self.config, self.report, self.now = config, report, now
         self.archive: Archive | None = None
+        self.kinds = {name: source.kind(config, name) for name in config.channels}
+        if config.sun_angle:
+            self.kinds[sun.CHANNEL] = "solar_elevation"
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.pending: list[Stored] = []
@@ -85,18 +80,14 @@ class _Run:
 
     def go(self, connect: Connect | None) -> IngestSummary:
         config = self.config
-        with ExitStack() as stack:
+        with one_line_if_unwritable(config.archive), ExitStack() as stack:
             pool = Pool(connect, config.connections, stack)
-            try:
-                if Archive.exists(config.archive):
-                    self._hold(stack)
-                    self.archive = Archive.open(config.archive, "r+")
-                self.plan = plan(config, self.archive, self.now)
-                self._drain(self._jobs(stack), pool)
-            except FewcastError:  # some are of an OSError too, and say already what is wrong
-                raise
-            except OSError as error:
-                raise _unwritable(config.archive, error) from error
+            if Archive.exists(config.archive):
+                self._hold(stack)
+                self.archive = Archive.open(config.archive, "r+")
+                self.archive.require(channels=self.kinds, origin=config.origin, cadence_minutes=config.cadence_minutes)
+            self.plan = plan(config, self.archive, self.now)
+            self._drain(self._jobs(stack), pool)
         if not self.seen and not self.counts["skipped"]:
             raise FewcastError(
                 f"{config.source} holds no granule to ingest",
@@ -131,8 +122,8 @@ class _Run:
             if not matched:
                 try:
                     self._match([granule for _, found in waiting for granule in found], stack)
-                except _NothingReadable as error:
-                    refusal = error.refusal
+                except source.NothingReadableError as error:  # a later day may tell
+                    refusal = error
                     continue
                 matched = True
             for item in waiting:
@@ -149,23 +140,17 @@ class _Run:
         An archive made with the same settings has the same grid, and no granule need be read to know it.
         """
         config = self.config
-        kinds = {name: source.kind(config, name) for name in config.channels}
-        if config.sun_angle:
-            kinds[sun.CHANNEL] = "solar_elevation"
         made_from = {name: getattr(config, name) for name in ("system", "source", "sector", "area", "block")}
         if self.archive is not None and self.archive.made_from == made_from:
             grid = self.archive.grid
         else:
-            try:
-                grid = source.archive_grid(granules, config)
-            except FewcastError as error:
-                raise _NothingReadable(error) from error
+            grid = source.archive_grid(granules, config)
         if self.archive is None:
             self._hold(stack)
         self.archive = Archive.create(
             config.archive,
             grid=grid,
-            channels=kinds,
+            channels=self.kinds,
             origin=config.origin,
             cadence_minutes=config.cadence_minutes,
             years=config.years,
@@ -202,18 +187,20 @@ class _Run:
         deadline = np.datetime64(self.now.replace(tzinfo=None)) - np.timedelta64(self.config.grace_minutes, "m")
         slots = slots_of(archive, self.config, day)
         for slot, known in zip(slots, self._known(slots), strict=True):
-            wanted, served = [], []
+            wanted: list[Granule] = []
+            served: dict[str, Status] = {}
             for name, status in zip(self.config.channels, known, strict=True):
                 granule = at.get(slot, {}).get(name)
                 if status not in self.plan.again:
                     self.counts["skipped"] += 1
                 elif granule is not None:
                     wanted.append(granule)
-                    served += [name] * (status in SERVED)
+                    if status in SERVED:
+                        served[name] = Status(status)
                 elif status == Status.UNSEEN and archive.times[slot] < deadline:
                     self.absent.append(Stored(slot, name, Status.ABSENT))
             if wanted:
-                yield Job(slot, tuple(wanted), frozenset(served))
+                yield Job(slot, tuple(wanted), served)
             else:
                 self._progress(1)
         self._note_absent()
@@ -278,11 +265,3 @@ class _Run:
         span = self.plan.times.end - self.plan.times.start
         total = -(-span // timedelta(minutes=self.config.cadence_minutes))
         self.report.progress(min(self.counts["slots"], total), total, "slots")
-
-
-def _unwritable(url: str, error: OSError) -> FewcastError:
-    if error.errno == errno.ENOSPC:
-        return FewcastError(
-            f"no space left for the archive {url}", found=str(error), mend="free some space and run again"
-        )
-    return FewcastError(f"the archive {url} cannot be written", found=str(error), mend="mend that and run again")

@@ -1,14 +1,16 @@
 """One slot: its granules to durable frames. What a worker does."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from core.archive import Archive, Status, Stored
+import numpy as np
+
+from core.archive import SERVED, Archive, Status, Stored
+from core.archive.archive import DamagedError
 from core.config import IngestConfig
-from core.ingest.plan import SERVED
 from core.ingest.room import Room
 from core.satellite import source, sun
-from core.satellite.granule import CorruptGranule, Frame, Granule, UnavailableGranule
+from core.satellite.granule import CorruptGranule, Frame, Granule, Reason, UnavailableGranule
 
 # What a slot takes at its peak, measured on full disks: the packed channels, one frame at work, and blocks of its file.
 ROOM = Room(800_000_000)
@@ -16,11 +18,11 @@ BYTES_PER_CODE, BYTES_PER_PIXEL, BYTES_OF_A_FILE = 4, 40, 100_000_000
 
 
 class Job(NamedTuple):
-    """One slot, the granules to read for it, and the channels that are data already: never made worse."""
+    """One slot, the granules to read for it, and the status of the channels that are data already: never made worse."""
 
     slot: int
     granules: tuple[Granule, ...]
-    served: frozenset[str]
+    served: Mapping[str, Status]
 
 
 class Outcome(NamedTuple):
@@ -47,8 +49,10 @@ def _read(archive: Archive, job: Job, config: IngestConfig) -> Outcome:
         found = False
         for granule in job.granules:
             try:
-                yield source.read_frame(granule, config, archive.grid)
+                frame = source.read_frame(granule, config, archive.grid)
                 found = True
+                if not _is_worse(frame, archive, job):
+                    yield frame
             except UnavailableGranule:
                 unavailable += 1
             except CorruptGranule as error:
@@ -58,3 +62,17 @@ def _read(archive: Archive, job: Job, config: IngestConfig) -> Outcome:
 
     stored = archive.write_frame(job.slot, frames()) + refused
     return Outcome([item for item in stored if item.status in SERVED or item.channel not in job.served], unavailable)
+
+
+def _is_worse(frame: Frame, archive: Archive, job: Job) -> bool:
+    """Whether a partial frame would replace a complete one, or a partial one with more pixels."""
+    if frame.reason == Reason.NONE or frame.channel not in job.served:
+        return False
+    if job.served[frame.channel] == Status.COMPLETE:
+        return True
+    names = archive.kinds[frame.kind]
+    try:
+        kept = archive.read(frame.kind, [job.slot])[0, names.index(frame.channel)]
+    except DamagedError:  # it is damaged, and replaced by whatever can be read
+        return False
+    return int(np.isfinite(kept).sum()) > int(np.isfinite(frame.values).sum())

@@ -20,6 +20,8 @@ HEADER = struct.Struct("<cQ")
 SMALL_BYTES = 1 << 20
 PIECE_BYTES, MOST_PIECES = 1 << 16, 256
 MOST_VARIABLES = 200
+# What a projection with several parallels, or a range of values, takes.
+FEW_VALUES = 8
 MEMORY_BYTES = 6 << 30
 # A description takes milliseconds, a window of a full disk seconds: beyond these (CPU seconds) the library is lost in a
 # loop. A busy machine slows the clock on the wall, but not this one.
@@ -155,15 +157,18 @@ def attributes(owner: Any) -> dict[str, Any]:
 
 
 def value(found: Any) -> Any:
-    """An attribute as JSON has it: one number or one text; more values tell only how many they are."""
+    """An attribute as JSON has it: one number or one text, or a few numbers; more tell only how many they are."""
     import numpy as np
 
     shape = found.shape
     count = math.prod(shape) if shape is not None else 0
-    if count != 1:
+    numbers = found.dtype.kind in "iufb"
+    if count != 1 and not (numbers and 1 < count <= FEW_VALUES):
         return {"bad": f"{count} values"}
     read = np.empty(shape, found.dtype)
     found.read(read)
+    if count > 1:
+        return read.reshape(-1).tolist()
     only = read.reshape(-1)[0]
     if isinstance(only, bytes):
         return only.decode("ascii")

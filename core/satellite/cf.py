@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -32,13 +33,18 @@ from core.satellite.granule import (
 combine = latest
 CODES = {"%Y": r"\d{4}", "%m": r"\d{2}", "%d": r"\d{2}", "%H": r"\d{2}", "%M": r"\d{2}", "%S": r"\d{2}", "%j": r"\d{3}"}
 DEFAULT_PATTERN = "%Y%m%dT%H%MZ.nc"
+# How far the file's time may lie from the key's; never so far that a neighbour passes (half the cadence).
 MAX_LATE_SECONDS = 900
 UNIT_SECONDS = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400}
 
 
 def prefixes(config: IngestConfig, times: TimeRange) -> list[str]:
-    """The pattern's folders, spelled out for every day (or hour) where they hold the date; else the whole source."""
-    folder = config.pattern.rpartition("/")[0]
+    """The pattern's folders, spelled out for every day (or hour) where they hold the date; else the whole source.
+
+    They end above the first that names a minute: that would be too many to ask for.
+    """
+    parts = config.pattern.split("/")[:-1]
+    folder = "/".join(takewhile(lambda part: "%M" not in part and "%S" not in part, parts))
     if "{channel}" in folder:
         return sorted({p for c in config.channels for p in _folders(folder.replace("{channel}", c), times)})
     return _folders(folder, times)
@@ -52,9 +58,12 @@ def _folders(folder: str, times: TimeRange) -> list[str]:
 
 @lru_cache(maxsize=16)
 def _expression(pattern: str) -> tuple[re.Pattern[str], tuple[str, ...]]:
-    """The pattern as a regular expression, and the strftime codes in their order of appearance."""
+    """The pattern as a regular expression with a group for each code and the channel, and the strftime codes.
+
+    What is named again must be the same again.
+    """
     parts = re.split(r"(%.|\{channel\})", pattern)
-    codes = tuple(part for part in parts if part.startswith("%"))
+    codes = tuple(dict.fromkeys(part for part in parts if part.startswith("%")))
     unknown = [code for code in codes if code not in CODES]
     if unknown or not {"%Y", "%H"} <= set(codes):
         raise FewcastError(
@@ -62,9 +71,12 @@ def _expression(pattern: str) -> tuple[re.Pattern[str], tuple[str, ...]]:
             found=f"unknown code {unknown[0]}" if unknown else "no %Y or no %H",
             mend=f"use {' '.join(CODES)} and {{channel}}",
         )
-    text = ""
+    text, seen = "", set[str]()
     for part in parts:
-        text += f"({CODES[part]})" if part in CODES else r"(?P<channel>\w+)" if part == "{channel}" else re.escape(part)
+        spelled = CODES.get(part, r"\w+" if part == "{channel}" else "")
+        name = part.strip("%{}")
+        text += re.escape(part) if not spelled else f"(?P={name})" if part in seen else f"(?P<{name}>{spelled})"
+        seen.add(part)
     return re.compile(rf"(?<![0-9A-Za-z]){text}$"), codes
 
 
@@ -73,13 +85,10 @@ def parse(key: str, config: IngestConfig) -> list[tuple[str, np.datetime64]]:
     match = expression.search(key)
     if match is None:
         return []
-    groups = list(match.groups())
-    channel = match.groupdict().get("channel")
-    if channel is not None:
-        groups.pop(expression.groupindex["channel"] - 1)
-    slot = keys.moment(" ".join(groups), " ".join(codes))
+    slot = keys.moment(" ".join(match[code.strip("%")] for code in codes), " ".join(codes))
     if slot is None:
         return []
+    channel = match.groupdict().get("channel")
     return [(channel, slot)] if channel is not None else [(name, slot) for name in config.channels]
 
 
@@ -91,7 +100,7 @@ def open(granule: Granule, files: Sequence[hdf5.File], config: IngestConfig) -> 
     """Check one file against its key and make its variable readable by windows."""
     (file,) = files
     pixels = hdf5.variable(file, granule.channel, 2)
-    observed = _time(granule, file)
+    observed = _time(granule, file, min(MAX_LATE_SECONDS, config.cadence_minutes * 30))
     grid, flip = _grid(file, pixels)
     scale, offset = (
         _optional(pixels.attrs, name, default) for name, default in (("scale_factor", 1), ("add_offset", 0))
@@ -133,8 +142,8 @@ def _optional(attributes: Any, name: str, default: float) -> float:
     return hdf5.number(attributes, name) if name in attributes else default
 
 
-def _time(granule: Granule, file: Any) -> np.datetime64:
-    """The observation time in the file, which must agree with the key's."""
+def _time(granule: Granule, file: Any, apart: int) -> np.datetime64:
+    """The observation time in the file, which must agree with the key's within so many seconds."""
     value = hdf5.scalar(file, "time")
     units = hdf5.text(file["time"].attrs, "units")
     unit, _, since = units.partition(" since ")
@@ -144,7 +153,7 @@ def _time(granule: Granule, file: Any) -> np.datetime64:
         observed = np.datetime64(int(epoch.timestamp()) + round(value * UNIT_SECONDS[unit.strip()]), "s")
     except (KeyError, ValueError, OverflowError) as error:
         raise CorruptGranule(Reason.BAD_ATTRIBUTE, f"time is {value:g} {units[:60]!r}") from error
-    return observed_at(granule, observed, -MAX_LATE_SECONDS, MAX_LATE_SECONDS + 1)
+    return observed_at(granule, observed, -apart, apart + 1)
 
 
 def _grid(file: hdf5.File, pixels: hdf5.Variable) -> tuple[Grid, bool]:
@@ -178,7 +187,7 @@ def oriented(
         raise CorruptGranule(Reason.WRONG_SHAPE, f"{shape} pixels on coordinates of {(len(ys), len(xs))}")
     if "grid_mapping_name" not in mapping:
         raise CorruptGranule(Reason.MISSING_ATTRIBUTE, "grid_mapping_name")
-    crs = {name: value if isinstance(value, str) else float(value) for name, value in mapping.items()}
+    crs = {name: value if isinstance(value, str) else _numbers(value) for name, value in mapping.items()}
     flip = bool(ys[0] < ys[-1])
     grid = Grid(xs, ys[::-1] if flip else ys, crs)
     try:
@@ -186,6 +195,12 @@ def oriented(
     except Exception as error:  # PROJ has many ways to say that this is no projection
         raise CorruptGranule(Reason.BAD_ATTRIBUTE, f"grid mapping: {' '.join(str(error).split())[:120]}") from error
     return grid, flip
+
+
+def _numbers(value: Any) -> float | tuple[float, ...]:
+    """A parameter of a projection; some have several values, as the two parallels of a cone."""
+    values = tuple(float(one) for one in np.ravel(value))
+    return values[0] if len(values) == 1 else values
 
 
 def _metres(name: str, raw: NDArray[Any], unit: str) -> NDArray[np.float64]:

@@ -1,7 +1,8 @@
 """CF frames in one Zarr store: variables (time, y, x), each time a granule of its own."""
 
+import hashlib
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,23 +20,23 @@ def is_store(config: IngestConfig) -> bool:
     return config.system == "cf" and config.source.rstrip("/").endswith(".zarr")
 
 
-@lru_cache(maxsize=4)
-def _store(source: str, anonymous: bool, endpoint_url: str) -> "xr.Dataset":
+def _opened(config: IngestConfig) -> "xr.Dataset":
     import xarray as xr  # of all sources this one alone needs it
 
-    options: dict[str, Any] = {"anon": anonymous} if source.startswith("s3://") else {}
-    if options and endpoint_url:
-        options["endpoint_url"] = endpoint_url
-    return xr.open_zarr(source, chunks=None, storage_options=options or None)
+    return xr.open_zarr(config.source, chunks=None, storage_options=remote.options(config) or None)
 
 
-def _opened(config: IngestConfig) -> "xr.Dataset":
-    return _store(config.source, config.anonymous, config.endpoint_url)
+@lru_cache(maxsize=4)
+def _known(settings: str, version: str) -> "xr.Dataset":
+    """The store as it was when it was listed, maybe by another process: grown since, it has another version."""
+    return _opened(IngestConfig.model_validate_json(settings))
 
 
 def list_granules(config: IngestConfig) -> list[Granule]:
-    """Every time of every configured channel; the store is opened afresh, as it may have grown."""
-    _store.cache_clear()
+    """Every time of every configured channel; the store is opened afresh, as it may have grown.
+
+    The entity tag of each is that of all the times, by which `_known` tells a store that has grown.
+    """
     try:
         store = _opened(config)
     except Exception as error:
@@ -48,7 +49,10 @@ def list_granules(config: IngestConfig) -> list[Granule]:
             mend="correct ingest.channels; a CF store has time, x, y and a variable (time, y, x) per channel",
         )
     times = np.unique(store["time"].values.astype("datetime64[s]"))
-    return [Granule(_url(config, channel, time), channel, time, 0) for time in times for channel in config.channels]
+    tag = hashlib.blake2b(store["time"].values.tobytes(), digest_size=8).hexdigest()
+    return [
+        Granule(_url(config, channel, time), channel, time, 0, tag) for time in times for channel in config.channels
+    ]
 
 
 def _url(config: IngestConfig, channel: str, time: np.datetime64) -> str:
@@ -58,7 +62,7 @@ def _url(config: IngestConfig, channel: str, time: np.datetime64) -> str:
 def open_image(granule: Granule, config: IngestConfig) -> Image:
     """One time of one variable, readable by windows; of a time that comes twice, the last is taken."""
     with hdf5.guarded(granule.url):
-        store = remote.retried(lambda: _opened(config), config, granule.url)
+        store = remote.retried(lambda: _known(config.model_dump_json(), granule.etag), config, granule.url)
         field = store[granule.channel]
         if field.dims != ("time", "y", "x"):
             raise CorruptGranule(Reason.WRONG_SHAPE, f"{granule.channel} has dimensions {field.dims}")
@@ -68,7 +72,6 @@ def open_image(granule: Granule, config: IngestConfig) -> Image:
             raise CorruptGranule(Reason.MISSING_VARIABLE, f"grid mapping {mapping!r}")
         axes = [(store[name].values, str(store[name].attrs.get("units", ""))) for name in ("x", "y")]
         crs = {name: value for name, value in store[mapping].attrs.items() if cf.is_crs(name)}
-        crs = {name: value if isinstance(value, str) else np.ravel(value)[0] for name, value in crs.items()}
         grid, flip = cf.oriented(axes[0], axes[1], crs, field.shape[1:])
         factor = cf.unit_factor(config.kind, str(field.attrs.get("units", "")))
     low, high = PHYSICAL_RANGE[config.kind]

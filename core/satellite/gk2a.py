@@ -183,7 +183,7 @@ def _grid(channel: str, attributes: object, shape: tuple[int, ...]) -> Grid:
     if shape != (lines, columns):
         raise CorruptGranule(Reason.WRONG_SHAPE, f"{shape} pixels where the header says {(lines, columns)}")
     equatorial = hdf5.number(attributes, "earth_equatorial_radius", 6.3e6, 6.4e6)
-    polar = hdf5.number(attributes, "earth_polar_radius", 6.3e6, 6.4e6)
+    polar = hdf5.number(attributes, "earth_polar_radius", 6.3e6, equatorial)
     height = hdf5.number(attributes, "nominal_satellite_height", 4.1e7, 4.3e7) - equatorial
     factors = (hdf5.number(attributes, "cfac", 1e6, 1e9), hdf5.number(attributes, "lfac", -1e9, -1e6))
     offsets = (hdf5.number(attributes, "coff", -1e5, 1e5), hdf5.number(attributes, "loff", -1e5, 1e5))

@@ -1,8 +1,8 @@
 """Grids onto grids: whole pixels and blocks where the lattices agree, bilinear resampling where they do not."""
 
-import math
 from collections.abc import Hashable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,12 +50,14 @@ def same_crs(a: Grid, b: Grid) -> bool:
     left, right = a.crs, b.crs
     if left.keys() != right.keys():
         return area.crs(a) == area.crs(b)
-    return all(
-        left[k] == right[k]
-        if isinstance(left[k], str) or isinstance(right[k], str)
-        else math.isclose(left[k], right[k], rel_tol=1e-8, abs_tol=1e-7)
-        for k in left
-    )
+    return all(_same(left[k], right[k]) for k in left)
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Two values of a parameter: texts, numbers, or several numbers."""
+    if isinstance(a, str) or isinstance(b, str):
+        return bool(a == b)
+    return np.shape(a) == np.shape(b) and np.allclose(a, b, rtol=1e-8, atol=1e-7)
 
 
 def same_grid(a: Grid, b: Grid) -> bool:
@@ -167,6 +169,8 @@ def _resampled(image: Image, target: Grid, loss: _Loss) -> NDArray[np.float32]:
         raise CorruptGranule(Reason.WRONG_GRID, "the granule's grid does not overlap the archive's")
     loss.uncovered = bool((on_earth & ~inside).any())
     block = max(1, int(_stride(rows, columns) + 0.1))
+    if block > min(image.grid.shape):
+        raise CorruptGranule(Reason.WRONG_GRID, f"{image.grid.shape} pixels, where the archive's span {block}")
     top, left = (max(int(np.floor(p[inside].min())) - block, 0) // block * block for p in (rows, columns))
     bottom = min(int(np.ceil(rows[inside].max())) + 2 * block, have_rows)
     right = min(int(np.ceil(columns[inside].max())) + 2 * block, have_columns)
@@ -210,7 +214,8 @@ def _bilinear(
 
 
 def _key(grid: Grid) -> Hashable:
-    return (grid.x.tobytes(), grid.y.tobytes(), tuple(sorted(grid.crs.items())))
+    parameters = tuple((name, *np.ravel(value).tolist()) for name, value in sorted(grid.crs.items()))
+    return (grid.x.tobytes(), grid.y.tobytes(), parameters)
 
 
 class _ByValue:

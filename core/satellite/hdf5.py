@@ -116,7 +116,7 @@ def opened(content: bytes | Content) -> File:
 
 
 def attribute(attributes: Mapping[str, Any], name: str) -> Any:
-    """An attribute as a number or text; one-element arrays were unwrapped."""
+    """An attribute as a number, a text or a list of a few numbers; one-element arrays were unwrapped."""
     if name not in attributes:
         raise CorruptGranule(Reason.MISSING_ATTRIBUTE, name)
     value = attributes[name]

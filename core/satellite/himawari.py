@@ -5,6 +5,7 @@ would hold space alone are not published.
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,7 +109,6 @@ class Tile:
     table: NDArray[np.float32]
     fill: int
     shape: tuple[int, int]
-    published: int
     grid: Grid
     observed: np.datetime64
 
@@ -151,7 +151,8 @@ def open(granule: Granule, files: Sequence[hdf5.File], config: IngestConfig) -> 
     def read(rows: slice, columns: slice) -> Pixels:
         rows, columns = (slice(*s.indices(n)[:2]) for s, n in zip((rows, columns), first.shape, strict=True))
         values = np.full((rows.stop - rows.start, columns.stop - columns.start), np.nan, np.float32)
-        covered, wild, all_zero = 0, 0, True
+        gap = np.ones(values.shape, bool)
+        wild, all_zero = 0, True
         for i in range(len(numbers)):
             window = place(i).overlap(rows, columns)
             part = tile(i) if window else None
@@ -163,14 +164,23 @@ def open(granule: Granule, files: Sequence[hdf5.File], config: IngestConfig) -> 
             piece = hdf5.lookup(part.table, raw)
             wild += int(np.count_nonzero(np.isnan(piece) & (raw != part.fill)))
             all_zero &= not raw.any()
-            covered += raw.size
-            values[shifted(window, rows.start, columns.start)] = piece
-        if refused and not covered:
+            here = shifted(window, rows.start, columns.start)
+            values[here], gap[here] = piece, False
+        nothing = bool(gap.all())
+        if refused and nothing:
             raise refused[0]
-        missing = covered < values.size and (bool(refused) or len(numbers) < first.published)
-        return Pixels(values, 0, wild, all_zero and covered > 0, missing)
+        return Pixels(values, 0, wild, all_zero and not nothing, _lacking(gap, first.grid.window(rows, columns)))
 
     return Image(granule.channel, kind(granule.channel, config), granule.time, first.observed, first.grid, read)
+
+
+def _lacking(gap: NDArray[np.bool_], grid: Grid) -> bool:
+    """Whether pixels (Y, X) that no tile brought lie on the Earth, or in the circle in it that touches the poles."""
+    height = grid.crs["perspective_point_height"]
+    radius = height * math.asin(grid.crs["semi_minor_axis"] / (height + grid.crs["semi_major_axis"]))
+    half = np.sqrt(np.maximum(radius**2 - grid.y**2, 0))
+    spans = zip(np.searchsorted(grid.x, -half), np.searchsorted(grid.x, half), strict=True)
+    return any(row[first:last].any() for row, (first, last) in zip(gap, spans, strict=True))
 
 
 def _tile(granule: Granule, tile_number: int, file: hdf5.File, config: IngestConfig) -> Tile:
@@ -190,13 +200,16 @@ def _tile(granule: Granule, tile_number: int, file: hdf5.File, config: IngestCon
     if place.row + place.rows > shape[0] or place.column + place.columns > shape[1]:
         raise CorruptGranule(Reason.WRONG_SHAPE, f"a tile at {place} in an image of {shape}")
     grid = _grid(file, place, (shape[0], shape[1]))
+    # A place is believed for as long as the process lives: the tile's own coordinates must bear it out.
+    (dy, dx), x, y = grid.spacing, grid.x, grid.y
+    if abs(x[0] + x[-1]) >= dx or abs(y[0] + y[-1]) >= dy:
+        raise CorruptGranule(Reason.WRONG_GRID, f"a tile at {place} of a disk that is not centred")
     with _LOCK:
         known = _PLACES.setdefault(((shape[0], shape[1]), tile_number), place)
     if known != place:
         raise CorruptGranule(Reason.WRONG_GRID, f"tile {tile_number} lies at {place} instead of {known}")
     table, fill = _table(pixels, kind(granule.channel, config))
-    published = int(hdf5.number(attributes, "number_product_tiles", 1, 10_000))
-    return Tile(place, pixels, table, fill, (shape[0], shape[1]), published, grid, observed)
+    return Tile(place, pixels, table, fill, (shape[0], shape[1]), grid, observed)
 
 
 def _table(pixels: hdf5.Variable, quantity: Kind) -> tuple[NDArray[np.float32], int]:

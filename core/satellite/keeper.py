@@ -1,6 +1,7 @@
 """The parent's side of the airlock: a few child processes, replaced when a file has killed one."""
 
 import contextlib
+import fcntl
 import json
 import os
 import selectors
@@ -56,21 +57,24 @@ class _Child:
         command = [sys.executable, "-P", str(Path(airlock.__file__))]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         pipe: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        # A small granule fits the pipe at once, instead of in turns of 64 kB.
-        self.process = subprocess.Popen(command, **pipe, pipesize=PIPE_BYTES, env=environment)
-        self.waits = selectors.DefaultSelector()
+        try:
+            self.process = subprocess.Popen(command, **pipe, env=environment)
+        except OSError as error:
+            raise _does_not_start(str(error)) from error
+        assert self.process.stdin is not None
         assert self.process.stdout is not None
+        # A small granule fits the pipe at once, instead of in turns of 64 kB; a user may have only so many large pipes.
+        for stream in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        self.waits = selectors.DefaultSelector()
         self.waits.register(self.process.stdout, selectors.EVENT_READ)
         self.patience = START_SECONDS
         try:
             airlock.receive(self._read)
         except (EOFError, Silence) as error:
             self.end()
-            raise FewcastError(
-                "the process that reads HDF5 files does not start",
-                found=f"exit status {self.process.returncode}",
-                mend="check that `python -c 'import h5py'` works here, and that memory is left",
-            ) from error
+            raise _does_not_start(f"exit status {self.process.returncode}") from error
         self.patience = SILENCE_SECONDS
 
     def ask(self, asked: dict[str, Any], content: Content) -> tuple[bytes, bytes]:
@@ -108,6 +112,14 @@ class _Child:
                     stream.close()
 
 
+def _does_not_start(found: str) -> FewcastError:
+    return FewcastError(
+        "the process that reads HDF5 files does not start",
+        found=found,
+        mend="check that `python -c 'import h5py'` works here, and that memory, processes and open files are left",
+    )
+
+
 class Keeper:
     """Lends children, starts them when they are needed, and forgets those of a process that it was forked from."""
 
@@ -119,23 +131,28 @@ class Keeper:
         self.idle: list[_Child] = []
 
     def ask(self, asked: dict[str, Any], content: Content) -> tuple[bytes, bytes]:
-        """What the airlock says of a file; a file that kills or stops it is damaged."""
+        """What the airlock says of a file; a file that stops it, or kills two of it, is damaged."""
         if self._owner != os.getpid():
             self._begin()
         with self._slots:
-            child = self._lent()
             try:
-                result = child.ask(asked, content)
-            except BaseException as error:
-                child.end()  # it is dead, or waits in the middle of a frame
-                if isinstance(error, EOFError):
-                    how = "hung" if child.process.returncode == -signal.SIGPROF else "crashed"
-                    raise CorruptGranule(Reason.DAMAGED, f"the HDF5 library {how} on it") from error
-                if isinstance(error, Silence):
-                    raise CorruptGranule(Reason.DAMAGED, "the HDF5 library hung on it") from error
-                raise
-            self.idle.append(child)
-            return result
+                return self._asked(self._lent(), asked, content)
+            except EOFError:  # the system ends processes for want of memory, too
+                with contextlib.suppress(EOFError):
+                    return self._asked(_Child(), asked, content)
+                raise CorruptGranule(Reason.DAMAGED, "the HDF5 library crashed on it") from None
+
+    def _asked(self, child: _Child, asked: dict[str, Any], content: Content) -> tuple[bytes, bytes]:
+        """The answer of this child, which is idle then; `EOFError` where it died, other than of taking too long."""
+        try:
+            result = child.ask(asked, content)
+        except BaseException as error:
+            child.end()  # it is dead, or waits in the middle of a frame
+            if isinstance(error, Silence) or child.process.returncode == -signal.SIGPROF:
+                raise CorruptGranule(Reason.DAMAGED, "the HDF5 library hung on it") from error
+            raise
+        self.idle.append(child)
+        return result
 
     def _lent(self) -> _Child:
         while True:

@@ -35,14 +35,15 @@ def geostationary(file: hdf5.File, name: str) -> dict[str, Any]:
     sweep = hdf5.text(attributes, "sweep_angle_axis")
     if sweep not in ("x", "y"):
         raise CorruptGranule(Reason.BAD_ATTRIBUTE, f"sweep_angle_axis is {sweep[:20]!r}")
+    semi_major = hdf5.number(attributes, "semi_major_axis", 6.3e6, 6.4e6)
     return {
         "grid_mapping_name": "geostationary",
         "perspective_point_height": hdf5.number(attributes, "perspective_point_height", 3.4e7, 3.7e7),
         "longitude_of_projection_origin": hdf5.number(attributes, "longitude_of_projection_origin", -180, 360),
         "latitude_of_projection_origin": hdf5.number(attributes, "latitude_of_projection_origin", -1e-3, 1e-3),
         "sweep_angle_axis": sweep,
-        "semi_major_axis": hdf5.number(attributes, "semi_major_axis", 6.3e6, 6.4e6),
-        "semi_minor_axis": hdf5.number(attributes, "semi_minor_axis", 6.3e6, 6.4e6),
+        "semi_major_axis": semi_major,
+        "semi_minor_axis": hdf5.number(attributes, "semi_minor_axis", 6.3e6, semi_major),
     }
 
 

@@ -23,28 +23,31 @@ MD5 = re.compile(r"[0-9a-f]{32}")
 NO_ACCESS = (PermissionError, NoCredentialsError, PartialCredentialsError)
 
 
+def options(config: IngestConfig) -> dict[str, Any]:
+    """What fsspec is told of `config.source`; nothing where it is no bucket."""
+    if not config.source.startswith("s3://"):
+        return {}
+    told = {
+        "anon": config.anonymous,
+        # Retries are ours, with jitter over one budget; stacked with botocore's they would multiply.
+        "config_kwargs": {
+            "retries": {"max_attempts": 1},
+            "connect_timeout": config.timeout_seconds,
+            "read_timeout": config.timeout_seconds,
+            "max_pool_connections": config.connections + 2,
+            # A public bucket is where it is, whatever AWS_ENDPOINT_URL says of our own.
+            "ignore_configured_endpoint_urls": config.anonymous,
+        },
+        # `latest` must see what has just appeared.
+        "use_listings_cache": False,
+    }
+    return told | ({"endpoint_url": config.endpoint_url} if config.endpoint_url else {})
+
+
 def filesystem(config: IngestConfig) -> tuple[Any, str]:
     """The file system of `config.source` and the path of its root there."""
-    options: dict[str, Any] = {}
-    if config.source.startswith("s3://"):
-        options = {
-            "anon": config.anonymous,
-            # Retries are ours, with jitter over one budget; stacked with botocore's they would multiply.
-            "config_kwargs": {
-                "retries": {"max_attempts": 1},
-                "connect_timeout": config.timeout_seconds,
-                "read_timeout": config.timeout_seconds,
-                "max_pool_connections": config.connections + 2,
-                # A public bucket is where it is, whatever AWS_ENDPOINT_URL says of our own.
-                "ignore_configured_endpoint_urls": config.anonymous,
-            },
-            # `latest` must see what has just appeared.
-            "use_listings_cache": False,
-        }
-        if config.endpoint_url:
-            options["endpoint_url"] = config.endpoint_url
     try:
-        files, root = fsspec.core.url_to_fs(config.source, **options)
+        files, root = fsspec.core.url_to_fs(config.source, **options(config))
     except (ValueError, ImportError) as error:
         raise FewcastError(
             f"ingest.source {config.source} cannot be opened",

@@ -17,6 +17,10 @@ SYSTEMS: dict[str, System] = {"gk2a": gk2a, "goes": goes, "himawari": himawari, 
 TRIES, VOTES = 12, 5
 
 
+class NothingReadableError(FewcastError):
+    """No granule so far tells the grid; later ones may."""
+
+
 def system(config: IngestConfig) -> System:
     return SYSTEMS[config.system]
 
@@ -147,26 +151,29 @@ def read_frame(granule: Granule, config: IngestConfig, target: Grid) -> Frame:
 
     Raises `CorruptGranule` with its reason, and `UnavailableGranule` where it could not be fetched.
     """
-    with opened(granule, config) as image:
+    with opened(granule, config) as image, hdf5.guarded("aligning"):
         return grid.align(image, target)
 
 
 def archive_grid(granules: Sequence[Granule], config: IngestConfig) -> Grid:
     """The grid an archive of these granules gets: the coarsest channel's, cut to the area, in blocks.
 
-    A few granules vote, since the first one of all may be the one with a wrong grid. Raises `FewcastError` where
-    none can be read.
+    A few granules vote, since the first one of all may be the one with a wrong grid. Raises `NothingReadableError`
+    where none of a configured channel can be read: a missing one may be the coarsest, and the grid is made once. Raises
+    another `FewcastError` for an area or a block that does not suit the grid.
     """
-    by_channel: dict[str, list[Granule]] = {}
-    for granule in granules:
-        by_channel.setdefault(granule.channel, []).append(granule)
     failures: list[CorruptGranule] = []
-    grids = [_vote(group, config, failures) for group in by_channel.values()]
-    readable = [g for g in grids if g is not None]
-    if not readable:
-        what = f"{config.source} holds nothing that can be read"
-        found = str(failures[0]) if failures else f"no granule of {', '.join(config.channels)} in the time range"
-        raise FewcastError(what, found=found, mend="check ingest.source, system, sector, channels and times")
+    grids = {
+        name: _vote((granule for granule in granules if granule.channel == name), config, failures)
+        for name in config.channels
+    }
+    readable = [g for g in grids.values() if g is not None]
+    missing = [name for name, found in grids.items() if found is None]
+    if missing:
+        of_these = f" of {', '.join(missing)}" if readable else ""
+        what = f"{config.source} holds nothing{of_these} that can be read"
+        found = str(failures[0]) if failures else f"no granule of {', '.join(missing)} in the time range"
+        raise NothingReadableError(what, found=found, mend="check ingest.source, system, sector, channels and times")
     whole = max(readable, key=lambda g: g.spacing)
     rows, columns = area.window(whole, area.bounds(config.area))
     cut = whole.window(rows, columns)

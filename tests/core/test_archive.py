@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import warnings
@@ -213,6 +214,7 @@ def test_an_archive_half_made_does_not_exist(tmp_path, monkeypatch):
         ({"grid": Grid(GRID.x[:-1], GRID.y, CRS)}, "150x290 pixels there, 150x289 asked for"),
         ({"grid": Grid(GRID.x + 900, GRID.y, CRS)}, "pixels 900 m apart"),
         ({"channels": {"ir133": "brightness_temperature"}}, "no channel ir133"),
+        ({"channels": {"ir105": "reflectance"}}, "another kind of ir105: found brightness_temperature there"),
         ({"cadence_minutes": 20}, "another time axis"),
         ({"origin": datetime(2024, 3, 1, tzinfo=UTC)}, "another time axis"),
     ],
@@ -264,3 +266,15 @@ def test_an_archive_travels_to_a_worker_as_its_address(archive):
     assert there.digest([archive.slot(TIME)]) == archive.digest([archive.slot(TIME)])
     with pytest.raises(ValueError, match="for reading only"):
         Archive.open(archive.url).set_status(0, "ir105", Status.ABSENT)
+
+
+def test_a_worker_knows_an_archive_from_one_made_anew_at_its_url(archive):
+    pickle.loads(pickle.dumps(archive))
+    shutil.rmtree(archive.url)
+    anew = make(archive.url, channels=dict(reversed(CHANNELS.items())), grid=Grid(GRID.x + 900, GRID.y, CRS))
+    there = pickle.loads(pickle.dumps(anew))
+    assert there.channels == tuple(reversed(CHANNELS))
+    assert there.grid.x[0] == GRID.x[0] + 900
+    anew._made = "of a third"
+    with pytest.raises(FewcastError, match="was replaced on the way"):
+        pickle.loads(pickle.dumps(anew))

@@ -1,5 +1,7 @@
 """Inspection against counts made by hand, and validation of an archive that was spoilt on purpose."""
 
+import errno
+import os
 from datetime import UTC, datetime
 
 import numpy as np
@@ -7,7 +9,9 @@ import pytest
 
 from core.archive import Archive, Status, inspect, quick_look, repair, shard, validate
 from core.archive.archive import Stored
+from core.archive.objects import LocalObjects
 from core.archive.validation import Fault
+from core.errors import FewcastError
 from core.satellite.granule import Frame, Grid, Reason
 
 CRS = {"grid_mapping_name": "geostationary", "perspective_point_height": 35785863.0}
@@ -118,6 +122,32 @@ def test_validation_finds_each_fault_and_repair_takes_it_out_of_service(archive)
     assert archive.reason[20, 1] == Reason.FROZEN
     assert np.isnan(archive.read("brightness_temperature", [3])).all()
     assert not np.isnan(archive.read("reflectance", [3])).all()
+
+
+def test_one_damaged_frame_is_counted_and_the_rest_inspected(archive):
+    whole = inspect(archive.url, last_days=1)
+    archive.objects.put("brightness_temperature/c/39/0/0/0", b"rubbish")
+    seen = inspect(archive.url, last_days=1)
+    assert (whole.unreadable, seen.unreadable) == (0, 1)
+    assert "1 of the sampled frames are damaged" in seen.markdown
+    assert "sampled frames" not in whole.markdown
+    assert seen.ranges["ir105"][0] >= whole.ranges["ir105"][0] >= 220
+    assert "ir105: the newest frame is damaged" in [axis.get_title() for axis in quick_look(archive.url).axes]
+
+
+@pytest.mark.parametrize(
+    ("number", "message"), [(errno.ENOSPC, "no space left for the archive"), (errno.EROFS, "cannot be written: found")]
+)
+def test_a_repair_on_a_full_or_read_only_disk_is_one_clear_line(archive, monkeypatch, number, message):
+    archive.objects.put("brightness_temperature/c/30/0/0/0", b"rubbish")
+
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(LocalObjects, "put", refuse)
+    with pytest.raises(FewcastError, match=message) as caught:
+        repair(archive.url)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_repaired_slot_can_be_filled_again(archive):

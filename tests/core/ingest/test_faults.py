@@ -127,6 +127,19 @@ def test_a_source_of_corrupt_files_only_leaves_nothing(root):
     assert not (root / "archive.zarr").exists()
 
 
+def test_a_first_day_without_the_coarsest_band_makes_no_fine_archive(root):
+    for file in (root / "granules/AMI/L1B/LA/202403/01").rglob("*ir105*.nc"):
+        file.unlink()
+    settings = config(root)
+    first = config(root, times={"start": "2024-03-01T21:00", "end": "2024-03-02T00:00"})
+    with pytest.raises(FewcastError, match="holds nothing of ir105 that can be read"):
+        run(first)
+    assert not Archive.exists(settings.archive)
+    summary = run(settings)
+    assert Archive.open(settings.archive).shape == (24, 24)
+    assert (summary.written, summary.absent) == (SLOTS * 2 - 6, 6)
+
+
 def test_a_day_of_corrupt_files_before_the_first_good_one_is_recorded_too(root):
     for file in (root / "granules/AMI/L1B/LA/202403/01").rglob("*.nc"):
         file.write_bytes(b"nonsense")

@@ -3,6 +3,7 @@
 import shutil
 from datetime import UTC, datetime
 
+import h5py
 import numpy as np
 import pytest
 
@@ -52,6 +53,33 @@ def test_repair_reads_the_statuses_it_is_told_and_never_makes_data_worse(root):
     assert (archive.status == Status.COMPLETE).sum() == SLOTS * 2
     assert summary.written == SLOTS * 2 - 1
     assert np.isfinite(archive.read("reflectance", [archive.slot(np.datetime64("2024-03-01T23:00"))])).all()
+
+
+def lose(root, channel, stamp, rows):
+    """Flag the first rows of a granule as erroneous; returns what it was."""
+    there = path(root, channel, stamp)
+    content = there.read_bytes()
+    with h5py.File(there, "r+") as file:
+        raw = file["image_pixel_values"]
+        raw[:rows] = raw[:rows] | 3 << 14
+    return content
+
+
+def test_a_frame_with_gaps_replaces_neither_a_complete_one_nor_a_fuller_one(root):
+    first, second = "2024-03-01T22:00", "2024-03-01T23:00"
+    settings = config(root, channels=["ir105"], times={"start": first, "end": "2024-03-01T23:30"})
+    whole = lose(root, "ir105", second, 10)
+    assert run(settings).partial == 1
+    before = contents(settings.archive)
+    lose(root, "ir105", first, 10)
+    lose(root, "ir105", second, 30)
+    fixing = settings.model_copy(update={"mode": "repair", "repair": ["complete", "partial"]})
+    assert run(fixing).partial == 0
+    assert contents(settings.archive) == before
+    path(root, "ir105", second).write_bytes(whole)
+    assert run(fixing).written == 2, "the complete one between them, which is the same again, and the second"
+    archive = Archive.open(settings.archive)
+    assert (archive.status == Status.COMPLETE).sum() == 3
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,15 @@
 """Ingestion of simulated granules into a real archive, against the simulated truth."""
 
+from datetime import UTC, datetime
+
 import numpy as np
 import pytest
 
 from core.archive import Archive, Status
 from core.errors import FewcastError
-from core.satellite import bands
+from core.ingest import ingest
+from core.ingest.run import DAYS_LISTED
+from core.satellite import bands, source
 from core.satellite.truth import Truth
 from tests.core.ingest.world import SLOTS, config, contents, run
 
@@ -46,3 +50,42 @@ def test_an_archive_of_another_grid_is_refused_and_untouched(root):
     with pytest.raises(FewcastError, match=r"another grid: found 24x24 pixels there, 12x12 asked for"):
         run(config(root, block=4))
     assert contents(settings.archive) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"channels": ["ir105", "ir112"]}, "has no channel ir112: found ir105, vi004"),
+        ({"sun_angle": True}, "has no channel solar_elevation"),
+        ({"cadence_minutes": 20}, "is of another time axis: found every 30 minutes"),
+        ({"origin": "2024-03-01T00:10"}, "is of another time axis"),
+        ({"mode": "latest", "cadence_minutes": 20}, "is of another time axis"),
+    ],
+)
+def test_an_archive_of_other_channels_or_another_time_axis_is_refused_and_untouched(root, changes, message):
+    run(config(root, times={"start": "2024-03-01T21:00", "end": "2024-03-01T22:00"}))
+    before = contents(str(root / "archive.zarr"))
+    with pytest.raises(FewcastError, match=message):
+        run(config(root, **changes))
+    assert contents(str(root / "archive.zarr")) == before
+
+
+def test_times_after_the_last_slot_of_an_archive_that_is_to_be_are_one_clear_line(root):
+    """A year has 365 days on the axis, whatever the calendar says."""
+    late = {"start": "2024-03-01T21:00", "end": "2025-03-01T05:00"}
+    with pytest.raises(FewcastError, match="where the axis goes from 2024-03-01 00:00 to 2025-03-01 00:00"):
+        ingest(config(root, times=late), clock=lambda: datetime(2026, 1, 1, tzinfo=UTC))
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_an_area_out_of_sight_is_refused_on_the_first_day(root, existing, monkeypatch):
+    if existing:
+        run(config(root, times={"start": "2024-03-01T21:00", "end": "2024-03-01T22:00"}))
+    listed, real = [], source.list_granules
+    monkeypatch.setattr(source, "list_granules", lambda *asked: listed.append(asked) or real(*asked))
+    days = {"start": "2024-03-01T21:00", "end": "2024-03-20T00:00"}
+    before = contents(str(root / "archive.zarr"))
+    with pytest.raises(FewcastError, match="the area cannot be seen"):
+        ingest(config(root, area="brazil", times=days), clock=lambda: datetime(2024, 4, 1, tzinfo=UTC))
+    assert len(listed) <= 1 + DAYS_LISTED
+    assert contents(str(root / "archive.zarr")) == before

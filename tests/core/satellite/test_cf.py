@@ -1,12 +1,17 @@
+import io
 from pathlib import Path
 
+import h5py
 import numpy as np
+import pyproj
 import pytest
 
+from core.archive import Archive
 from core.config import IngestConfig
 from core.errors import FewcastError
-from core.satellite import cf, hdf5, source
-from core.satellite.granule import CorruptGranule, Granule, Reason
+from core.satellite import area, cf, hdf5, source
+from core.satellite.granule import CorruptGranule, Granule, Grid, Reason
+from core.satellite.grid import align, same_grid
 from tests.core.satellite import makers
 
 SAMPLE = Path("../shared/data/goes-irma/granules")
@@ -48,6 +53,49 @@ def test_counts_pass_through_with_their_mercator_grid():
     assert image.grid.y[0] > image.grid.y[-1]
 
 
+LAMBERT = {
+    "grid_mapping_name": "lambert_conformal_conic", "standard_parallel": np.array([30.0, 60.0]),
+    "latitude_of_projection_origin": 38.0, "longitude_of_central_meridian": 126.0, "semi_major_axis": 6378137.0,
+    "inverse_flattening": 298.257223563, "false_easting": 0.0, "false_northing": 0.0,
+}  # fmt: skip
+
+
+def check_lambert(grid):
+    """Against pyproj told of both parallels by its own names."""
+    theirs = pyproj.Proj(proj="lcc", lat_1=30, lat_2=60, lat_0=38, lon_0=126, ellps="WGS84")
+    lon, lat = theirs(*np.meshgrid(grid.x, grid.y), inverse=True)
+    ours = area.lonlat(grid)
+    np.testing.assert_allclose(ours[0], lon, atol=1e-6)
+    np.testing.assert_allclose(ours[1], lat, atol=1e-6)
+
+
+def lambert(content):
+    file = io.BytesIO(content)
+    with h5py.File(file, "r+") as opened:
+        attributes = opened["mercator"].attrs
+        for name in list(attributes):
+            del attributes[name]
+        for name, value in LAMBERT.items():
+            attributes[name] = value
+    return file.getvalue()
+
+
+def test_a_cone_keeps_both_its_parallels(tmp_path):
+    image, _ = read(lambert(makers.cf(counts(), TIME, x0=-3e5, y0=2e6)))
+    check_lambert(image.grid)
+    archive = Archive.create(
+        str(tmp_path / "a.zarr"), grid=image.grid, channels={"infrared": "display_count"},
+        origin=np.datetime64(TIME), cadence_minutes=30,
+    )  # fmt: skip
+    there = Archive.open(archive.url).grid
+    check_lambert(there)
+    assert same_grid(there, image.grid)
+    shifted = Grid(there.x[:-1] + 4e3, there.y[:-1] - 4e3, there.crs)
+    assert align(image, shifted).values.shape == shifted.shape
+    other = Grid(there.x, there.y, image.grid.crs | {"standard_parallel": (30.0, 50.0)})
+    assert not same_grid(there, other)
+
+
 def test_a_file_with_the_south_first_is_turned_over():
     values = counts()
     image, pixels = read(makers.cf(values, TIME, south_first=True))
@@ -81,6 +129,9 @@ def test_reflectance_factors_become_percent():
         ("goes13_ir_%Y%m%dT%H%MZ.nc", "goes13_ir_20171305T0015Z.nc", []),
         ("goes13_ir_%Y%m%dT%H%MZ.nc", "goes13_ir_20170905T0015Z.nc.part", []),
         ("goes13_ir_%Y%m%dT%H%MZ.nc", "mygoes13_ir_20170905T0015Z.nc", []),
+        ("%Y/%m/{channel}/%Y%m%dT%H%M_{channel}.nc", "2017/09/wv/20170905T0015_wv.nc", [("wv", np.datetime64(TIME))]),
+        ("%Y/%m/{channel}/%Y%m%dT%H%M_{channel}.nc", "2017/08/wv/20170905T0015_wv.nc", []),
+        ("%Y/%m/{channel}/%Y%m%dT%H%M_{channel}.nc", "2017/09/ir/20170905T0015_wv.nc", []),
         ("%Y/%j/{channel}_%H%M%S.nc", "root/2017/248/wv_001500.nc", [("wv", np.datetime64(TIME))]),
     ],
 )
@@ -94,6 +145,9 @@ def test_folders_of_a_dated_pattern_are_spelled_out():
     hourly = config(pattern="{channel}/%Y%m%d/%H/f%M.nc", channels=["a", "b"])
     assert cf.prefixes(hourly, times) == ["a/20171231/23/", "a/20180101/00/", "b/20171231/23/", "b/20180101/00/"]
     assert cf.prefixes(config(), times) == [""]
+    by_minute = config(pattern="%Y/%m/%d/%H%M/{channel}.nc")
+    assert cf.prefixes(by_minute, times) == ["2017/12/31/", "2018/01/01/"]
+    assert cf.prefixes(config(pattern="%Y%m%d%H%M/f.nc"), times) == [""]
 
 
 def test_a_pattern_that_cannot_tell_the_time_is_refused():
@@ -119,6 +173,15 @@ def test_a_file_that_lies_is_refused_with_its_reason(change, reason):
     with pytest.raises(CorruptGranule) as caught:
         read(makers.cf(counts(), **arguments))
     assert caught.value.reason is reason
+
+
+@pytest.mark.parametrize("minutes", [-5, 5])
+def test_the_file_of_the_next_slot_is_not_taken_for_this_one(minutes):
+    other = str(np.datetime64(TIME) + np.timedelta64(minutes, "m"))
+    read(makers.cf(counts(), other))
+    with pytest.raises(CorruptGranule) as caught:
+        read(makers.cf(counts(), other), cadence_minutes=5)
+    assert caught.value.reason is Reason.WRONG_TIME
 
 
 @pytest.mark.skipif(not SAMPLE.exists(), reason="the real frames are not here")

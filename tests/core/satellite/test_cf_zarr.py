@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -12,7 +14,10 @@ TIMES = np.array(["2017-09-05T00:15", "2017-09-05T00:45", "2017-09-05T01:00", "2
 VALUES = np.random.default_rng(0).uniform(200, 300, (4, 11, 17)).astype(np.float32)
 
 
-def store(path, *, south_first=False, **changes):
+MERCATOR = {"grid_mapping_name": "mercator", "standard_parallel": 0.0, "earth_radius": 6371228.0}
+
+
+def store(path, *, south_first=False, times=4, crs=MERCATOR, **changes):
     y = 4e6 - 8e3 * np.arange(11)
     values = VALUES.copy()
     values[1, 2, 3], values[3] = np.nan, np.nan
@@ -23,7 +28,7 @@ def store(path, *, south_first=False, **changes):
                 values[:, ::-1] if south_first else values,
                 {"units": "K", "grid_mapping": "crs"},
             ),
-            "crs": ((), 0, {"grid_mapping_name": "mercator", "standard_parallel": 0.0, "earth_radius": 6371228.0}),
+            "crs": ((), 0, crs),
         },
         coords={
             "time": TIMES,
@@ -31,7 +36,9 @@ def store(path, *, south_first=False, **changes):
             "x": ("x", -1e5 + 8e3 * np.arange(17), {"units": "m"}),
         },
     )
-    data.to_zarr(path, encoding={"bt": {"dtype": "uint16", "scale_factor": 0.01, "_FillValue": 65535}})
+    data.isel(time=slice(times)).to_zarr(
+        path, encoding={"bt": {"dtype": "uint16", "scale_factor": 0.01, "_FillValue": 65535}}
+    )
     settings = {"source": str(path), "channels": ["bt"], "kind": "brightness_temperature", "pattern": ""}
     return test_cf.config(**(settings | changes))
 
@@ -52,6 +59,26 @@ def test_each_time_of_a_store_is_a_granule(tmp_path, south_first):
     with pytest.raises(CorruptGranule) as caught:
         source.read_frame(granules[2], config, grid)
     assert caught.value.reason is Reason.BAD_QUALITY
+
+
+def test_a_worker_sees_what_has_come_since_it_opened_the_store(tmp_path):
+    """The listing that tells of the new time was another process's: this one opened the store when it was shorter."""
+    config, grown = store(tmp_path / "frames.zarr", times=1), store(tmp_path / "grown.zarr")
+    first = source.list_granules(config)
+    grid = source.archive_grid(first, config)
+    second = source.list_granules(grown)[1]
+    source.read_frame(first[0], config, grid)
+    shutil.rmtree(tmp_path / "frames.zarr")
+    (tmp_path / "grown.zarr").rename(tmp_path / "frames.zarr")
+    assert source.read_frame(second, config, grid).reason is Reason.BAD_QUALITY
+
+
+def test_a_cone_keeps_both_its_parallels(tmp_path):
+    lambert = {
+        name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in test_cf.LAMBERT.items()
+    }
+    config = store(tmp_path / "frames.zarr", crs=lambert)
+    test_cf.check_lambert(source.archive_grid(source.list_granules(config), config))
 
 
 def test_blocks_and_windows(tmp_path):
@@ -77,6 +104,21 @@ def test_a_store_behind_s3(tmp_path, s3):
     np.testing.assert_allclose(frame.values, VALUES[0], atol=0.006)
     with pytest.raises(FewcastError, match="does not exist"):
         source.list_granules(there.model_copy(update={"source": f"s3://{BUCKET}/none.zarr"}))
+
+
+@pytest.mark.parametrize("anonymous", [True, False])
+def test_a_store_in_a_public_bucket_is_not_looked_for_at_our_own_endpoint(anonymous, monkeypatch):
+    told = {}
+
+    def nothing(url, **options):
+        told.update(options["storage_options"])
+        raise FileNotFoundError(url)
+
+    monkeypatch.setattr(xr, "open_zarr", nothing)
+    with pytest.raises(FewcastError, match="does not exist"):
+        source.list_granules(test_cf.config(source="s3://public/frames.zarr", anonymous=anonymous))
+    assert told["anon"] is anonymous
+    assert told["config_kwargs"]["ignore_configured_endpoint_urls"] is anonymous
 
 
 def test_a_store_without_the_variable_or_that_is_not_there(tmp_path):

@@ -134,6 +134,7 @@ def test_keys():
         ({"late_seconds": -3600}, Reason.WRONG_TIME),
         ({"attributes": {"number_of_lines": np.int32(8)}}, Reason.WRONG_SHAPE),
         ({"attributes": {"cfac": 2.1e7}}, Reason.WRONG_GRID),
+        ({"attributes": {"earth_equatorial_radius": 6378137.0 - 2**15}}, Reason.BAD_ATTRIBUTE),  # one bit of it
     ],
 )
 def test_a_header_that_lies_is_refused_with_its_reason(change, reason):

@@ -1,3 +1,6 @@
+import io
+
+import h5py
 import numpy as np
 import pytest
 
@@ -49,6 +52,15 @@ def test_every_band_follows_the_published_formula(channel):
     np.testing.assert_allclose(pixels.values, expected, atol=tolerance)
     assert image.kind == ("brightness_temperature" if isinstance(last, tuple) else "reflectance")
     assert image.observation_time == np.datetime64("2023-09-05T18:01:17")
+
+
+def test_an_earth_that_is_longer_than_wide_is_refused():
+    content = io.BytesIO(imagers.goes("C13", START, raw()))
+    with h5py.File(content, "r+") as file:
+        file["goes_imager_projection"].attrs["semi_major_axis"] = np.array([6378137.0 - 2**15])
+    with pytest.raises(CorruptGranule, match="semi_minor_axis") as caught:
+        read(content.getvalue())
+    assert caught.value.reason is Reason.BAD_ATTRIBUTE
 
 
 def test_quality_fill_and_range_are_told_apart():

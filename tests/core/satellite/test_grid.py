@@ -113,6 +113,13 @@ def test_grids_that_do_not_overlap_are_refused(row):
     assert caught.value.reason is Reason.WRONG_GRID
 
 
+def test_a_granule_smaller_than_a_block_of_another_lattice_is_refused():
+    target = lattice((3, 3), row=-2.4, column=-2.4, step=8 * STEP)
+    with pytest.raises(CorruptGranule) as caught:
+        grid.align(image(noise((5, 12)), lattice((5, 12))), target)
+    assert caught.value.reason is Reason.WRONG_GRID
+
+
 def plane(where):
     """A field that bilinear interpolation must give back exactly: linear in the projection's coordinates."""
     x, y = np.meshgrid(where.x, where.y)

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from core.config import IngestConfig
-from core.satellite import himawari, source
-from core.satellite.granule import CorruptGranule, Reason
+from core.satellite import area, himawari, source
+from core.satellite.granule import CorruptGranule, Grid, Reason
 from tests.core.satellite import imagers
 
 START = "20232481800000"
@@ -101,6 +101,42 @@ def test_a_tile_that_has_not_come_is_a_gap_that_says_so(tmp_path):
     assert np.isfinite(np.delete(frame.values, np.s_[12:], 0)).all()
     # A crop beside the gap is complete.
     assert source.read_frame(granule, settings, grid.window(slice(0, 12), slice(0, 30))).reason is Reason.NONE
+
+
+def test_a_tile_that_lies_of_its_place_is_a_gap_and_misleads_no_later_image(tmp_path):
+    later = "20232481810000"
+    write(tmp_path, "B13", tiles=(1, 2, 4))
+    write(tmp_path, "B13", tiles=(3,), attributes={"tile_row_offset": np.array([4])})
+    write(tmp_path, "B13", later)
+    settings = config(tmp_path)
+    first, second = source.list_granules(settings)
+    grid = source.archive_grid([second], settings)
+    himawari._PLACES.clear()
+    south = grid.window(slice(18, 24), slice(0, 30))
+    assert source.read_frame(first, settings, south).reason is Reason.MISSING_TILES
+    assert source.read_frame(second, settings, south).reason is Reason.NONE
+
+
+def test_a_gap_counts_whatever_the_files_say_of_how_many_they_are(tmp_path):
+    write(tmp_path, "B13", tiles=(1, 2, 4), attributes={"number_product_tiles": np.array([3])})
+    settings = config(tmp_path)
+    (granule,) = source.list_granules(settings)
+    frame = source.read_frame(granule, settings, source.archive_grid([granule], settings))
+    assert frame.reason is Reason.MISSING_TILES
+
+
+def test_the_tiles_of_space_alone_are_no_gap():
+    """A disk of ten by ten tiles, of which the bucket holds 88, against what PROJ sees."""
+    step = 10 * imagers.AHI_STEP * 1e-6 * 35785863.0
+    axis = step * (np.arange(550) - 274.5)
+    crs = {"grid_mapping_name": "geostationary", "perspective_point_height": 35785863.0, "sweep_angle_axis": "y"}
+    disk = Grid(axis, -axis, crs | {"semi_major_axis": 6378137.0, "semi_minor_axis": 6356752.3})
+    seen = np.isfinite(area.lonlat(disk)[0]).reshape(10, 55, 10, 55).any(axis=(1, 3))
+    assert seen.sum() == 88
+    for row, column in np.ndindex(10, 10):
+        gap = np.zeros(disk.shape, bool)
+        gap[55 * row : 55 * row + 55, 55 * column : 55 * column + 55] = True
+        assert himawari._lacking(gap, disk) == seen[row, column]
 
 
 def test_a_corrupt_tile_is_a_gap_and_four_are_the_end(tmp_path):

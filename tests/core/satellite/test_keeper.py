@@ -1,5 +1,7 @@
 """The airlock: what kills, stops or floods it is a damaged file, and the next file is read as if nothing had been."""
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -54,6 +56,20 @@ def test_a_file_on_which_the_library_ends_is_damaged_and_the_next_is_read(wards,
         hdf5.read(hdf5.opened(GOOD)[PIXELS], slice(None), slice(None)), test_gk2a.raw((40, 50))
     )
     assert wards.idle[0].process.pid != before
+
+
+def test_a_child_that_another_has_ended_is_no_damage(wards, monkeypatch):
+    real, ended = keeper._Child.ask, []
+
+    def kill_once(child, asked, content):
+        if not ended:
+            ended.append(child)
+            child.process.kill()
+        return real(child, asked, content)
+
+    monkeypatch.setattr(keeper._Child, "ask", kill_once)
+    assert PIXELS in hdf5.opened(GOOD)
+    assert ended
 
 
 def test_a_description_that_takes_too_long_ends_the_process():
@@ -146,3 +162,29 @@ def test_an_airlock_that_does_not_start_is_one_clear_line(wards, monkeypatch):
     with pytest.raises(FewcastError, match="does not start: found exit status 1") as caught:
         hdf5.opened(GOOD)
     assert "\n" not in str(caught.value)
+
+
+def test_a_process_more_than_there_may_be_is_one_clear_line(wards, monkeypatch):
+    def full(*_, **__):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(keeper.subprocess, "Popen", full)
+    with pytest.raises(FewcastError, match=r"does not start: found .*unavailable; check .*processes") as caught:
+        hdf5.opened(GOOD)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_user_with_no_large_pipes_left_reads_all_the_same(wards, monkeypatch):
+    real = keeper.subprocess.Popen
+
+    def small_pipes(*arguments, pipesize=-1, **more):
+        if pipesize > 0:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        return real(*arguments, **more)
+
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(keeper.subprocess, "Popen", small_pipes)
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    assert PIXELS in hdf5.opened(GOOD)

@@ -32,7 +32,7 @@ def test_every_band_reads_back_as_the_truth_to_half_a_count(tmp_path):
     for granule in granules[len(bands.BANDS) : 2 * len(bands.BANDS)]:
         assert granule.time == NOON
         band = bands.BANDS[granule.channel]
-        grid = source.archive_grid([granule], settings)
+        grid = source.archive_grid([granule], settings.model_copy(update={"channels": [granule.channel]}))
         frame = source.read_frame(granule, settings, grid)
         assert frame.values.shape == (64 * band.finer, 64 * band.finer)
         counts = bands.to_counts(band, bands.observe(band, sky, bands.noise_of(3, granule.channel, NOON)))
@@ -86,7 +86,10 @@ def test_finer_bands_nest_in_the_coarse_grid(tmp_path):
         tmp_path, channels=["ir105", "vi004", "vi006"], times={"start": NOON.item(), "end": "2024-03-01T04:01"}
     )
     simulator.simulate(settings)
-    ir, vi4, vi6 = (source.archive_grid([g], settings) for g in source.list_granules(settings))
+    ir, vi4, vi6 = (
+        source.archive_grid([g], settings.model_copy(update={"channels": [g.channel]}))
+        for g in source.list_granules(settings)
+    )
     for fine, finer in ((vi4, 2), (vi6, 4)):
         assert np.allclose(fine.x.reshape(-1, finer).mean(1), ir.x, atol=0.01)
         assert np.allclose(fine.y.reshape(-1, finer).mean(1), ir.y, atol=0.01)

@@ -87,7 +87,7 @@ def test_a_file_read_by_blocks_gives_the_same_frame(config, monkeypatch):
     monkeypatch.setattr(remote, "BLOCK_BYTES", 1 << 14)
     monkeypatch.setattr(remote, "BLOCKS_KEPT", 2)
     found = source.list_granules(config)[1]
-    grid = source.archive_grid([found], config)
+    grid = source.archive_grid([found], config.model_copy(update={"channels": [found.channel]}))
     whole = source.read_frame(found, config, grid)
     monkeypatch.setattr(source, "_is_small", lambda part, config: False)
     np.testing.assert_array_equal(source.read_frame(found, config, grid).values, whole.values)
@@ -105,6 +105,26 @@ def test_one_wrong_grid_does_not_decide_the_archives(folder, tmp_path):
     with pytest.raises(CorruptGranule, match="overlap"):
         source.read_frame(found[0], config, grid)
     assert source.read_frame(found[1], config, grid).reason is Reason.NONE
+
+
+def test_a_channel_that_has_not_come_leaves_the_grid_open(config):
+    """It may be the coarsest."""
+    fine = [granule for granule in source.list_granules(config) if granule.channel == "vi005"]
+    with pytest.raises(source.NothingReadableError, match=r"holds nothing of ir105 that can be read: found no granule"):
+        source.archive_grid(fine, config)
+
+
+def test_what_a_damaged_grid_makes_of_the_alignment_is_a_damaged_granule(folder, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("Invalid projection")  # as pyproj's CRSError is
+
+    config = settings(folder, channels=["ir105"])
+    found = source.list_granules(config)[0]
+    grid = source.archive_grid([found], config)
+    monkeypatch.setattr(source.grid, "align", fail)
+    with pytest.raises(CorruptGranule, match="aligning: Invalid projection") as caught:
+        source.read_frame(found, config, grid)
+    assert caught.value.reason is Reason.DAMAGED
 
 
 def test_a_vanished_granule_is_unavailable_not_corrupt(config):
