@@ -52,7 +52,7 @@ class Run:
     def __init__(self, config: TrainConfig, report: Report, device: torch.device) -> None:
         self.config, self.device, self.path = config, device, Path(config.run)
         found = checkpoint.load_latest(self.path, report=report)
-        self.store = _open_store(config, found.meta if found else None)
+        self.store = _open_store(config, found)
         self.spec = DataSpec.of(self.store)
         self.learners = {"meta": build_learner(config, self.spec, device)}
         if config.pretrain_steps or (found and found.meta["phase"] == "pooled"):
@@ -171,8 +171,14 @@ def _plan(config: TrainConfig, progress: Progress) -> TrainConfig:
     return fitted(config, progress.fitted or 1.0)
 
 
-def _open_store(config: TrainConfig, meta: dict[str, Any] | None) -> EpisodeStore:
+def episodes_of(config: TrainConfig) -> EpisodeStore:
+    """The episodes that a run trains on: those that its newest checkpoint has pinned, or the newest there are."""
+    return _open_store(config, checkpoint.load_latest(Path(config.run)))
+
+
+def _open_store(config: TrainConfig, pinned: Checkpoint | None) -> EpisodeStore:
     """The newest version of the store, or the one that the run has pinned, unchanged."""
+    meta = pinned.meta if pinned else None
     store = EpisodeStore.open(config.episodes, meta["episodes_version"] if meta else None)
     if meta and store.digest != meta["episodes_digest"]:
         raise FewcastError(

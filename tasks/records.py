@@ -6,9 +6,9 @@ from pathlib import Path
 
 from core.bayes.gaussian import branch
 from core.config import TrainConfig
-from core.episodes import EpisodeStore
 from core.errors import FewcastError
 from core.model import Model
+from core.run import episodes_of
 from core.train import TrainSummary
 from tasks.tracking import TrackedRun, read_delivered
 
@@ -26,8 +26,8 @@ def origin(config: TrainConfig) -> dict[str, str]:
 
 
 def tell_data(tracked: TrackedRun, config: TrainConfig) -> None:
-    """The episode store and the frames of the archive that it was cut from, each with its digest."""
-    store = EpisodeStore.open(config.episodes)
+    """The run's episodes and the frames of the archive that they were cut from, each with its digest."""
+    store = episodes_of(config)
     catalog = store.catalog
     frames = hashlib.sha256("".join(map(str, catalog["frames_digest"])).encode()).hexdigest()
     counts = {str(split): int(count) for split, count in catalog["split"].value_counts().items()}

@@ -1,6 +1,7 @@
 """Training runs: the same bits however often they are stopped, and one clear line for what cannot go on."""
 
 import errno
+import json
 import os
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from core.errors import FewcastError
 from core.meta import checkpoint
 from core.model import Model
 from core.report import Silent
+from core.run import episodes_of
 from core.train import train
 from tests.core.devices import needs_cuda
 
@@ -240,6 +242,22 @@ def test_a_changed_episode_store_is_refused(config, tiny_store, tmp_path):
     root.write_text(text.replace(digest, "0" * len(digest)))
     with pytest.raises(FewcastError, match="is not the one that this run was trained on"):
         train(config)
+
+
+def test_a_store_that_grows_changes_nothing_for_a_run(config, tiny_store, tmp_path):
+    store = tmp_path / "episodes.zarr"
+    shutil.copytree(tiny_store, store)
+    config = variant(config, episodes=str(store))
+    train(config, stop=stop_after(1))
+    pinned = EpisodeStore.open(config.episodes)
+    for table in ("catalog", "contexts"):
+        shutil.copy(store / table / "0001.parquet", store / table / "0002.parquet")
+    root = json.loads((store / "zarr.json").read_text())
+    versions = root["attributes"]["fewcast_episodes"]["versions"]
+    versions.append(versions[0] | {"version": 2, "digest": 32 * "f"})
+    (store / "zarr.json").write_text(json.dumps(root))
+    assert (episodes_of(config).version, episodes_of(config).digest) == (1, pinned.digest)
+    assert episodes_of(variant(config, run=str(tmp_path / "another"))).version == 2
 
 
 def test_a_diverging_run_says_the_mend_and_keeps_its_checkpoint(config):

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from core.config import TrainConfig
@@ -36,3 +37,14 @@ def test_a_model_that_the_disk_has_no_room_for_is_one_line(tmp_path: Path, monke
     with pytest.raises(FewcastError, match=r"training is done and safe.*No space left on device; free some space"):
         records.tell_result(tracked, TrainConfig(run=str(tmp_path)), summary)
     assert told == ["step_00000006"]
+
+
+def test_the_data_of_a_run_are_the_episodes_that_it_has_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog = pd.DataFrame({"split": ["train", "train", "test"], "frames_digest": ["a", "b", "c"]})
+    pinned = SimpleNamespace(digest="d1", catalog=catalog, attributes={"archive": "sky.zarr"})
+    monkeypatch.setattr(records, "episodes_of", lambda config: {"mine": pinned}[config.run])
+    told = []
+    tracked: Any = SimpleNamespace(dataset=lambda *said: told.append(said))
+    records.tell_data(tracked, TrainConfig(run="mine", episodes="episodes.zarr"))
+    assert told[0] == ("episodes", "d1", "episodes.zarr", '{"episodes": {"train": 2, "test": 1}}')
+    assert told[1][::2] == ("archive", "sky.zarr")
