@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import closing, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -171,7 +171,7 @@ class _Loop:
         for phase in ("pooled", "meta"):
             seconds[phase] = torch.zeros((), dtype=torch.float64, device=self.device)
             if phase in self.run.learners:
-                batch, state = self._loader(phase).batch(0), self.run.learners[phase].init_state()
+                batch, state = self._loader(phase).batch(0), self._first_exact_state(phase)
                 for _ in range(2):  # the first is slower
                     begun = self.clock()
                     self._differentiate(phase, state, batch, 0)
@@ -187,13 +187,19 @@ class _Loop:
         return fraction
 
     def _pin_gradient(self, batch: EpisodeBatch) -> None:
-        """Keep to the mode that `auto` takes first, in this process and in those that go on from its checkpoints."""
-        run = self.run
+        """Keep to the mode that `auto` takes first, in all ranks and in those that go on from the checkpoints.
+
+        Asked before any first-order steps are over, since what is free then is another matter after each resume.
+        """
         support, query = (Examples(w.x[0], w.y[0], w.mask[0]) for w in (batch.support, batch.query))
-        mode = run.learners["meta"].mode(run.learners["meta"].init_state(), support, query)
-        if mode != "first_order":  # else exact gradients are yet to come
-            run.progress.gradient = mode
-            self.workers["meta"].configure(gradient=mode)
+        mode = self.run.learners["meta"].mode(self._first_exact_state("meta"), support, query)
+        needs = torch.tensor(float(mode == "checkpointed"), dtype=torch.float64, device=self.device)
+        mode = "checkpointed" if self.ranks.sum({"checkpointed": needs})["checkpointed"] > 0 else mode
+        self.run.progress.gradient = mode
+        self.workers["meta"].configure(gradient=mode)
+
+    def _first_exact_state(self, phase: str) -> LearnerState:
+        return replace(self.run.learners[phase].init_state(), step=self.config.outer.first_order_steps)
 
     def _validates_at(self, step: int) -> bool:
         return step % self.config.validate_every == 0 or step in (

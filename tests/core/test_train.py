@@ -12,7 +12,7 @@ import torch
 from core.config import InnerConfig, NetworkConfig, OuterConfig, TrainConfig
 from core.episodes.store import EpisodeStore
 from core.errors import FewcastError
-from core.meta import checkpoint
+from core.meta import checkpoint, learner
 from core.model import Model
 from core.report import Silent
 from core.run import episodes_of
@@ -178,6 +178,18 @@ def test_the_budget_ends_a_run_with_a_validation_and_counts_across_calls(config)
     assert (summary.finished, summary.ended) == (True, "the budget")
     assert summary.step < 12
     assert summary.best["crps"] > 0
+
+
+def test_the_exact_mode_is_pinned_before_first_order_steps_are_over(config, monkeypatch):
+    """What memory is free later, after a resume say, no longer matters; nor does what other ranks have."""
+    monkeypatch.setattr(learner, "fastest_exact", lambda *_: "checkpointed")
+    first_order = variant(config, pretrain_steps=0, outer=OuterConfig(first_order_steps=3))
+    train(first_order, stop=stop_after(0))
+    assert checkpoint.load_latest(Path(config.run)).meta["progress"]["gradient"] == "checkpointed"
+    asked = []
+    monkeypatch.setattr(learner, "fastest_exact", lambda *_: asked.append("unrolled") or "unrolled")
+    assert train(first_order, segment=4).step == 5
+    assert not asked
 
 
 def test_early_stopping(config):
