@@ -33,6 +33,7 @@ class Progress:
     fitted: float = 0.0  # fraction of the configured steps that the budget has room for; 0: not asked
     calibrations: dict[str, Any] = field(default_factory=dict)  # by the last validation (`core.calibration`)
     inner_steps: int = 0  # with which the last validation forecast best; 0: those trained with
+    validation_due: bool = False  # a validation of this step was cut off by the loss of a rank
     gradient: str = ""  # the exact mode that `auto` took; another after a resume would give other bits
 
     @property
@@ -94,8 +95,9 @@ class Run:
         progress.calibrations, progress.inner_steps = {}, 0
 
     def judge(self, values: dict[str, float], calibrations: dict[str, Any], inner_steps: int) -> None:
-        """Remember a validation."""
-        progress = self.progress
+        """Remember a validation; a checkpoint that this step has already does not know it."""
+        progress, self._saved_step = self.progress, -1
+        progress.validation_due = False
         progress.calibrations, progress.inner_steps = calibrations, inner_steps
         if not progress.best or values["crps"] < progress.best["crps"]:
             progress.best_step, progress.best, progress.stale = progress.step, values, 0

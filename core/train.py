@@ -99,6 +99,17 @@ class _Loop:
         if self.config.fit_budget and not progress.fitted and not first:
             progress.fitted = self._fraction()
         self.pace.lap("start")
+        try:
+            return self._go(stop, segment)
+        except RankLostError:
+            self._save_alone()
+            raise
+
+    def _go(self, stop: Callable[[], bool], segment: int) -> TrainSummary:
+        progress, first = self.run.progress, self.run.progress.step
+        if progress.validation_due:
+            self._validate()
+            self._save()
         ended = self._ended(self._over_budget())
         if not ended:
             with closing(self._batches(first)) as batches:
@@ -133,11 +144,7 @@ class _Loop:
         gradient, metrics, size = self._differentiate(run.progress.phase, run.state, batch, step)
         mine = graft("gradient", gradient) | graft("metric", {n: v.double() for n, v in metrics.items()})
         mine["flags"] = torch.tensor([stop, over_budget], dtype=torch.float64, device=self.device)
-        try:
-            summed = self.ranks.sum(mine)
-        except RankLostError:
-            self._save_alone()
-            raise
+        summed = self.ranks.sum(mine)
         gradient = {name: leaf / size for name, leaf in branch(summed, "gradient").items()}
         means = {name: float(value) / size for name, value in branch(summed, "metric").items()}
         check_loss(means["loss"], step)
@@ -210,6 +217,7 @@ class _Loop:
     def _validate(self) -> None:
         run, step = self.run, self.run.progress.step
         check_prior(run.state.theta, self.config, step)
+        run.progress.validation_due = True  # unless it comes to an end
         validated = self.validation.run(self.workers[run.progress.phase], run.judged)
         values = validated.values
         calibrations = {name: found.to_json() for name, found in validated.calibrations.items()}

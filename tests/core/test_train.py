@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,13 @@ from core.config import InnerConfig, NetworkConfig, OuterConfig, TrainConfig
 from core.episodes.store import EpisodeStore
 from core.errors import FewcastError
 from core.meta import checkpoint, learner
+from core.meta.checks import DivergedError
+from core.meta.parallel import RankLostError
 from core.model import Model
 from core.report import Silent
 from core.run import episodes_of
 from core.train import train
+from core.validation import Validation
 from tests.core.devices import needs_cuda
 
 
@@ -190,6 +194,29 @@ def test_the_exact_mode_is_pinned_before_first_order_steps_are_over(config, monk
     monkeypatch.setattr(learner, "fastest_exact", lambda *_: asked.append("unrolled") or "unrolled")
     assert train(first_order, segment=4).step == 5
     assert not asked
+
+
+@pytest.mark.parametrize("step", [4, 5, 12])
+def test_a_rank_lost_in_a_validation_costs_nothing(config, unbroken, monkeypatch, step):
+    """At the end of the pooled steps, in between and at the last step: the resumed run makes up for the validation."""
+    run = Validation.run
+
+    def lose(self, workers, state):
+        if state.step == (step if step <= 4 else step - 4):
+            raise RankLostError("rank 0 of 2 lost the others", found="none", mend="start again")
+        return run(self, workers, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Validation, "run", lose)
+        with pytest.raises(RankLostError):
+            train(config)
+    assert checkpoint.load_latest(Path(config.run)).step == step
+    best = train(config).best
+    assert bits(config.run) == bits(unbroken)
+    ours, theirs = (checkpoint.load_latest(Path(run)).meta["progress"] for run in (config.run, unbroken))
+    assert {**ours, "seconds": {}} == {**theirs, "seconds": {}}
+    assert best == theirs["best"]
+    assert checkpoint.steps(Path(config.run)) == checkpoint.steps(unbroken)
 
 
 def test_early_stopping(config):
