@@ -328,6 +328,25 @@ def test_a_number_of_inner_steps_that_diverges_is_no_choice(config):
     assert Model.load(config.run, "last").inner_steps == 2
 
 
+@pytest.mark.parametrize("broken", [6, 2])
+def test_a_forecast_that_is_not_finite_has_diverged(config, monkeypatch, broken):
+    """After a number of steps that is only tried it is no choice; after those trained with it is the end, in a line."""
+    forecast = Validation.forecast
+
+    def spoilt(self, learner, state, support, query, steps):
+        found = forecast(self, learner, state, support, query, steps)
+        return replace(found, means=found.means * float("inf")) if steps == broken else found
+
+    monkeypatch.setattr(Validation, "forecast", spoilt)
+    trying = variant(config, pretrain_steps=0, steps=1, inner=config.inner.model_copy(update={"steps_to_try": [6]}))
+    if broken == 2:
+        with pytest.raises(DivergedError, match=r"after 2 inner steps is not finite.*; lower train\.inner\.rate"):
+            train(trying)
+        return
+    train(trying)
+    assert Model.load(config.run, "last").inner_steps == 2
+
+
 def test_no_pooled_checkpoint_without_pooled_steps(config):
     train(variant(config, pretrain_steps=0, steps=2))
     with pytest.raises(FewcastError, match="no pooled steps"):
