@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from core.errors import FewcastError
 from tasks.tracking.journal import Delivered, Journal, read_delivered
 
 
@@ -39,6 +40,43 @@ def test_a_line_torn_by_a_kill_is_dropped_and_writing_goes_on(tmp_path: Path) ->
         again.metrics({"loss": 2.0}, 1)
         again.close()
         assert metrics(again) == [(0, {"loss": 1.0}), (1, {"loss": 2.0})]
+
+
+def test_a_second_process_is_refused_and_writes_nothing(tmp_path: Path) -> None:
+    held = Journal(tmp_path / "run" / "tracking")
+    held.metrics({"loss": 1.0}, 0)
+    path = tmp_path / "run" / "tracking" / "journal.jsonl"
+    with path.open("ab") as file:
+        file.write(b'{"kind": "met')  # the holder is writing
+    before = path.read_bytes()
+    with pytest.raises(FewcastError, match=f"the run {tmp_path / 'run'} is at work: found another process"):
+        Journal(tmp_path / "run" / "tracking")
+    assert path.read_bytes() == before
+    held.close()
+    Journal(tmp_path / "run" / "tracking").close()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FewcastError, match="found Not a directory; give the run a folder that can be written"):
+        Journal(tmp_path / "file" / "tracking")
+
+
+@pytest.mark.parametrize("damage", [b"\x00\xff\n", b"[]\n", b'{"kind": "metrics", "va\n'])
+def test_a_damaged_line_is_left_out_with_a_warning(
+    tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal(tmp_path)
+    for step in range(2):
+        journal.metrics({"loss": 1.0}, step)
+    journal.close()
+    lines = (tmp_path / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "journal.jsonl").write_bytes(lines[0] + damage + lines[1])
+    again = Journal(tmp_path)
+    again.metrics({"loss": 1.0}, 2)
+    again.close()
+    assert [step for step, _ in metrics(again)] == [0, 1, 2]
+    assert ["damaged line" in record.message for record in caplog.records] == [True]
 
 
 def test_records_after_an_offset_are_those_not_delivered(tmp_path: Path) -> None:
