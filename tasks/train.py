@@ -25,7 +25,7 @@ def train(config: TrainConfig, tracking: TrackingConfig, segment_steps: int = 0)
     name, folder = f"train {config.learner}", tracking_folder(config.run)
     with (
         TrackedRun(folder, tracking, name, config, parent=parent, tags=origin(config)) as tracked,
-        Reporting("train", tracked, Curve()) as report,
+        Reporting("train", tracked, Curve(tracked.history())) as report,
     ):
         tell_data(tracked, config)
         summary = run_until_stopped(lambda stop: train_learner(config, report=report, stop=stop, segment=segment_steps))

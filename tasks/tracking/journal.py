@@ -110,6 +110,10 @@ class Journal:
         if new:
             self.append("metrics", step=step, values=new)
 
+    def history(self) -> list[tuple[int, dict[str, float]]]:
+        """Every step with its metrics, those of earlier processes too, as they were told."""
+        return [(record["step"], record["values"]) for record, _ in self.since(0) if record["kind"] == "metrics"]
+
     def sample(self, values: Mapping[str, float]) -> None:
         """Append metrics that go by the time and not by the step of training."""
         self.metrics(values, max((self._last_steps.get(key, -1) for key in values), default=-1) + 1)
