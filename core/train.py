@@ -223,9 +223,11 @@ class _Loop:
         calibrations = {name: found.to_json() for name, found in validated.calibrations.items()}
         run.judge(values, calibrations, validated.steps)
         self.pace.lap("validation")
-        spent = run.progress.seconds
+        spent, best = run.progress.seconds, run.progress.best
         self.report.metrics(
             {f"validation/{name}": value for name, value in values.items()}
+            | {f"best/{name}": best[name] for name in ("crps", "prior_crps") if name in best}
+            | {"best/step": float(run.progress.best_step or 0)}
             | {f"time/{what}_seconds": value for what, value in spent.items()}
             | {"time/overhead": overhead(spent)},
             step,

@@ -106,6 +106,8 @@ def test_a_run_trains_validates_reports_and_ends(config):
     assert len(names) == 2  # the same windows at every validation
     assert report.figures == [(name, step) for step in (4, 5, 10, 12) for name in sorted(names)]
     assert report.values[12]["validation/crps"] >= summary.best["crps"]
+    best = {name: summary.best[name] for name in ("crps", "prior_crps")} | {"step": summary.best_step}
+    assert {name: report.values[12][f"best/{name}"] for name in best} == best
     assert summary.best["gain"] == pytest.approx(1 - summary.best["crps"] / summary.best["prior_crps"])
     for name in (
         "train/loss",
