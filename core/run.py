@@ -33,6 +33,7 @@ class Progress:
     fitted: float = 0.0  # fraction of the configured steps that the budget has room for; 0: not asked
     calibrations: dict[str, Any] = field(default_factory=dict)  # by the last validation (`core.calibration`)
     inner_steps: int = 0  # with which the last validation forecast best; 0: those trained with
+    validation_due: bool = False  # a validation of this step was cut off by the loss of a rank
     gradient: str = ""  # the exact mode that `auto` took; another after a resume would give other bits
 
     @property
@@ -52,7 +53,7 @@ class Run:
     def __init__(self, config: TrainConfig, report: Report, device: torch.device) -> None:
         self.config, self.device, self.path = config, device, Path(config.run)
         found = checkpoint.load_latest(self.path, report=report)
-        self.store = _open_store(config, found.meta if found else None)
+        self.store = _open_store(config, found)
         self.spec = DataSpec.of(self.store)
         self.learners = {"meta": build_learner(config, self.spec, device)}
         if config.pretrain_steps or (found and found.meta["phase"] == "pooled"):
@@ -94,8 +95,9 @@ class Run:
         progress.calibrations, progress.inner_steps = {}, 0
 
     def judge(self, values: dict[str, float], calibrations: dict[str, Any], inner_steps: int) -> None:
-        """Remember a validation."""
-        progress = self.progress
+        """Remember a validation; a checkpoint that this step has already does not know it."""
+        progress, self._saved_step = self.progress, -1
+        progress.validation_due = False
         progress.calibrations, progress.inner_steps = calibrations, inner_steps
         if not progress.best or values["crps"] < progress.best["crps"]:
             progress.best_step, progress.best, progress.stale = progress.step, values, 0
@@ -134,7 +136,8 @@ class Run:
 
         Step sizes of the inner loop that the other has not learned, or not in this shape, start afresh.
         """
-        model, learner = Model.load(self.config.fork, device=str(self.device)), self.learners["meta"]
+        model = Model.load(self.config.fork, device=str(self.device), report=report)
+        learner = self.learners["meta"]
         pooled = model.state if model.config.learner == "pooled" and learner.config.learner != "pooled" else None
         fresh = learner.init_state(pooled).theta
         rates = {name for name in fresh if name.startswith("log_rate/")}
@@ -192,8 +195,14 @@ def ended_by(config: TrainConfig, found: Checkpoint) -> str:
     return reason_to_end(_plan(config, progress), progress, is_over_budget(config, progress))
 
 
-def _open_store(config: TrainConfig, meta: dict[str, Any] | None) -> EpisodeStore:
+def episodes_of(config: TrainConfig) -> EpisodeStore:
+    """The episodes that a run trains on: those that its newest checkpoint has pinned, or the newest there are."""
+    return _open_store(config, checkpoint.load_latest(Path(config.run)))
+
+
+def _open_store(config: TrainConfig, pinned: Checkpoint | None) -> EpisodeStore:
     """The newest version of the store, or the one that the run has pinned, unchanged."""
+    meta = pinned.meta if pinned else None
     store = EpisodeStore.open(config.episodes, meta["episodes_version"] if meta else None)
     if meta and store.digest != meta["episodes_digest"]:
         raise FewcastError(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import closing, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -99,6 +99,17 @@ class _Loop:
         if self.config.fit_budget and not progress.fitted and not first:
             progress.fitted = self._fraction()
         self.pace.lap("start")
+        try:
+            return self._go(stop, segment)
+        except RankLostError:
+            self._save_alone()
+            raise
+
+    def _go(self, stop: Callable[[], bool], segment: int) -> TrainSummary:
+        progress, first = self.run.progress, self.run.progress.step
+        if progress.validation_due:
+            self._validate()
+            self._save()
         ended = self._ended(self._over_budget())
         if not ended:
             with closing(self._batches(first)) as batches:
@@ -133,11 +144,7 @@ class _Loop:
         gradient, metrics, size = self._differentiate(run.progress.phase, run.state, batch, step)
         mine = graft("gradient", gradient) | graft("metric", {n: v.double() for n, v in metrics.items()})
         mine["flags"] = torch.tensor([stop, over_budget], dtype=torch.float64, device=self.device)
-        try:
-            summed = self.ranks.sum(mine)
-        except RankLostError:
-            self._save_alone()
-            raise
+        summed = self.ranks.sum(mine)
         gradient = {name: leaf / size for name, leaf in branch(summed, "gradient").items()}
         means = {name: float(value) / size for name, value in branch(summed, "metric").items()}
         check_loss(means["loss"], step)
@@ -171,7 +178,7 @@ class _Loop:
         for phase in ("pooled", "meta"):
             seconds[phase] = torch.zeros((), dtype=torch.float64, device=self.device)
             if phase in self.run.learners:
-                batch, state = self._loader(phase).batch(0), self.run.learners[phase].init_state()
+                batch, state = self._loader(phase).batch(0), self._first_exact_state(phase)
                 for _ in range(2):  # the first is slower
                     begun = self.clock()
                     self._differentiate(phase, state, batch, 0)
@@ -187,13 +194,19 @@ class _Loop:
         return fraction
 
     def _pin_gradient(self, batch: EpisodeBatch) -> None:
-        """Keep to the mode that `auto` takes first, in this process and in those that go on from its checkpoints."""
-        run = self.run
+        """Keep to the mode that `auto` takes first, in all ranks and in those that go on from the checkpoints.
+
+        Asked before any first-order steps are over, since what is free then is another matter after each resume.
+        """
         support, query = (Examples(w.x[0], w.y[0], w.mask[0]) for w in (batch.support, batch.query))
-        mode = run.learners["meta"].mode(run.learners["meta"].init_state(), support, query)
-        if mode != "first_order":  # else exact gradients are yet to come
-            run.progress.gradient = mode
-            self.workers["meta"].configure(gradient=mode)
+        mode = self.run.learners["meta"].mode(self._first_exact_state("meta"), support, query)
+        needs = torch.tensor(float(mode == "checkpointed"), dtype=torch.float64, device=self.device)
+        mode = "checkpointed" if self.ranks.sum({"checkpointed": needs})["checkpointed"] > 0 else mode
+        self.run.progress.gradient = mode
+        self.workers["meta"].configure(gradient=mode)
+
+    def _first_exact_state(self, phase: str) -> LearnerState:
+        return replace(self.run.learners[phase].init_state(), step=self.config.outer.first_order_steps)
 
     def _validates_at(self, step: int) -> bool:
         return step % self.config.validate_every == 0 or step in (
@@ -204,14 +217,17 @@ class _Loop:
     def _validate(self) -> None:
         run, step = self.run, self.run.progress.step
         check_prior(run.state.theta, self.config, step)
+        run.progress.validation_due = True  # unless it comes to an end
         validated = self.validation.run(self.workers[run.progress.phase], run.judged)
         values = validated.values
         calibrations = {name: found.to_json() for name, found in validated.calibrations.items()}
         run.judge(values, calibrations, validated.steps)
         self.pace.lap("validation")
-        spent = run.progress.seconds
+        spent, best = run.progress.seconds, run.progress.best
         self.report.metrics(
             {f"validation/{name}": value for name, value in values.items()}
+            | {f"best/{name}": best[name] for name in ("crps", "prior_crps") if name in best}
+            | {"best/step": float(run.progress.best_step or 0)}
             | {f"time/{what}_seconds": value for what, value in spent.items()}
             | {"time/overhead": overhead(spent)},
             step,

@@ -98,24 +98,39 @@ class Validation:
     def _statistics(self, learner: Learner, state: LearnerState, identity: int) -> dict[str, np.ndarray]:
         """Sums over the pixels and query windows of an episode, per lead, for each number of inner steps."""
         support, query = self._episode(identity)
-        assert query.mask is not None
         sums = {}
         trained = learner.inner.steps
         for steps in dict.fromkeys((0, trained, *(learner.inner.steps_to_try if trained else ()))):
             diverged = False
             try:
-                mixture = self.forecast(learner, state, support, query, steps)
+                mixture, scored = self._scored(learner, state, support, query, steps)
             except DivergedError:
                 if steps in (0, trained):
                     raise
                 diverged = True  # this number is out of the choice; what it is given below does not count
-            for statistic, values in window_statistics(mixture, query.y, query.mask).items():
+            for statistic, values in scored.items():
                 sums[f"{steps}/{statistic}"] = values.sum(0).reshape(len(self.leads), -1).sum(1)
             sums[f"{steps}/{_DIVERGED}"] = np.full(len(self.leads), float(diverged))
             if self.calibrate:
+                assert query.mask is not None
                 seen = query.mask & (identity in self.calibrate)  # all ranks add up the same names
                 sums[f"{steps}/{_LADDER}"] = coverage_ladder(mixture, query.y, seen)
         return sums
+
+    def _scored(
+        self, learner: Learner, state: LearnerState, support: Examples, query: Examples, steps: int
+    ) -> tuple[Mixture, dict[str, np.ndarray]]:
+        """The forecast and its statistics; `DivergedError` where it is not finite."""
+        mixture = self.forecast(learner, state, support, query, steps)
+        assert query.mask is not None
+        try:
+            return mixture, window_statistics(mixture, query.y, query.mask)
+        except ValueError as error:
+            raise DivergedError(
+                f"a validation forecast after {steps} inner steps is not finite",
+                found=str(error),
+                mend="lower train.inner.rate or train.learning_rate, or set train.inner.clip",
+            ) from error
 
     def _episode(self, identity: int) -> tuple[Examples, Examples]:
         batch = self.source.load([identity])

@@ -1,5 +1,6 @@
 """A grid over config keys: one training and one validation scorecard for each point, side by side in MLflow."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -11,12 +12,11 @@ from prefect.artifacts import create_markdown_artifact
 from core.config import PipelineConfig, change
 from core.errors import FewcastError
 from core.verify.folder import Scorecard
+from core.verify.rows import own_rows
+from core.verify.scorecard import defined_metric
 from flows.evaluate import evaluate
 from flows.train import train
 from tasks.tracking import TrackedRun
-
-# Rows of the scorecard that stand beside the learner.
-_BESIDE = ("persistence", "climatology", "pooled start", "shuffled", "flow", "STEPS")
 
 
 @dataclass(frozen=True)
@@ -27,24 +27,54 @@ class Point:
     config: PipelineConfig
 
 
+@dataclass(frozen=True)
+class Row:
+    """What became of a point: CRPS as its run forecasts and at M = 0, or why it has none."""
+
+    settings: Sequence[str]
+    crps: float = float("inf")
+    prior_crps: float = float("inf")
+    failure: str = ""
+
+
 @flow(name="sweep", flow_run_name="sweep {config.name}")
 def sweep(config: PipelineConfig, grid: list[str]) -> str:
     """Train and validate every combination of some settings; returns a table, best first.
+
+    A point that cannot be trained or scored does not keep the others from it: its reason stands in the table, and
+    `FewcastError` ends the sweep.
 
     Args:
         config: What all points share; its episodes must be there.
         grid: Keys with their values, say `train.learning_rate=0.001,0.003`.
     """
-    folder = Path(config.root) / "sweep"
-    rows = []
-    with TrackedRun(folder / "tracking", config.tracking, "sweep " + " x ".join(grid), config.train):
+    folder, rows = folder_of(config, grid), list[Row]()
+    with TrackedRun(folder / "tracking", config.tracking, "sweep " + " x ".join(grid), config.train) as tracked:
         for point in points(config, grid):
-            train(point.config.train, point.config.tracking)
-            scores = validation_scores(evaluate(point.config.evaluate, point.config.tracking))
-            rows.append((min(scores.values()), point.settings, scores))
-    table = describe(rows)
-    create_markdown_artifact(table, key="sweep")
+            try:
+                train(point.config.train, point.config.tracking)
+                scorecard = evaluate(point.config.evaluate, point.config.tracking)
+                rows.append(Row(point.settings, *validation_scores(scorecard, own_rows(point.config.evaluate))))
+            except FewcastError as error:
+                rows.append(Row(point.settings, failure=str(error)))
+        table = describe(rows)
+        create_markdown_artifact(table, key="sweep")
+        # By its content, since a tracked file of one name is kept once.
+        kept = folder / f"table-{hashlib.sha256(table.encode()).hexdigest()[:8]}.md"
+        kept.write_text(table)
+        tracked.artifact(kept)
+        if failures := [row.failure for row in rows if row.failure]:
+            raise FewcastError(
+                f"{len(failures)} of {len(rows)} points of the sweep have no score",
+                found=failures[0],
+                mend=f"see {kept}, then run the sweep again: the others are not trained again",
+            )
     return table
+
+
+def folder_of(config: PipelineConfig, grid: Sequence[str]) -> Path:
+    """Where a sweep keeps its table and its record for MLflow: one place for each grid."""
+    return Path(config.root) / "sweep" / hashlib.sha256(" ".join(grid).encode()).hexdigest()[:8]
 
 
 def points(config: PipelineConfig, grid: Sequence[str]) -> Iterator[Point]:
@@ -64,26 +94,29 @@ def points(config: PipelineConfig, grid: Sequence[str]) -> Iterator[Point]:
     for settings in product(*axes):
         place = f"{config.root}/sweep/" + "+".join(s.removeprefix("train.").replace("/", "_") for s in settings)
         own = [f'train.run="{place}/run"', f'evaluate.run="{place}/run"', f'evaluate.scorecard="{place}/scorecard"',
-               'evaluate.split="validation"', f'tracking.parent="{config.root}/sweep/tracking"']  # fmt: skip
+               'evaluate.split="validation"', f'tracking.parent="{folder_of(config, grid)}/tracking"']  # fmt: skip
         found.append(Point(settings, change(config, [*settings, *own])))
     yield from found
 
 
-def validation_scores(scorecard: Scorecard) -> dict[str, float]:
-    """CRPS of each learned row over all leads and all held-out windows."""
-    table = scorecard.table
-    whole = table[(table["metric"] == "crps") & (table["lead_time"] == 0)]
+def validation_scores(scorecard: Scorecard, rows: Sequence[str]) -> tuple[float, float]:
+    """CRPS of the last and of the first of some rows over all leads and all held-out windows."""
+    table = defined_metric(scorecard.table, "crps")
+    whole = table[table["lead_time"] == 0]
     for column in ("channel", "holdout"):  # "all" stands only where there are several
         whole = whole[whole[column] == ("all" if (whole[column] == "all").any() else whole[column].iloc[0])]
-    scores = whole.set_index("learner")["value"].astype(float).to_dict()
-    return {str(name): value for name, value in scores.items() if not any(word in str(name) for word in _BESIDE)}
+    scores = dict(zip(whole["learner"], whole["value"].astype(float), strict=True))
+    return scores[rows[-1]], scores[rows[0]]
 
 
-def describe(rows: Sequence[tuple[float, Sequence[str], dict[str, float]]]) -> str:
-    """A Markdown table, best first."""
-    names = list(dict.fromkeys(name for _, _, scores in rows for name in scores))
-    lines = ["| settings | " + " | ".join(f"CRPS of {name}" for name in names) + " |", "|---" * (len(names) + 1) + "|"]
-    for _, settings, scores in sorted(rows, key=lambda row: row[0]):
-        cells = [f"{scores[name]:.4f}" if name in scores else "-" for name in names]
-        lines.append("| " + ", ".join(settings) + " | " + " | ".join(cells) + " |")
+def describe(rows: Sequence[Row]) -> str:
+    """A Markdown table, best first and those without a score last."""
+    lines = ["| settings | CRPS | CRPS at M = 0 |", "|---|---|---|"]
+    for row in sorted(rows, key=lambda row: row.crps):
+        cells = f"{row.crps:.4f} | {row.prior_crps:.4f}" if not row.failure else f"{_in_a_cell(row.failure)} | -"
+        lines.append(f"| {', '.join(row.settings)} | {cells} |")
     return "\n".join(lines) + "\n"
+
+
+def _in_a_cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "/")

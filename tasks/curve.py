@@ -3,7 +3,7 @@
 import contextvars
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from matplotlib.figure import Figure
 
@@ -15,20 +15,31 @@ _CURVES = {"train/loss": "training loss", "validation/crps": "validation CRPS, a
 
 
 class Curve(Silent):
-    """A report that draws; at most every `every_seconds`, and at the end."""
+    """A report that draws; at most every `every_seconds`, and at the end.
 
-    def __init__(self, every_seconds: float = 60.0) -> None:
+    It goes on from the (step, values) that earlier processes reported, of which a resumed run may repeat some.
+    """
+
+    def __init__(self, before: Iterable[tuple[int, Mapping[str, float]]] = (), every_seconds: float = 60.0) -> None:
         self._every, self._drawn = every_seconds, time.monotonic()
         self._context = contextvars.copy_context()
         self._lock = threading.Lock()
         self._points: dict[str, list[tuple[int, float]]] = {}
+        for step, values in before:
+            self._add(values, step)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         with self._lock:
-            for name in _CURVES.keys() & values.keys():
-                self._points.setdefault(name, []).append((step, values[name]))
+            self._add(values, step)
             if time.monotonic() - self._drawn >= self._every:
                 self._context.run(self._draw)
+
+    def _add(self, values: Mapping[str, float], step: int) -> None:
+        for name in _CURVES.keys() & values.keys():
+            points = self._points.setdefault(name, [])
+            while points and points[-1][0] >= step:
+                points.pop()
+            points.append((step, values[name]))
 
     def close(self) -> None:
         with self._lock:

@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from core.bayes.gaussian import branch
 from core.config import TrainConfig
-from core.episodes import EpisodeStore
 from core.errors import FewcastError
+from core.meta import checkpoint
 from core.model import Model
+from core.run import episodes_of
 from core.train import TrainSummary
 from tasks.tracking import TrackedRun, read_delivered
 
@@ -26,8 +28,8 @@ def origin(config: TrainConfig) -> dict[str, str]:
 
 
 def tell_data(tracked: TrackedRun, config: TrainConfig) -> None:
-    """The episode store and the frames of the archive that it was cut from, each with its digest."""
-    store = EpisodeStore.open(config.episodes)
+    """The run's episodes and the frames of the archive that they were cut from, each with its digest."""
+    store = episodes_of(config)
     catalog = store.catalog
     frames = hashlib.sha256("".join(map(str, catalog["frames_digest"])).encode()).hexdigest()
     counts = {str(split): int(count) for split, count in catalog["split"].value_counts().items()}
@@ -37,14 +39,27 @@ def tell_data(tracked: TrackedRun, config: TrainConfig) -> None:
     )
 
 
+def tell_checkpoint(tracked: TrackedRun, config: TrainConfig) -> None:
+    """The best checkpoint so far, however training ended; and of a fork, from which one it started."""
+    with suppress(FewcastError):  # where no checkpoint is good, training itself has said so
+        found = checkpoint.load_latest(Path(config.run))
+        if found and (origin := found.meta["progress"].get("forked_from")):
+            tracked.tag({"fewcast.forked_from_checkpoint": origin})
+        if found and found.meta["best_step"] is not None:
+            tracked.artifact(found.path.with_name(f"step_{found.meta['best_step']:08d}"), "checkpoint")
+
+
 def tell_result(tracked: TrackedRun, config: TrainConfig, summary: TrainSummary) -> None:
-    """The best checkpoint; and, once training is over, the model as the newest candidate."""
-    if summary.best_step is None:
-        return
-    tracked.artifact(Path(summary.run) / f"step_{summary.best_step:08d}", "checkpoint")
-    if not summary.finished:
+    """Once training is over, the model as the newest candidate; `FewcastError` where its checkpoint is not good."""
+    if summary.best_step is None or not summary.finished:
         return
     model = Model.load(summary.run)
+    if model.step != summary.best_step:
+        raise FewcastError(
+            f"the best checkpoint of the run {summary.run}, of step {summary.best_step}, cannot be registered",
+            found="it truncated, altered or gone",
+            mend="restore that folder and run the same command again, or train anew in another train.run",
+        )
     folder = tracking_folder(summary.run) / f"model-{model.version}"
     if not folder.exists():
         # Here and not above: mlflow takes seconds to import.

@@ -88,6 +88,12 @@ def _run_rows(name: str, run: str, learner: str, steps: int, which: str = "best"
     return [LearnedRow(word(m), (run,), which, steps=m, main=True) for m in dict.fromkeys((0, steps))]
 
 
+def own_rows(config: EvaluateConfig) -> list[str]:
+    """Names of the rows of the config's own run: without adaptation first, as it forecasts last."""
+    rows = [row for row in learned_rows(config) if row.main and row.which == "best"]
+    return [row.name for row in rows if row.runs == (config.run,)]
+
+
 def adaptation_steps(model: Model) -> int:
     """Inner steps of the adapted row: as trained, and for a pooled run what its config would have a learner take."""
     return model.inner_steps or model.config.inner.steps

@@ -13,23 +13,25 @@ _CODE = "mlflow.source.git.commit"
 
 
 def compare(first: str, second: str, tracking: TrackingConfig) -> Iterator[tuple[str, str, str, str]]:
-    """Rows (what, first, second, difference) of the parameters, data, code and last metrics that differ.
+    """Rows (what, first, second, difference) of the parameters, data, code and metrics that differ.
 
-    A run is named by its MLflow id or by its directory. Raises `FewcastError` for a run that is not there.
+    Of metrics it is the last values, and of training the best ones first. A run is named by its MLflow id, or by its
+    directory, which knows the server that has it unless the config names one. Raises `FewcastError` for a run that is
+    not there.
     """
     from mlflow.exceptions import MlflowException
 
     from tasks.tracking.server import open_client
 
-    client = open_client(tracking_uri(tracking))
     runs = []
     for name in (first, second):
-        run_id = read_delivered(Path(name) / "tracking").run_id or name
+        delivered = read_delivered(Path(name) / "tracking")
+        uri = tracking.uri or delivered.uri or tracking_uri(tracking)
         try:
-            runs.append(client.get_run(run_id))
+            runs.append(open_client(uri).get_run(delivered.run_id or name))
         except MlflowException as error:
             raise FewcastError(
-                f"MLflow at {tracking_uri(tracking)} has no run {name}",
+                f"MLflow at {uri} has no run {name}",
                 found=str(error).splitlines()[0],
                 mend="give a run id as the MLflow page shows it, or the run's directory",
             ) from error
@@ -44,7 +46,9 @@ def compare(first: str, second: str, tracking: TrackingConfig) -> Iterator[tuple
             if left.get(key) != right.get(key):
                 yield key, left.get(key, "-"), right.get(key, "-"), ""
     metrics = {key for key in {*a.data.metrics, *b.data.metrics} if not key.startswith("system/")}
-    for key in sorted(metrics, key=lambda name: (not name.startswith("validation/"), name)):
+    for key in sorted(
+        metrics, key=lambda name: (not name.startswith("best/"), not name.startswith("validation/"), name)
+    ):
         was, now = a.data.metrics.get(key), b.data.metrics.get(key)
         if was is None or now is None:
             yield key, _number(was), _number(now), ""

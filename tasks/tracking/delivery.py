@@ -72,9 +72,12 @@ def _tell(client: MlflowClient, run_id: str, record: dict[str, Any], tracking: T
     kind = record["kind"]
     if kind == "start":
         client.update_run(run_id, status="RUNNING")
-        before, params = client.get_run(run_id).data.params, record["params"]
+        told, params = client.get_run(run_id).data, record["params"]
+        before = told.params
         # MLflow's parameters cannot change.
         changed = {f"changed.{key}": value for key, value in params.items() if before.get(key, value) != value}
+        for back in (key for key in told.tags if key.startswith("changed.") and key not in changed):
+            client.delete_tag(run_id, back)
         client.log_batch(
             run_id,
             params=[Param(key, value) for key, value in params.items() if key not in before],

@@ -4,6 +4,7 @@ Appended to and never rewritten, one JSON object a line. `delivered.json` beside
 training never waits for a server, nothing is lost when one goes away, and a killed run tells the rest later.
 """
 
+import fcntl
 import json
 import logging
 import os
@@ -14,8 +15,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
+
+from core.errors import FewcastError
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -30,10 +34,12 @@ class Delivered:
 
 
 class Journal:
-    """One run's journal in `folder`. Safe to call from any thread."""
+    """One run's journal in `folder`, which this process holds alone until `close`. Safe to call from any thread.
+
+    Raises `FewcastError` where another process holds it, or where it cannot be written.
+    """
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._clock = clock
         self._lock = threading.Lock()
@@ -41,22 +47,44 @@ class Journal:
         self._last_steps: dict[str, int] = {}
         self._once: set[str] = set()
         self._counts: Counter[str] = Counter()
-        end = self._read_back()
         self._unwritten, self._warned = b"", False
+        self._damaged: set[int] = set()  # offsets behind lines that were warned of
+        self._file = self._open()
+        end = self._read_back()
         self._delivered = read_delivered(folder)
-        self._file = self._path.open("ab", buffering=0)
         self._file.truncate(end)
+
+    def _open(self) -> FileIO:
+        """The journal for this process alone: the lock is the operating system's, and goes with its holder."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = self._path.open("ab", buffering=0)
+        except OSError as error:
+            raise FewcastError(
+                f"cannot keep a record of the run in {self.folder}",
+                found=error.strerror or str(error),
+                mend="give the run a folder that can be written",
+            ) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            raise FewcastError(
+                f"the run {self.folder.parent} is at work",
+                found="another process that holds it",
+                mend="wait for it, or choose another folder",
+            ) from error
+        return file
 
     def _read_back(self) -> int:
         """Learn the last step of every metric; the end of the last whole line, since a kill may tear one."""
         end = 0
-        if self._path.exists():
-            for record, behind in self.since(0):
-                end = behind
-                if record["kind"] == "metrics":
-                    self._last_steps.update(dict.fromkeys(record["values"], record["step"]))
-                self._counts[record["kind"]] += 1
-                self._once.add(_identity(record))
+        for record, behind in self.since(0):
+            end = behind
+            if record["kind"] == "metrics":
+                self._last_steps.update(dict.fromkeys(record["values"], record["step"]))
+            self._counts[record["kind"]] += 1
+            self._once.add(_identity(record))
         return end
 
     def append(self, kind: str, **fields: Any) -> None:
@@ -82,6 +110,10 @@ class Journal:
         if new:
             self.append("metrics", step=step, values=new)
 
+    def history(self) -> list[tuple[int, dict[str, float]]]:
+        """Every step with its metrics, those of earlier processes too, as they were told."""
+        return [(record["step"], record["values"]) for record, _ in self.since(0) if record["kind"] == "metrics"]
+
     def sample(self, values: Mapping[str, float]) -> None:
         """Append metrics that go by the time and not by the step of training."""
         self.metrics(values, max((self._last_steps.get(key, -1) for key in values), default=-1) + 1)
@@ -102,7 +134,7 @@ class Journal:
         return self._counts[kind]
 
     def since(self, offset: int) -> list[tuple[dict[str, Any], int]]:
-        """The whole lines from byte `offset` on, each with the offset behind it."""
+        """The records from byte `offset` on, each with the offset behind it; damaged lines are left out."""
         records = []
         with self._path.open("rb") as file:
             file.seek(offset)
@@ -110,7 +142,11 @@ class Journal:
                 if not line.endswith(b"\n"):
                     break
                 offset += len(line)
-                records.append((json.loads(line), offset))
+                if record := _parsed(line):
+                    records.append((record, offset))
+                elif offset not in self._damaged:
+                    self._damaged.add(offset)
+                    _LOGGER.warning("%s has a damaged line before byte %d: it is left out", self._path, offset)
         return records
 
     @property
@@ -129,6 +165,15 @@ class Journal:
         with self._lock:
             self._write()
             self._file.close()
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    """A line's record; nothing where the line is damaged."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) and "kind" in record else {}
 
 
 def _identity(record: Mapping[str, Any]) -> str:

@@ -83,6 +83,10 @@ class TrackedRun(Silent):
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         self._journal.metrics(values, step)
 
+    def history(self) -> list[tuple[int, dict[str, float]]]:
+        """Every step with its metrics so far, those of earlier processes too."""
+        return self._journal.history()
+
     def figure(self, name: str, figure: Figure, step: int) -> None:
         path = self._journal.folder / "figures" / f"{name}-{step:07d}.png"
         path.parent.mkdir(exist_ok=True)

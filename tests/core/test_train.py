@@ -1,8 +1,10 @@
 """Training runs: the same bits however often they are stopped, and one clear line for what cannot go on."""
 
 import errno
+import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,14 @@ import torch
 from core.config import InnerConfig, NetworkConfig, OuterConfig, TrainConfig
 from core.episodes.store import EpisodeStore
 from core.errors import FewcastError
-from core.meta import checkpoint
+from core.meta import checkpoint, learner
+from core.meta.checks import DivergedError
+from core.meta.parallel import RankLostError
 from core.model import Model
 from core.report import Silent
+from core.run import episodes_of
 from core.train import train
+from core.validation import Validation
 from tests.core.devices import needs_cuda
 
 
@@ -100,6 +106,8 @@ def test_a_run_trains_validates_reports_and_ends(config):
     assert len(names) == 2  # the same windows at every validation
     assert report.figures == [(name, step) for step in (4, 5, 10, 12) for name in sorted(names)]
     assert report.values[12]["validation/crps"] >= summary.best["crps"]
+    best = {name: summary.best[name] for name in ("crps", "prior_crps")} | {"step": summary.best_step}
+    assert {name: report.values[12][f"best/{name}"] for name in best} == best
     assert summary.best["gain"] == pytest.approx(1 - summary.best["crps"] / summary.best["prior_crps"])
     for name in (
         "train/loss",
@@ -178,6 +186,41 @@ def test_the_budget_ends_a_run_with_a_validation_and_counts_across_calls(config)
     assert summary.best["crps"] > 0
 
 
+def test_the_exact_mode_is_pinned_before_first_order_steps_are_over(config, monkeypatch):
+    """What memory is free later, after a resume say, no longer matters; nor does what other ranks have."""
+    monkeypatch.setattr(learner, "fastest_exact", lambda *_: "checkpointed")
+    first_order = variant(config, pretrain_steps=0, outer=OuterConfig(first_order_steps=3))
+    train(first_order, stop=stop_after(0))
+    assert checkpoint.load_latest(Path(config.run)).meta["progress"]["gradient"] == "checkpointed"
+    asked = []
+    monkeypatch.setattr(learner, "fastest_exact", lambda *_: asked.append("unrolled") or "unrolled")
+    assert train(first_order, segment=4).step == 5
+    assert not asked
+
+
+@pytest.mark.parametrize("step", [4, 5, 12])
+def test_a_rank_lost_in_a_validation_costs_nothing(config, unbroken, monkeypatch, step):
+    """At the end of the pooled steps, in between and at the last step: the resumed run makes up for the validation."""
+    run = Validation.run
+
+    def lose(self, workers, state):
+        if state.step == (step if step <= 4 else step - 4):
+            raise RankLostError("rank 0 of 2 lost the others", found="none", mend="start again")
+        return run(self, workers, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Validation, "run", lose)
+        with pytest.raises(RankLostError):
+            train(config)
+    assert checkpoint.load_latest(Path(config.run)).step == step
+    best = train(config).best
+    assert bits(config.run) == bits(unbroken)
+    ours, theirs = (checkpoint.load_latest(Path(run)).meta["progress"] for run in (config.run, unbroken))
+    assert {**ours, "seconds": {}} == {**theirs, "seconds": {}}
+    assert best == theirs["best"]
+    assert checkpoint.steps(Path(config.run)) == checkpoint.steps(unbroken)
+
+
 def test_early_stopping(config):
     summary = train(variant(config, learning_rate=1e-12, validate_every=1, patience=1, averaging=0.0, steps=50))
     assert (summary.ended, summary.finished) == ("early stopping", True)
@@ -242,6 +285,22 @@ def test_a_changed_episode_store_is_refused(config, tiny_store, tmp_path):
         train(config)
 
 
+def test_a_store_that_grows_changes_nothing_for_a_run(config, tiny_store, tmp_path):
+    store = tmp_path / "episodes.zarr"
+    shutil.copytree(tiny_store, store)
+    config = variant(config, episodes=str(store))
+    train(config, stop=stop_after(1))
+    pinned = EpisodeStore.open(config.episodes)
+    for table in ("catalog", "contexts"):
+        shutil.copy(store / table / "0001.parquet", store / table / "0002.parquet")
+    root = json.loads((store / "zarr.json").read_text())
+    versions = root["attributes"]["fewcast_episodes"]["versions"]
+    versions.append(versions[0] | {"version": 2, "digest": 32 * "f"})
+    (store / "zarr.json").write_text(json.dumps(root))
+    assert (episodes_of(config).version, episodes_of(config).digest) == (1, pinned.digest)
+    assert episodes_of(variant(config, run=str(tmp_path / "another"))).version == 2
+
+
 def test_a_diverging_run_says_the_mend_and_keeps_its_checkpoint(config):
     train(config, stop=stop_after(6))
     wild = variant(config, learning_rate=1.0, decay="none", steps=200, outer=OuterConfig(scalar_rate=1e4))
@@ -268,6 +327,25 @@ def test_a_number_of_inner_steps_that_diverges_is_no_choice(config):
     wild = config.inner.model_copy(update={"steps_to_try": [100], "rate": 1.0, "learn_rates": "no"})
     train(variant(config, inner=wild, learning_rate=1e-6), report=report)
     assert "validation/crps_steps_100" not in report.values[12]
+    assert Model.load(config.run, "last").inner_steps == 2
+
+
+@pytest.mark.parametrize("broken", [6, 2])
+def test_a_forecast_that_is_not_finite_has_diverged(config, monkeypatch, broken):
+    """After a number of steps that is only tried it is no choice; after those trained with it is the end, in a line."""
+    forecast = Validation.forecast
+
+    def spoilt(self, learner, state, support, query, steps):
+        found = forecast(self, learner, state, support, query, steps)
+        return replace(found, means=found.means * float("inf")) if steps == broken else found
+
+    monkeypatch.setattr(Validation, "forecast", spoilt)
+    trying = variant(config, pretrain_steps=0, steps=1, inner=config.inner.model_copy(update={"steps_to_try": [6]}))
+    if broken == 2:
+        with pytest.raises(DivergedError, match=r"after 2 inner steps is not finite.*; lower train\.inner\.rate"):
+            train(trying)
+        return
+    train(trying)
     assert Model.load(config.run, "last").inner_steps == 2
 
 

@@ -1,12 +1,16 @@
 """The points of a grid, and their table."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pandas as pd
 import pytest
 
 from core.config import load
 from core.errors import FewcastError
-from flows.sweep import describe, points
+from flows import sweep as flow
+from flows.sweep import Row, describe, folder_of, points, validation_scores
 
 TINY = load(Path(__file__).with_name("tiny.toml"))
 
@@ -22,7 +26,9 @@ def test_every_combination_has_a_config_and_a_place_of_its_own() -> None:
         assert point.config.evaluate.run == point.config.train.run
         assert point.config.evaluate.split == "validation"
         assert point.config.train.episodes == TINY.train.episodes
-        assert point.config.tracking.parent == "data/tiny/sweep/tracking"
+        grid = ["train.learning_rate=1e-3,3e-3", "train.inner.steps=0,1,2"]
+        assert point.config.tracking.parent == str(folder_of(TINY, grid) / "tracking")
+    assert folder_of(TINY, grid) != folder_of(TINY, grid[:1])
 
 
 @pytest.mark.parametrize("axis", ["episodes.seed=1,2", "train.steps=", "train.steps", "train.run=a,b", "train.steps=0"])
@@ -32,7 +38,60 @@ def test_a_grid_that_cannot_be_is_refused_before_anything_begins(axis: str) -> N
 
 
 def test_the_table_is_sorted_best_first() -> None:
-    rows = [(0.3, ["train.seed=1"], {"abml": 0.3}), (0.2, ["train.seed=2"], {"abml": 0.2, "other": 0.4})]
+    rows = [Row(["train.seed=1"], failure="no\n|"), Row(["train.seed=2"], 0.3, 0.4), Row(["train.seed=3"], 0.2, 0.5)]
     lines = describe(rows).splitlines()
-    assert lines[0] == "| settings | CRPS of abml | CRPS of other |"
-    assert lines[2:] == ["| train.seed=2 | 0.2000 | 0.4000 |", "| train.seed=1 | 0.3000 | - |"]
+    assert lines[0] == "| settings | CRPS | CRPS at M = 0 |"
+    assert lines[2:] == [
+        "| train.seed=3 | 0.2000 | 0.5000 |",
+        "| train.seed=2 | 0.3000 | 0.4000 |",
+        "| train.seed=1 | no / | - |",
+    ]
+
+
+def scorecard(crps: float) -> Any:
+    """What an evaluation leaves, with rows that score better than the run and are not its forecast."""
+    others = {"optimum": 0.01, "abml, M = 2 (curve)": 0.02, "abml, M = 1, N_S = 8": 0.03, "deep ensemble of 2": 0.04}
+    values = {"abml, M = 0": 0.9, "abml, M = 1": crps, "dressed persistence": 0.05, **others}
+    table = pd.DataFrame({"learner": values.keys(), "value": values.values()})
+    return SimpleNamespace(
+        table=table.assign(metric="crps", reference="", lead_time=0, channel="ir", holdout="time", split="validation")
+    )
+
+
+def test_a_point_is_judged_by_its_own_adapted_forecast() -> None:
+    assert validation_scores(scorecard(0.5), ["abml, M = 0", "abml, M = 1"]) == (0.5, 0.9)
+
+
+def test_a_point_that_fails_does_not_keep_the_others_from_a_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(config: Any, tracking: Any) -> None:
+        if config.seed == 1:
+            raise FewcastError("the meta-loss is not finite", found="nan", mend="lower train.learning_rate")
+
+    tracked, kept, published = [], [], []
+
+    class Run:
+        def __init__(self, folder: Path, *_: Any) -> None:
+            folder.mkdir(parents=True)
+            tracked.append(folder)
+
+        def __enter__(self) -> Any:
+            return SimpleNamespace(artifact=lambda path: kept.append(path.read_text()))
+
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr(flow, "train", train)
+    monkeypatch.setattr(flow, "evaluate", lambda config, _: scorecard({2: 0.6, 3: 0.4}[int(config.run[-5])]))
+    monkeypatch.setattr(flow, "own_rows", lambda config: ["abml, M = 0", "abml, M = 1"])
+    monkeypatch.setattr(flow, "TrackedRun", Run)
+    monkeypatch.setattr(flow, "create_markdown_artifact", lambda text, key: published.append(text))
+    config = TINY.model_copy(update={"root": str(tmp_path)})
+    with pytest.raises(FewcastError, match="1 of 3 points of the sweep have no score: found the meta-loss"):
+        flow.sweep.fn(config, ["train.seed=1,2,3"])
+    assert [line.split("|")[1].strip() for line in kept[0].splitlines()[2:]] == [
+        "train.seed=3",
+        "train.seed=2",
+        "train.seed=1",
+    ]
+    assert published == kept

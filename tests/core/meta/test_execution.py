@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -199,12 +200,34 @@ def test_bfloat16_gradients_agree_between_modes_as_far_as_bfloat16_can(mode, dev
     assert (found[1] - found[0]).norm() < 0.03 * found[0].norm()
 
 
-def test_precision_restores_what_it_found():
-    def flags() -> tuple[bool, bool]:
-        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+def tf32_flags() -> tuple[bool, bool]:
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
-    before = flags()
+
+def test_precision_restores_what_it_found():
+    before = tf32_flags()
     for kind in ("tf32", "float32"):
         with precision(kind, torch.device("cpu")):
-            assert flags() == (kind == "tf32",) * 2
-        assert flags() == before
+            assert tf32_flags() == (kind == "tf32",) * 2
+        assert tf32_flags() == before
+
+
+def test_precision_of_one_thread_is_not_undone_by_another():
+    """The first to come leaves before the second; and whoever wants the other arithmetic waits for both."""
+    before, cpu = tf32_flags(), torch.device("cpu")
+    first, second, seen = precision("float32", cpu), precision("float32", cpu), []
+
+    def other() -> None:
+        with precision("tf32", cpu):
+            seen.append(tf32_flags())
+
+    waiting = threading.Thread(target=other, daemon=True)
+    first.__enter__()
+    second.__enter__()
+    waiting.start()
+    first.__exit__(None, None, None)
+    waiting.join(0.1)
+    assert (tf32_flags(), seen) == ((False, False), [])
+    second.__exit__(None, None, None)
+    waiting.join(30)
+    assert (tf32_flags(), seen) == (before, [(True, True)])

@@ -15,7 +15,7 @@ from core.report import Silent
 from core.verify.domain import StepsSettings
 from core.verify.evaluate import evaluate
 from core.verify.pictures import telling_windows
-from core.verify.rows import LearnedRow, Plan, learned_rows
+from core.verify.rows import LearnedRow, Plan, learned_rows, own_rows
 from core.verify.scorecard import KEYS
 from core.verify.scoring import fit_dressing, partner, score_all, score_episodes
 from core.verify.statistics import window_statistics
@@ -70,6 +70,10 @@ def test_a_second_call_skips_and_other_inputs_do_not(config):
     assert (first.skipped, again.skipped) == (False, True)
     pd.testing.assert_frame_equal(first.table, again.table)
     assert not evaluate(config.model_copy(update={"members": 5})).skipped
+
+
+def test_a_run_s_own_rows_are_its_forecasts_without_and_with_adaptation(config):
+    assert own_rows(config) == ["abml, M = 0", "abml, M = 1"]
 
 
 def test_the_result_does_not_depend_on_how_episodes_are_grouped(config):

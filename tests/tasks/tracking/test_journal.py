@@ -5,11 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from core.errors import FewcastError
 from tasks.tracking.journal import Delivered, Journal, read_delivered
-
-
-def metrics(journal: Journal) -> list[tuple[int, dict[str, float]]]:
-    return [(r["step"], r["values"]) for r, _ in journal.since(0) if r["kind"] == "metrics"]
 
 
 def test_steps_that_a_resumed_run_repeats_are_kept_once(tmp_path: Path) -> None:
@@ -22,9 +19,9 @@ def test_steps_that_a_resumed_run_repeats_are_kept_once(tmp_path: Path) -> None:
     for step in range(3, 7):
         again.metrics({"loss": float(step), "crps": 1.0}, step)
     again.close()
-    losses = [(step, values["loss"]) for step, values in metrics(again) if "loss" in values]
+    losses = [(step, values["loss"]) for step, values in again.history() if "loss" in values]
     assert losses == [(step, float(step)) for step in range(7)]
-    assert [step for step, values in metrics(again) if "crps" in values] == [4, 5, 6]
+    assert [step for step, values in again.history() if "crps" in values] == [4, 5, 6]
 
 
 def test_a_line_torn_by_a_kill_is_dropped_and_writing_goes_on(tmp_path: Path) -> None:
@@ -38,7 +35,44 @@ def test_a_line_torn_by_a_kill_is_dropped_and_writing_goes_on(tmp_path: Path) ->
         again = Journal(tmp_path)
         again.metrics({"loss": 2.0}, 1)
         again.close()
-        assert metrics(again) == [(0, {"loss": 1.0}), (1, {"loss": 2.0})]
+        assert again.history() == [(0, {"loss": 1.0}), (1, {"loss": 2.0})]
+
+
+def test_a_second_process_is_refused_and_writes_nothing(tmp_path: Path) -> None:
+    held = Journal(tmp_path / "run" / "tracking")
+    held.metrics({"loss": 1.0}, 0)
+    path = tmp_path / "run" / "tracking" / "journal.jsonl"
+    with path.open("ab") as file:
+        file.write(b'{"kind": "met')  # the holder is writing
+    before = path.read_bytes()
+    with pytest.raises(FewcastError, match=f"the run {tmp_path / 'run'} is at work: found another process"):
+        Journal(tmp_path / "run" / "tracking")
+    assert path.read_bytes() == before
+    held.close()
+    Journal(tmp_path / "run" / "tracking").close()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FewcastError, match="found Not a directory; give the run a folder that can be written"):
+        Journal(tmp_path / "file" / "tracking")
+
+
+@pytest.mark.parametrize("damage", [b"\x00\xff\n", b"[]\n", b'{"kind": "metrics", "va\n'])
+def test_a_damaged_line_is_left_out_with_a_warning(
+    tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal(tmp_path)
+    for step in range(2):
+        journal.metrics({"loss": 1.0}, step)
+    journal.close()
+    lines = (tmp_path / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "journal.jsonl").write_bytes(lines[0] + damage + lines[1])
+    again = Journal(tmp_path)
+    again.metrics({"loss": 1.0}, 2)
+    again.close()
+    assert [step for step, _ in again.history()] == [0, 1, 2]
+    assert ["damaged line" in record.message for record in caplog.records] == [True]
 
 
 def test_records_after_an_offset_are_those_not_delivered(tmp_path: Path) -> None:
@@ -59,7 +93,7 @@ def test_numbers_that_are_not_finite_survive(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.metrics({"loss": float("nan"), "norm": float("inf")}, 0)
     journal.close()
-    [(_, values)] = metrics(journal)
+    [(_, values)] = journal.history()
     assert values["loss"] != values["loss"]
     assert values["norm"] == float("inf")
 
@@ -89,9 +123,9 @@ def test_what_a_full_disk_refuses_waits_and_is_written_once_there_is_room(
     journal._file = disk  # type: ignore[assignment]
     for step in range(5):
         journal.metrics({"loss": float(step)}, step)
-    assert len(metrics(journal)) < 2  # and a torn line
+    assert len(journal.history()) < 2  # and a torn line
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     disk.room = 10_000
     journal.metrics({"loss": 5.0}, 5)
     journal.close()
-    assert metrics(journal) == [(step, {"loss": float(step)}) for step in range(6)]
+    assert journal.history() == [(step, {"loss": float(step)}) for step in range(6)]

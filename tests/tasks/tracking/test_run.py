@@ -15,7 +15,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from core.config import TrackingConfig, TrainConfig
-from tasks.tracking import TrackedRun, delivery, is_delivered, read_delivered, start_afresh
+from tasks.tracking import TrackedRun, compare, delivery, is_delivered, read_delivered, start_afresh
 from tasks.tracking.provenance import flatten
 from tasks.tracking.server import open_client
 
@@ -88,6 +88,9 @@ def test_a_resumed_run_goes_on_in_the_same_run(tmp_path: Path, tracking: Trackin
     assert stored.data.params["steps"] == "5"
     assert stored.data.tags["changed.steps"] == "9"
     assert [m.step for m in client.get_metric_history(first, "loss")] == [0, 1]
+    with TrackedRun(tmp_path, tracking, "train", TrainConfig(steps=5)):
+        pass
+    assert "changed.steps" not in get(client, tmp_path).data.tags
     client.delete_run(first)
     with TrackedRun(tmp_path, tracking, "train", TrainConfig(steps=9)):
         pass
@@ -144,3 +147,14 @@ def test_a_server_that_goes_away_in_mid_run_hears_the_rest_when_it_is_back(
     stored = get(client, tmp_path)
     assert stored.info.status == "FINISHED"
     assert [m.step for m in client.get_metric_history(stored.info.run_id, "loss")] == [0, 1, 2]
+
+
+def test_runs_are_compared_where_they_are_by_their_best_scores_first(tmp_path: Path, tracking: TrackingConfig) -> None:
+    for name, crps in (("a", 0.4), ("b", 0.2)):
+        with TrackedRun(tmp_path / name / "tracking", tracking, name, TrainConfig(steps=5)) as run:
+            run.metrics({"validation/crps": 1.0 - crps, "best/crps": crps, "train/loss": 2.0}, 1)
+    rows = [row for row in compare(str(tmp_path / "a"), str(tmp_path / "b"), TrackingConfig())]
+    assert rows[:2] == [
+        ("best/crps", "0.4", "0.2", "-0.2 (-50.0%)"),
+        ("validation/crps", "0.6", "0.8", "+0.2 (+33.3%)"),
+    ]
