@@ -17,6 +17,7 @@ from core.verify import tables
 from core.verify.diagnostics import cuts_table
 from core.verify.domain_rows import NAMES, Method, domain_windows
 from core.verify.events import events_of
+from core.verify.fine_tuning import choose_fine_tuning
 from core.verify.folder import Scorecard, deliver, finished, folder_of, withdraw
 from core.verify.optimum import OPTIMUM
 from core.verify.page import scorecard_page
@@ -32,9 +33,9 @@ from core.verify.rows import (
     open_model,
 )
 from core.verify.scorecard import Settings, scorecard_table
-from core.verify.scoring import choose_fine_tuning, fit_dressing, forecasts_of, score_all
+from core.verify.scoring import fit_dressing, forecasts_of, score_all
 
-_FORMAT = 2  # raise it when the same inputs give another scorecard
+_FORMAT = 3  # raise it when the same inputs give another scorecard
 
 
 def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: Any = None) -> Scorecard:
@@ -67,13 +68,12 @@ def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: An
         report.message(f"scorecard {config.scorecard} is up to date with its run and episodes: skipped")
         return done
     withdraw(config.scorecard)
-    rows = learned_rows(config)
-    rates, notes = choose_fine_tuning(config, store, rows, report)
+    rows, notes = choose_fine_tuning(config, store, learned_rows(config), report, client)
     spec, scaling = store.spec, store.normalisation
     events = events_of(config.thresholds, spec.channels, spec.kinds, scaling.mean, scaling.std)
     dressing = fit_dressing(store, config.seed)
     known = config.simulator if config.simulator.enabled and config.simulator.process == "linear" else None
-    plan = Plan(tuple(rates), dressing, "climatology" in config.baselines, config.members, config.seed, events, known)
+    plan = Plan(tuple(rows), dressing, "climatology" in config.baselines, config.members, config.seed, events, known)
     windows, failed = score_all(config, store, [int(i) for i in ids], plan, report, client)
     if config.split == "test":
         methods: list[Method] = [m for m in ("optical_flow", "steps") if m in config.baselines]

@@ -2,12 +2,14 @@
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from core.calibration import Calibration
 from core.config import EvaluateConfig, SimulatorConfig
 from core.config.train import ExtraInput
 from core.episodes.extra import in_order
@@ -30,7 +32,8 @@ class LearnedRow:
     """A run, or several whose forecasts are pooled, adapted by `steps` inner steps on some support.
 
     The posterior starts from the run's prior, so 0 steps, or an empty support, is no adaptation. `windows` of the
-    support are used, the newest ones; -1: all. `rate` above 0 replaces the run's own step sizes (fine-tuning).
+    support are used, the newest ones; -1: all. `rate` above 0 replaces the run's own step sizes and `calibration` its
+    own calibration: fine-tuning has both found for it (`core.verify.fine_tuning`).
     """
 
     name: str
@@ -40,6 +43,8 @@ class LearnedRow:
     windows: int = -1
     shuffled: bool = False
     rate: float = 0.0
+    calibration: Calibration | None = None
+    fine_tuned: bool = False
     main: bool = False  # whether it is one of the rows that the scorecard is about, not a control or a curve
 
 
@@ -85,7 +90,10 @@ def _run_rows(name: str, run: str, learner: str, steps: int, which: str = "best"
     word = (
         (lambda m: f"{name}, fine-tuned {m}" if m else name) if learner == "pooled" else (lambda m: f"{name}, M = {m}")
     )
-    return [LearnedRow(word(m), (run,), which, steps=m, main=True) for m in dict.fromkeys((0, steps))]
+    return [
+        LearnedRow(word(m), (run,), which, steps=m, main=True, fine_tuned=learner == "pooled" and m > 0)
+        for m in dict.fromkeys((0, steps))
+    ]
 
 
 def adaptation_steps(model: Model) -> int:
@@ -124,7 +132,8 @@ def extra_inputs(rows: Sequence[LearnedRow]) -> tuple[ExtraInput, ...]:
 
 
 def _model(row: LearnedRow, run: str) -> Model:
-    return open_model(run, row.which, row.rate)
+    model = open_model(run, row.which, row.rate)
+    return replace(model, calibrations={"adapted": row.calibration}) if row.calibration else model
 
 
 def _forecast(row: LearnedRow, support: Windows, query: Windows, members: int, seed: int) -> Mixture:
@@ -149,6 +158,17 @@ def pooled_mixture(mixtures: Sequence[Mixture]) -> Mixture:
     return Mixture(torch.cat([mixture.means for mixture in mixtures]), torch.cat(stds))
 
 
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Operators on the calling thread alone: a small network gains more from episodes side by side than from those."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 _LOCAL = threading.local()
 
 
@@ -156,11 +176,13 @@ def open_model(run: str, which: str = "best", rate: float = 0.0) -> Model:
     """The run's model, loaded once a thread: a network whose parameters are swapped in cannot serve two threads."""
     loaded: dict[tuple[str, str, float], Model] = _LOCAL.__dict__.setdefault("models", {})
     if (run, which, rate) not in loaded:
-        model = Model.load(run, "pretrained" if which == "pretrained" else "best")
         if rate:
+            model = open_model(run, which)
             config = model.config.model_copy(update={"inner": model.config.inner.model_copy(update={"rate": rate})})
             learner = Learner(model.learner.network, model.learner.likelihood, config)
             model = replace(model, learner=learner, config=config)
+        else:
+            model = Model.load(run, "pretrained" if which == "pretrained" else "best")
         loaded[run, which, rate] = model
     return loaded[run, which, rate]
 

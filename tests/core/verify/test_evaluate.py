@@ -32,7 +32,9 @@ def config(chain, tmp_path) -> EvaluateConfig:
 def test_evaluate_scores_every_row_on_the_same_windows(config, chain, monkeypatch):
     monkeypatch.setattr("core.verify.domain_rows.CANDIDATES", (StepsSettings(), StepsSettings(cascade_levels=4)))
     monkeypatch.setattr("core.verify.domain_rows._STARTS_TO_CHOOSE_ON", 1)
-    monkeypatch.setattr("core.verify.scoring._TUNING_EPISODES", 2)
+    monkeypatch.setattr("core.verify.fine_tuning.RATES", (1e-2, 1e-1))
+    monkeypatch.setattr("core.verify.fine_tuning.STEPS", (1,))
+    monkeypatch.setattr("core.verify.fine_tuning._EPISODES", 2)
     scorecard = evaluate(config.model_copy(update={
         "archive": chain.archive, "baselines": ["climatology", "optical_flow", "steps"], "support_curve": [0, 1],
         "step_curve": [2], "pretrained": True, "shuffled": True, "deep_ensemble": [chain.run, chain.run],
