@@ -63,12 +63,13 @@ def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: An
             f"{store.channels} and {store.spec.target_frames} in the store",
             mend="evaluate on episodes with the channels and frames of the run",
         )
-    folder, inputs = folder_of(config.scorecard), _inputs(config, store.digest)
+    rows = learned_rows(config)
+    folder, inputs = folder_of(config.scorecard), inputs_of(config, rows, store.digest)
     if (done := finished(config.scorecard, inputs)) is not None:
         report.message(f"scorecard {config.scorecard} is up to date with its run and episodes: skipped")
         return done
     withdraw(config.scorecard)
-    rows, notes = choose_fine_tuning(config, store, learned_rows(config), report, client)
+    rows, notes = choose_fine_tuning(config, store, rows, report, client)
     spec, scaling = store.spec, store.normalisation
     events = events_of(config.thresholds, spec.channels, spec.kinds, scaling.mean, scaling.std)
     dressing = fit_dressing(store, config.seed)
@@ -128,10 +129,11 @@ def _notes(config: EvaluateConfig, plan: Plan, store: EpisodeStore) -> list[str]
     return notes
 
 
-def _inputs(config: EvaluateConfig, digest: str) -> dict[str, Any]:
-    versions = [open_model(run).version for run in (config.run, *config.more_runs, *config.deep_ensemble)]
+def inputs_of(config: EvaluateConfig, rows: Sequence[LearnedRow], digest: str) -> dict[str, Any]:
+    """All that a scorecard depends on, and its digest: the settings, the episodes, and whose forecasts each row is."""
+    versions = {row.name: [open_model(run, row.which).version for run in row.runs] for row in rows}
     places = {"scorecard", "run", "more_runs", "deep_ensemble", "episodes", "archive"}
     settings = config.model_dump(mode="json", exclude=places)
     text = json.dumps([_FORMAT, settings, versions, digest], sort_keys=True)
-    return {"digest": hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), "runs": versions, "episodes": digest,
+    return {"digest": hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), "rows": versions, "episodes": digest,
             "settings": settings}  # fmt: skip

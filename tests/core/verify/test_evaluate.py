@@ -1,4 +1,5 @@
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from core.meta.checks import Examples
 from core.model import DataSpec, Model, build_learner
 from core.report import Silent
 from core.verify.domain import StepsSettings
-from core.verify.evaluate import evaluate
+from core.verify.evaluate import evaluate, inputs_of
 from core.verify.pictures import telling_windows
 from core.verify.rows import LearnedRow, Plan, learned_rows
 from core.verify.scorecard import KEYS
@@ -72,6 +73,13 @@ def test_a_second_call_skips_and_other_inputs_do_not(config):
     assert (first.skipped, again.skipped) == (False, True)
     pd.testing.assert_frame_equal(first.table, again.table)
     assert not evaluate(config.model_copy(update={"members": 5})).skipped
+
+
+def test_a_run_beside_and_a_run_in_the_ensemble_are_other_inputs(config, tmp_path):
+    other = str(shutil.copytree(config.run, tmp_path / "other"))
+    asked = [{}, {"more_runs": [other]}, {"deep_ensemble": [other]}, {"more_runs": [other], "deep_ensemble": [other]}]
+    configs = [config.model_copy(update=more) for more in asked]
+    assert len({inputs_of(one, learned_rows(one), "")["digest"] for one in configs}) == 4
 
 
 def test_the_result_does_not_depend_on_how_episodes_are_grouped(config):
