@@ -1,6 +1,7 @@
 """The rows of a scorecard: who forecasts an episode's query windows, under which name."""
 
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -62,14 +63,17 @@ class Plan:
 
 
 def learned_rows(config: EvaluateConfig) -> list[LearnedRow]:
-    """The rows of the config's runs: each run without and with adaptation, then controls, curves and the ensemble."""
+    """The rows of the config's runs: each run without and with adaptation, then controls, curves and the ensemble.
+
+    Raises FewcastError where two rows would bear one name.
+    """
     rows: list[LearnedRow] = []
     runs = [config.run, *config.more_runs]
     models = {run: open_model(run) for run in runs}
-    learners = [model.config.learner for model in models.values()]
     for run, model in models.items():
         learner, steps = model.config.learner, adaptation_steps(model)
-        name = learner if learners.count(learner) == 1 else f"{learner} ({Path(run).name})"
+        alike = [other for other, beside in models.items() if beside.config.learner == learner]
+        name = learner if len(alike) == 1 else f"{learner} ({short_path(run, alike)})"
         rows += _run_rows(name, run, learner, steps)
         if run == config.run:
             first = rows[-1]
@@ -83,7 +87,18 @@ def learned_rows(config: EvaluateConfig) -> list[LearnedRow]:
                 rows.append(LearnedRow(f"{name}, M = {m} (curve)", (run,), steps=m))
     if config.deep_ensemble:
         rows.append(LearnedRow(f"deep ensemble of {len(config.deep_ensemble)}", tuple(config.deep_ensemble), main=True))
+    if twice := [name for name, count in Counter(row.name for row in rows).items() if count > 1]:
+        raise FewcastError("two rows of the scorecard would bear one name", found=", ".join(twice),
+                           mend="give each run once in evaluate.run and evaluate.more_runs")  # fmt: skip
     return rows
+
+
+def short_path(run: str, runs: Sequence[str]) -> str:
+    """The last parts of a run's path, as many as it takes to tell it from the others."""
+    paths = [Path(other).parts for other in runs]
+    lengths = range(1, max(map(len, paths)) + 1)
+    enough = next((n for n in lengths if len({path[-n:] for path in paths}) == len(paths)), lengths[-1])
+    return "/".join(Path(run).parts[-enough:])
 
 
 def _run_rows(name: str, run: str, learner: str, steps: int, which: str = "best") -> list[LearnedRow]:

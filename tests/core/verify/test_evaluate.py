@@ -16,7 +16,7 @@ from core.report import Silent
 from core.verify.domain import StepsSettings
 from core.verify.evaluate import evaluate, inputs_of
 from core.verify.pictures import telling_windows
-from core.verify.rows import LearnedRow, Plan, learned_rows
+from core.verify.rows import LearnedRow, Plan, learned_rows, short_path
 from core.verify.scorecard import KEYS
 from core.verify.scoring import fit_dressing, partner, score_all, score_episodes
 from core.verify.statistics import window_statistics
@@ -80,6 +80,17 @@ def test_a_run_beside_and_a_run_in_the_ensemble_are_other_inputs(config, tmp_pat
     asked = [{}, {"more_runs": [other]}, {"deep_ensemble": [other]}, {"more_runs": [other], "deep_ensemble": [other]}]
     configs = [config.model_copy(update=more) for more in asked]
     assert len({inputs_of(one, learned_rows(one), "")["digest"] for one in configs}) == 4
+
+
+def test_rows_of_runs_of_one_learner_are_told_apart_by_as_much_of_their_paths_as_it_takes(config, tmp_path):
+    others = [str(shutil.copytree(config.run, tmp_path / name / config.run.rpartition("/")[2])) for name in "ab"]
+    both = config.model_copy(update={"run": others[0], "more_runs": others[1:]})
+    assert [row.name for row in learned_rows(both)] == [
+        "abml (a/run), M = 0", "abml (a/run), M = 1", "abml (b/run), M = 0", "abml (b/run), M = 1",
+    ]  # fmt: skip
+    assert short_path("runs/E1", ["runs/E1", "runs/E2"]) == "E1"
+    with pytest.raises(FewcastError, match="one name"):
+        learned_rows(both.model_copy(update={"more_runs": [f"{others[0]}/."]}))
 
 
 def test_the_result_does_not_depend_on_how_episodes_are_grouped(config):
