@@ -63,13 +63,15 @@ def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: An
             f"{store.channels} and {store.spec.target_frames} in the store",
             mend="evaluate on episodes with the channels and frames of the run",
         )
+    config, notes = curve_within(config, store)
     rows = learned_rows(config)
     folder, inputs = folder_of(config.scorecard), inputs_of(config, rows, store.digest)
     if (done := finished(config.scorecard, inputs)) is not None:
         report.message(f"scorecard {config.scorecard} is up to date with its run and episodes: skipped")
         return done
     withdraw(config.scorecard)
-    rows, notes = choose_fine_tuning(config, store, rows, report, client)
+    rows, more = choose_fine_tuning(config, store, rows, report, client)
+    notes += more
     spec, scaling = store.spec, store.normalisation
     events = events_of(config.thresholds, spec.channels, spec.kinds, scaling.mean, scaling.std)
     dressing = fit_dressing(store, config.seed)
@@ -99,6 +101,22 @@ def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: An
     made = finished(config.scorecard, inputs)
     assert made is not None
     return replace(made, skipped=False)
+
+
+def curve_within(config: EvaluateConfig, store: EpisodeStore) -> tuple[EvaluateConfig, list[str]]:
+    """The config without points of the few-shot curve for which the episodes have too few support windows, and a note.
+
+    They would otherwise repeat the last point under another name.
+    """
+    there = store.spec.support_windows
+    beyond = [n for n in config.support_curve if n > there]
+    if not beyond:
+        return config, []
+    within = [n for n in config.support_curve if n <= there]
+    asked = " and ".join(f"N_S = {n}" for n in beyond)
+    return config.model_copy(update={"support_curve": within}), [
+        f"Left out of the few-shot curve: {asked}, since an episode has {there} support windows."
+    ]
 
 
 def comparisons(rows: Sequence[LearnedRow], present: set[str]) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from core.meta.checks import Examples
 from core.model import DataSpec, Model, build_learner
 from core.report import Silent
 from core.verify.domain import StepsSettings
-from core.verify.evaluate import evaluate, inputs_of
+from core.verify.evaluate import curve_within, evaluate, inputs_of
 from core.verify.pictures import telling_windows
 from core.verify.rows import LearnedRow, Plan, learned_rows, short_path
 from core.verify.scorecard import KEYS
@@ -91,6 +91,15 @@ def test_rows_of_runs_of_one_learner_are_told_apart_by_as_much_of_their_paths_as
     assert short_path("runs/E1", ["runs/E1", "runs/E2"]) == "E1"
     with pytest.raises(FewcastError, match="one name"):
         learned_rows(both.model_copy(update={"more_runs": [f"{others[0]}/."]}))
+
+
+def test_a_few_shot_curve_ends_where_the_support_does_and_says_so(config):
+    store = EpisodeStore.open(config.episodes)
+    asked = config.model_copy(update={"support_curve": [0, 1, 2, 4, 8]})
+    within, [note] = curve_within(asked, store)
+    assert within.support_curve == [0, 1, 2]
+    assert note == "Left out of the few-shot curve: N_S = 4 and N_S = 8, since an episode has 2 support windows."
+    assert curve_within(within, store) == (within, [])
 
 
 def test_the_result_does_not_depend_on_how_episodes_are_grouped(config):
