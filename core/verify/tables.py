@@ -103,8 +103,13 @@ def verdicts(table: pd.DataFrame, holdout: str = "") -> list[str]:
     skill = chosen[chosen["metric"] == "crps_skill"]
     lines = [_sureness(chosen, str(name)) for name in skill["learner"].unique() if not is_control(str(name))]
     lines = [line for line in lines if line]
-    for (learner, reference), rows in skill.groupby(["learner", "reference"], sort=False):
+    compared = chosen[chosen["metric"] == "crps_difference"]  # which there is of every pair, unlike skill
+    for learner, reference in compared[["learner", "reference"]].drop_duplicates().itertuples(index=False):
         if reference == OPTIMUM and is_control(str(learner)):
+            continue
+        rows = skill[(skill["learner"] == learner) & (skill["reference"] == reference)]
+        if not (rows["lead_time"] == 0).any():
+            lines.append(f"{learner} against {reference}: undefined, since the reference has no error")
             continue
         by_lead = rows[rows["lead_time"] > 0].sort_values("lead_time")
         if by_lead["low"].isna().all():

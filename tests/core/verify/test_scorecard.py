@@ -99,6 +99,7 @@ def test_skill_against_a_perfect_reference_is_left_out():
     table = scorecard_table(windows, SETTINGS, [("learner", "reference")])
     assert "crps_skill" not in set(table["metric"])
     assert "crps_difference" in set(table["metric"])
+    assert tables.verdicts(table)[-1] == "learner against reference: undefined, since the reference has no error"
 
 
 def test_a_learner_is_a_ratio_to_the_optimum_where_there_is_one():
