@@ -34,6 +34,7 @@ from core.verify.rows import (
 )
 from core.verify.scorecard import Settings, scorecard_table
 from core.verify.scoring import fit_dressing, forecasts_of, score_all
+from core.verify.units import Units, require_fit
 
 _FORMAT = 3  # raise it when the same inputs give another scorecard
 
@@ -48,7 +49,6 @@ def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: An
     report = report or Silent()
     store = EpisodeStore.open(config.episodes)
     forget_models()
-    model = open_model(config.run)
     ids = store.ids(config.split)
     if len(ids) == 0:
         raise FewcastError(
@@ -56,15 +56,10 @@ def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: An
             found=f"splits {sorted(set(store.catalog['split']))}",
             mend="build them, or evaluate another split with --set evaluate.split=...",
         )
-    if tuple(model.spec.channels) != store.channels or model.spec.target_frames != store.spec.target_frames:
-        raise FewcastError(
-            f"the run {config.run} does not fit the episodes {config.episodes}",
-            found=f"channels {model.spec.channels} and {model.spec.target_frames} target frames in the run, "
-            f"{store.channels} and {store.spec.target_frames} in the store",
-            mend="evaluate on episodes with the channels and frames of the run",
-        )
     config, notes = curve_within(config, store)
     rows = learned_rows(config)
+    for run in dict.fromkeys(run for row in rows for run in row.runs):
+        require_fit(run, open_model(run).spec, store)
     folder, inputs = folder_of(config.scorecard), inputs_of(config, rows, store.digest)
     if (done := finished(config.scorecard, inputs)) is not None:
         report.message(f"scorecard {config.scorecard} is up to date with its run and episodes: skipped")
@@ -142,6 +137,8 @@ def _notes(config: EvaluateConfig, plan: Plan, store: EpisodeStore) -> list[str]
         model = open_model(run, which)
         weights = sum(parameter.numel() for parameter in model.learner.network.parameters())
         same = "same episodes" if model.episodes_digest == store.digest else "OTHER EPISODES"
+        if not Units.between(model.spec, store).same:
+            same += " whose mean and std are others (its values are mapped to and fro)"
         notes.append(f"Run {run}{' (pooled start)' if which == 'pretrained' else ''}: {model.config.learner}, "
                      f"{weights:,} weights, {model.step} steps, {same}, version {model.version}.")  # fmt: skip
     return notes

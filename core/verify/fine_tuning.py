@@ -24,6 +24,8 @@ from core.report import Report
 from core.validation import spread_evenly
 from core.verify.mixture import Mixture
 from core.verify.rows import LearnedRow, one_torch_thread, open_model
+from core.verify.scoring import episode_of
+from core.verify.units import Units
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 STEPS = (1, 2, 4, 6)
@@ -140,6 +142,9 @@ def _forecast(model: Model, posterior: Posterior, query: Examples) -> Mixture:
 
 
 def _episode(url: str, model: Model, episode: int) -> tuple[Examples, Examples]:
-    batch = Loader(EpisodeStore.open(url), split="validation", extra=model.extra_inputs).load([episode])
-    support, query = (Examples(part.x[0], part.y[0], part.mask[0]) for part in (batch.support, batch.query))
-    return support, query
+    """Support and query in the model's own units."""
+    store = EpisodeStore.open(url)
+    batch = Loader(store, split="validation", extra=model.extra_inputs).load([episode])
+    units, frames = Units.between(model.spec, store), store.spec.input_frames
+    support, query = (units.windows(episode_of(part, 0), frames) for part in (batch.support, batch.query))
+    return Examples(support.x, support.y, support.mask), Examples(query.x, query.y, query.mask)

@@ -15,7 +15,7 @@ from core.config import EvaluateConfig, SimulatorConfig
 from core.config.train import ExtraInput
 from core.episodes.extra import in_order
 from core.episodes.loader import Windows
-from core.episodes.store import StoreSpec
+from core.episodes.store import EpisodeStore
 from core.errors import FewcastError
 from core.meta.checks import Examples
 from core.meta.learner import Learner
@@ -24,6 +24,7 @@ from core.verify.baselines import DressedPersistence, climatology, last_frame, p
 from core.verify.ensemble import Prediction
 from core.verify.events import Event
 from core.verify.mixture import Mixture
+from core.verify.units import Units
 
 PERSISTENCE, DRESSED, CLIMATOLOGY = "persistence", "dressed persistence", "climatology of the support"
 
@@ -120,7 +121,7 @@ def episode_predictions(
     support: Windows,
     query: Windows,
     other: Windows | None,
-    spec: StoreSpec,
+    store: EpisodeStore,
     plan: Plan,
     seed: int,
     baselines: bool = True,
@@ -130,6 +131,7 @@ def episode_predictions(
     `other` is the support of another context, for the shuffled rows. One forecast at a time, since members are what
     fills the memory. The draw is a function of `seed` alone, and all learned rows share it.
     """
+    spec = store.spec
     if baselines:
         last = last_frame(query.only().x, len(spec.channels), spec.target_frames, *query.y.shape[-2:])
         yield PERSISTENCE, persistence(last)
@@ -138,7 +140,7 @@ def episode_predictions(
         yield CLIMATOLOGY, climatology(support.y, support.mask, query.y.shape, len(spec.channels))
     for row in plan.rows:
         used = other if row.shuffled and other is not None else support
-        yield row.name, _forecast(row, used, query, plan.members, seed)
+        yield row.name, _forecast(row, used, query, store, plan.members, seed)
 
 
 def extra_inputs(rows: Sequence[LearnedRow]) -> tuple[ExtraInput, ...]:
@@ -151,17 +153,21 @@ def _model(row: LearnedRow, run: str) -> Model:
     return replace(model, calibrations={"adapted": row.calibration}) if row.calibration else model
 
 
-def _forecast(row: LearnedRow, support: Windows, query: Windows, members: int, seed: int) -> Mixture:
+def _forecast(
+    row: LearnedRow, support: Windows, query: Windows, store: EpisodeStore, members: int, seed: int
+) -> Mixture:
     part = slice(None) if row.windows < 0 else slice(max(len(support.x) - row.windows, 0), None)
     steps = row.steps if len(support.x[part]) else 0
     share = -(-members // len(row.runs))
     mixtures = []
     for run in row.runs:
         model = _model(row, run)
-        seen, x = support.only(model.extra_inputs), query.only(model.extra_inputs).x
+        units, frames = Units.between(model.spec, store), store.spec.input_frames
+        seen, asked = (units.windows(windows.only(model.extra_inputs), frames) for windows in (support, query))
         posterior = model.adapt(Examples(seen.x[part], seen.y[part], seen.mask[part]), steps=steps, seed=seed)
         with torch.no_grad():
-            mixtures.append(model.predict(posterior, x, share if posterior.log_std else 1, seed))
+            mixture = model.predict(posterior, asked.x, share if posterior.log_std else 1, seed)
+        mixtures.append(units.forecast(mixture))
     return mixtures[0] if len(mixtures) == 1 else pooled_mixture(mixtures)
 
 

@@ -63,7 +63,7 @@ def score_episodes(url: str, plan: Plan, ids: Sequence[int]) -> tuple[pd.DataFra
         seed = episode_seed(plan.seed, episode)
         for row in (None, *plan.rows):  # the baselines, then each row by itself: one may fail
             own = replace(plan, rows=(row,) if row else ())
-            predictions = episode_predictions(support, query, other, store.spec, own, seed, not row)
+            predictions = episode_predictions(support, query, other, store, own, seed, not row)
             if row is None and plan.simulator:
                 best = optimal_forecast(plan.simulator, store, entry, query.only())
                 predictions = chain([(OPTIMUM, best)], predictions)
@@ -84,9 +84,7 @@ def forecasts_of(url: str, plan: Plan, episode: int) -> tuple[Windows, dict[str,
     own = replace(plan, rows=tuple(row for row in plan.rows if row.main)[:2], climatology=False)
     batch = Loader(store, split="train", extra=extra_inputs(own.rows)).load([episode])
     support, query = episode_of(batch.support, 0), episode_of(batch.query, 0)
-    return query.only(), dict(
-        episode_predictions(support, query, None, store.spec, own, episode_seed(plan.seed, episode))
-    )
+    return query.only(), dict(episode_predictions(support, query, None, store, own, episode_seed(plan.seed, episode)))
 
 
 def episode_of(windows: Windows, e: int) -> Windows:
