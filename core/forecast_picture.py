@@ -97,6 +97,8 @@ def _verified(skill: Mapping[str, Any]) -> str:
     if not rows:
         return "no forecast of this folder is verified yet"
     row = rows[(len(rows) - 1) // 2]
+    if row["skill"] is None:
+        return f"{skill['forecasts']} forecasts verified; against persistence without error there is no skill"
     word = "better" if row["skill"] >= 0 else "worse"
     return (
         f"last {skill['hours']:g} h, {skill['forecasts']} forecasts verified: at +{row['lead_minutes']} min "

@@ -47,9 +47,9 @@ class Verified:
         head = ("channel", "lead (min)", "forecasts", "CRPS", "persistence", "better by", "90 % interval held", "bias")
         lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
         lines += [
-            f"| {r['channel']} | {r['lead_minutes']} | {r['forecasts']} | {r['crps']:.4g} "
-            f"| {r['crps_persistence']:.4g} | {100 * r['skill']:.1f} % | {100 * r['coverage90']:.1f} % "
-            f"| {r['bias']:+.3g} |"
+            f"| {r['channel']} | {r['lead_minutes']} | {r['forecasts']} | {_cell(r['crps'], '.4g')} "
+            f"| {_cell(r['crps_persistence'], '.4g')} | {_cell(r['skill'], '.1%')} | {_cell(r['coverage90'], '.1%')} "
+            f"| {_cell(r['bias'], '+.3g')} |"
             for r in rows
         ]
         span = f"{self.rolling['forecasts']} forecasts from {self.rolling['first']} to {self.rolling['last']} UTC"
@@ -162,12 +162,21 @@ def roll(folder: Folder, hours: float) -> dict[str, Any]:
     }
 
 
-def _metrics(state: Mapping[str, float]) -> dict[str, float]:
-    pixels = max(state["pixels"], 1.0)
-    mean = {name: state[name] / pixels for name in ("crps", "crps_persistence", "bias", "coverage90")}
-    rmse, spread = np.sqrt(state["squared_error"] / pixels), np.sqrt(state["variance"] / pixels)
-    skill = 1 - mean["crps"] / mean["crps_persistence"] if mean["crps_persistence"] else 0.0
-    return {"forecasts": int(state["forecasts"]), **mean, "skill": skill, "rmse": float(rmse), "spread": float(spread)}
+def _metrics(state: Mapping[str, float]) -> dict[str, float | None]:
+    """None is what is undefined: all of no pixels, and the skill against a persistence without error."""
+    names = ("crps", "crps_persistence", "bias", "coverage90", "skill", "rmse", "spread")
+    found: dict[str, float | None] = {"forecasts": int(state["forecasts"]), **dict.fromkeys(names)}
+    if pixels := state["pixels"]:
+        found |= {name: state[name] / pixels for name in names[:4]}
+        found |= {name: float(np.sqrt(state[square] / pixels)) for name, square in
+                  (("rmse", "squared_error"), ("spread", "variance"))}  # fmt: skip
+        if state["crps_persistence"]:
+            found["skill"] = 1 - state["crps"] / state["crps_persistence"]
+    return found
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form).replace("%", " %")
 
 
 def _served(archive: Archive, time: np.datetime64, columns: list[int]) -> bool:

@@ -75,9 +75,13 @@ def _forecasts(found: "_Metrics", folder: Folder, config: MonitorConfig, now: da
     found.set("nowcasts_verified", "Nowcasts in the rolling scores.", skill.get("forecasts", 0))
     for row in skill.get("rows", []):
         labels = {"channel": row["channel"], "lead_minutes": str(row["lead_minutes"])}
-        found.set("nowcast_crps", "Rolling mean CRPS, in the channel's units.", row["crps"], **labels)
-        found.set("nowcast_skill", "1 - CRPS / CRPS of persistence, rolling.", row["skill"], **labels)
-        found.set("nowcast_coverage90", "Share of pixels within the 90 % interval.", row["coverage90"], **labels)
+        for name, words in (
+            ("crps", "Rolling mean CRPS, in the channel's units."),
+            ("skill", "1 - CRPS / CRPS of persistence, rolling."),
+            ("coverage90", "Share of pixels within the 90 % interval."),
+        ):
+            if row[name] is not None:  # undefined
+                found.set(f"nowcast_{name}", words, row[name], **labels)
 
 
 def _seconds(moment: np.datetime64) -> float:

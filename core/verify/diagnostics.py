@@ -10,7 +10,7 @@ from core.verify.colours import LEARNERS, MARKERS
 from core.verify.events import RELIABILITY_BINS, reliability
 from core.verify.optimum import OPTIMUM
 from core.verify.plots import plain_axis
-from core.verify.tables import is_control
+from core.verify.tables import headline, holdout_words, is_control
 
 _CURVE = re.compile(r"(?P<name>.*), (?:N_S = (?P<windows>\d+)|M = (?P<steps>\d+) \(curve\))$")
 
@@ -55,7 +55,8 @@ def texture_figure(table: pd.DataFrame, split: str) -> Figure | None:
     rows = rows[(rows["channel"] == rows["channel"].iloc[-1:].squeeze()) & ~rows["learner"].map(is_control)]
     if rows.empty:
         return None
-    rows = rows[rows["holdout"] == ("all" if "all" in set(rows["holdout"]) else rows["holdout"].iloc[0])]
+    holdout = headline(rows["holdout"])
+    rows = rows[rows["holdout"] == holdout]
     figure = Figure(figsize=(6.0, 4.4), layout="constrained")
     axis = figure.subplots()
     bands = list(dict.fromkeys(rows["metric"]))
@@ -68,7 +69,7 @@ def texture_figure(table: pd.DataFrame, split: str) -> Figure | None:
     labels = ["-".join(band.removeprefix("power_ratio_").split("_")) for band in bands]
     axis.set_xticks(range(len(bands)), labels)
     axis.set(xlabel="wavelength (pixels)", ylabel="power of members / power observed", yscale="log")
-    axis.set_title("texture of members: one is as rough as real frames", fontsize=10)
+    axis.set_title(f"texture of members: one is as rough as real frames\n{holdout_words(holdout)}", fontsize=10)
     plain_axis(axis)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure

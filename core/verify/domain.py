@@ -82,17 +82,21 @@ def steps(
     """A STEPS ensemble: advected cascades with autoregressive noise of the last frame's spectrum.
 
     No rain mask and no conditional statistics, because brightness has no dry pixels. The order of the autoregression
-    is 2, or what the number of frames allows.
+    is 2, or what the number of frames allows. Of a constant frame there is no spectrum and nothing to correlate: the
+    members are then all the last frame.
     """
     clean = filled(frames)
     padded = _padded(clean)
     order = min(2, len(frames) - 1)
+    newest = padded[-(order + 1) :]
+    if (newest.min((1, 2)) == newest.max((1, 2))).any():
+        return np.broadcast_to(clean[-1].astype(np.float32), (members, leads, *clean.shape[1:]))
     flow = motion(padded)
     with _quiet():
         from pysteps.nowcasts import steps as pysteps_steps
 
         ensemble = pysteps_steps.forecast(
-            padded[-(order + 1) :],
+            newest,
             flow,
             leads,
             n_ens_members=members,

@@ -17,6 +17,7 @@ from core.verify import tables
 from core.verify.diagnostics import cuts_table
 from core.verify.domain_rows import NAMES, Method, domain_windows
 from core.verify.events import events_of
+from core.verify.fine_tuning import choose_fine_tuning
 from core.verify.folder import Scorecard, deliver, finished, folder_of, withdraw
 from core.verify.optimum import OPTIMUM
 from core.verify.page import scorecard_page
@@ -32,9 +33,10 @@ from core.verify.rows import (
     open_model,
 )
 from core.verify.scorecard import Settings, scorecard_table
-from core.verify.scoring import choose_fine_tuning, fit_dressing, forecasts_of, score_all
+from core.verify.scoring import fit_dressing, forecasts_of, score_all
+from core.verify.units import Units, require_fit
 
-_FORMAT = 2  # raise it when the same inputs give another scorecard
+_FORMAT = 3  # raise it when the same inputs give another scorecard
 
 
 def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: Any = None) -> Scorecard:
@@ -47,7 +49,6 @@ def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: An
     report = report or Silent()
     store = EpisodeStore.open(config.episodes)
     forget_models()
-    model = open_model(config.run)
     ids = store.ids(config.split)
     if len(ids) == 0:
         raise FewcastError(
@@ -55,25 +56,22 @@ def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: An
             found=f"splits {sorted(set(store.catalog['split']))}",
             mend="build them, or evaluate another split with --set evaluate.split=...",
         )
-    if tuple(model.spec.channels) != store.channels or model.spec.target_frames != store.spec.target_frames:
-        raise FewcastError(
-            f"the run {config.run} does not fit the episodes {config.episodes}",
-            found=f"channels {model.spec.channels} and {model.spec.target_frames} target frames in the run, "
-            f"{store.channels} and {store.spec.target_frames} in the store",
-            mend="evaluate on episodes with the channels and frames of the run",
-        )
-    folder, inputs = folder_of(config.scorecard), _inputs(config, store.digest)
+    config, notes = curve_within(config, store)
+    rows = learned_rows(config)
+    for run in dict.fromkeys(run for row in rows for run in row.runs):
+        require_fit(run, open_model(run).spec, store)
+    folder, inputs = folder_of(config.scorecard), inputs_of(config, rows, store.digest)
     if (done := finished(config.scorecard, inputs)) is not None:
         report.message(f"scorecard {config.scorecard} is up to date with its run and episodes: skipped")
         return done
     withdraw(config.scorecard)
-    rows = learned_rows(config)
-    rates, notes = choose_fine_tuning(config, store, rows, report)
+    rows, more = choose_fine_tuning(config, store, rows, report, client)
+    notes += more
     spec, scaling = store.spec, store.normalisation
     events = events_of(config.thresholds, spec.channels, spec.kinds, scaling.mean, scaling.std)
     dressing = fit_dressing(store, config.seed)
     known = config.simulator if config.simulator.enabled and config.simulator.process == "linear" else None
-    plan = Plan(tuple(rates), dressing, "climatology" in config.baselines, config.members, config.seed, events, known)
+    plan = Plan(tuple(rows), dressing, "climatology" in config.baselines, config.members, config.seed, events, known)
     windows, failed = score_all(config, store, [int(i) for i in ids], plan, report, client)
     if config.split == "test":
         methods: list[Method] = [m for m in ("optical_flow", "steps") if m in config.baselines]
@@ -100,6 +98,22 @@ def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: An
     return replace(made, skipped=False)
 
 
+def curve_within(config: EvaluateConfig, store: EpisodeStore) -> tuple[EvaluateConfig, list[str]]:
+    """The config without points of the few-shot curve for which the episodes have too few support windows, and a note.
+
+    They would otherwise repeat the last point under another name.
+    """
+    there = store.spec.support_windows
+    beyond = [n for n in config.support_curve if n > there]
+    if not beyond:
+        return config, []
+    within = [n for n in config.support_curve if n <= there]
+    asked = " and ".join(f"N_S = {n}" for n in beyond)
+    return config.model_copy(update={"support_curve": within}), [
+        f"Left out of the few-shot curve: {asked}, since an episode has {there} support windows."
+    ]
+
+
 def comparisons(rows: Sequence[LearnedRow], present: set[str]) -> list[tuple[str, str]]:
     """Which pairs get a paired difference: main rows against the baselines and the first row, controls against it."""
     main = [row.name for row in rows if row.main]
@@ -123,15 +137,18 @@ def _notes(config: EvaluateConfig, plan: Plan, store: EpisodeStore) -> list[str]
         model = open_model(run, which)
         weights = sum(parameter.numel() for parameter in model.learner.network.parameters())
         same = "same episodes" if model.episodes_digest == store.digest else "OTHER EPISODES"
+        if not Units.between(model.spec, store).same:
+            same += " whose mean and std are others (its values are mapped to and fro)"
         notes.append(f"Run {run}{' (pooled start)' if which == 'pretrained' else ''}: {model.config.learner}, "
                      f"{weights:,} weights, {model.step} steps, {same}, version {model.version}.")  # fmt: skip
     return notes
 
 
-def _inputs(config: EvaluateConfig, digest: str) -> dict[str, Any]:
-    versions = [open_model(run).version for run in (config.run, *config.more_runs, *config.deep_ensemble)]
+def inputs_of(config: EvaluateConfig, rows: Sequence[LearnedRow], digest: str) -> dict[str, Any]:
+    """All that a scorecard depends on, and its digest: the settings, the episodes, and whose forecasts each row is."""
+    versions = {row.name: [open_model(run, row.which).version for run in row.runs] for row in rows}
     places = {"scorecard", "run", "more_runs", "deep_ensemble", "episodes", "archive"}
     settings = config.model_dump(mode="json", exclude=places)
     text = json.dumps([_FORMAT, settings, versions, digest], sort_keys=True)
-    return {"digest": hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), "runs": versions, "episodes": digest,
+    return {"digest": hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), "rows": versions, "episodes": digest,
             "settings": settings}  # fmt: skip

@@ -15,7 +15,7 @@ from PIL import Image
 from core.verify.colours import image_style, is_image, measure_of
 from core.verify.optimum import OPTIMUM
 from core.verify.plots import limits
-from core.verify.tables import SHOWN, holdout_words
+from core.verify.tables import BY_LEAD, SHOWN, by_lead, holdout_words
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 2rem auto; padding: 0 1rem; color: #1c1f24 }
@@ -46,6 +46,10 @@ def scorecard_page(
         if (group["metric"] == "crps_ratio").any():
             parts += [_score_table(group, "crps_ratio", OPTIMUM, "CRPS / CRPS of the optimum")]
         parts += [_metric_table(group, [m for m in SHOWN if m != "crps"])]
+        for metric, (words, digits) in BY_LEAD.items():
+            if (group["metric"] == metric).any():
+                header, rows = by_lead(group, metric, digits=digits)
+                parts.append(_table([words, *header[1:]], rows))
         rest = [m for m in dict.fromkeys(group["metric"]) if "@" in m or m.startswith("power_ratio")]
         parts += ["<details><summary>Events and texture</summary>", _metric_table(group, rest), "</details>"]
     parts.append("<h2>Cuts</h2><p>CRPS over all lead times and kinds of hold-out.</p>")

@@ -11,7 +11,7 @@ from matplotlib.image import AxesImage
 
 from core.verify.colours import LEARNERS, MARKERS, image_style, is_image, measure_of
 from core.verify.statistics import PIT_BINS, pit_histogram
-from core.verify.tables import holdout_words, is_control
+from core.verify.tables import headline, holdout_words, is_control
 
 
 def score_by_lead(table: pd.DataFrame, split: str, metric: str = "crps") -> Figure:
@@ -38,16 +38,18 @@ def score_by_lead(table: pd.DataFrame, split: str, metric: str = "crps") -> Figu
 
 
 def calibration(windows: pd.DataFrame, table: pd.DataFrame, split: str) -> Figure:
-    """PIT histograms, coverage against its nominal value, and spread over skill by lead time."""
+    """PIT histograms, coverage against its nominal value, spread over skill by lead time; of the headline hold-out."""
     rows = table[(table["split"] == split) & (table["reference"] == "")]
-    rows = rows[(rows["channel"] == _channel(rows)) & (rows["holdout"] == _widest(rows))]
+    holdout = headline(rows["holdout"])
+    rows = rows[(rows["channel"] == _channel(rows)) & (rows["holdout"] == holdout)]
+    windows = windows[(windows["split"] == split) & ((windows["holdout"] == holdout) | (holdout == "all"))]
     density = list(dict.fromkeys(rows[rows["metric"] == "spread_skill"]["learner"]))  # a point has no spread
     density = [name for name in density if not is_control(name)]
     figure = Figure(figsize=(12, 3.9), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     edges = np.linspace(0, 1, PIT_BINS + 1)
     for i, learner in enumerate(density):
-        state = windows[(windows["learner"] == learner) & (windows["split"] == split)].filter(like="pit_").sum()
+        state = windows[windows["learner"] == learner].filter(like="pit_").sum()
         colour = LEARNERS[(i + 1) % len(LEARNERS)]
         left.stairs(PIT_BINS * pit_histogram(state), edges, color=colour, linewidth=1.8, label=learner)
         own = rows[(rows["learner"] == learner)]
@@ -65,6 +67,7 @@ def calibration(windows: pd.DataFrame, table: pd.DataFrame, split: str) -> Figur
         axis.set_xlabel(x)
         axis.set_ylabel(y)
         plain_axis(axis)
+    figure.suptitle(holdout_words(holdout), fontsize=11)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
 
@@ -172,11 +175,6 @@ def _line(axis: Axes, own: pd.DataFrame, label: str, i: int, shift: float = 0.0)
 def _channel(rows: pd.DataFrame) -> str:
     channels = list(dict.fromkeys(rows["channel"]))
     return "all" if "all" in channels else channels[0]
-
-
-def _widest(rows: pd.DataFrame) -> str:
-    holdouts = list(dict.fromkeys(rows["holdout"]))
-    return "all" if "all" in holdouts else holdouts[0]
 
 
 def plain_axis(axis: Axes) -> None:

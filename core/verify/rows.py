@@ -1,18 +1,21 @@
 """The rows of a scorecard: who forecasts an episode's query windows, under which name."""
 
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from core.calibration import Calibration
 from core.config import EvaluateConfig, SimulatorConfig
 from core.config.train import ExtraInput
 from core.episodes.extra import in_order
 from core.episodes.loader import Windows
-from core.episodes.store import StoreSpec
+from core.episodes.store import EpisodeStore
 from core.errors import FewcastError
 from core.meta.checks import Examples
 from core.meta.learner import Learner
@@ -21,6 +24,7 @@ from core.verify.baselines import DressedPersistence, climatology, last_frame, p
 from core.verify.ensemble import Prediction
 from core.verify.events import Event
 from core.verify.mixture import Mixture
+from core.verify.units import Units
 
 PERSISTENCE, DRESSED, CLIMATOLOGY = "persistence", "dressed persistence", "climatology of the support"
 
@@ -30,7 +34,8 @@ class LearnedRow:
     """A run, or several whose forecasts are pooled, adapted by `steps` inner steps on some support.
 
     The posterior starts from the run's prior, so 0 steps, or an empty support, is no adaptation. `windows` of the
-    support are used, the newest ones; -1: all. `rate` above 0 replaces the run's own step sizes (fine-tuning).
+    support are used, the newest ones; -1: all. `rate` above 0 replaces the run's own step sizes and `calibration` its
+    own calibration: fine-tuning has both found for it (`core.verify.fine_tuning`).
     """
 
     name: str
@@ -40,6 +45,8 @@ class LearnedRow:
     windows: int = -1
     shuffled: bool = False
     rate: float = 0.0
+    calibration: Calibration | None = None
+    fine_tuned: bool = False
     main: bool = False  # whether it is one of the rows that the scorecard is about, not a control or a curve
 
 
@@ -57,14 +64,17 @@ class Plan:
 
 
 def learned_rows(config: EvaluateConfig) -> list[LearnedRow]:
-    """The rows of the config's runs: each run without and with adaptation, then controls, curves and the ensemble."""
+    """The rows of the config's runs: each run without and with adaptation, then controls, curves and the ensemble.
+
+    Raises FewcastError where two rows would bear one name.
+    """
     rows: list[LearnedRow] = []
     runs = [config.run, *config.more_runs]
     models = {run: open_model(run) for run in runs}
-    learners = [model.config.learner for model in models.values()]
     for run, model in models.items():
         learner, steps = model.config.learner, adaptation_steps(model)
-        name = learner if learners.count(learner) == 1 else f"{learner} ({Path(run).name})"
+        alike = [other for other, beside in models.items() if beside.config.learner == learner]
+        name = learner if len(alike) == 1 else f"{learner} ({short_path(run, alike)})"
         rows += _run_rows(name, run, learner, steps)
         if run == config.run:
             first = rows[-1]
@@ -78,14 +88,28 @@ def learned_rows(config: EvaluateConfig) -> list[LearnedRow]:
                 rows.append(LearnedRow(f"{name}, M = {m} (curve)", (run,), steps=m))
     if config.deep_ensemble:
         rows.append(LearnedRow(f"deep ensemble of {len(config.deep_ensemble)}", tuple(config.deep_ensemble), main=True))
+    if twice := [name for name, count in Counter(row.name for row in rows).items() if count > 1]:
+        raise FewcastError("two rows of the scorecard would bear one name", found=", ".join(twice),
+                           mend="give each run once in evaluate.run and evaluate.more_runs")  # fmt: skip
     return rows
+
+
+def short_path(run: str, runs: Sequence[str]) -> str:
+    """The last parts of a run's path, as many as it takes to tell it from the others."""
+    paths = [Path(other).parts for other in runs]
+    lengths = range(1, max(map(len, paths)) + 1)
+    enough = next((n for n in lengths if len({path[-n:] for path in paths}) == len(paths)), lengths[-1])
+    return "/".join(Path(run).parts[-enough:])
 
 
 def _run_rows(name: str, run: str, learner: str, steps: int, which: str = "best") -> list[LearnedRow]:
     word = (
         (lambda m: f"{name}, fine-tuned {m}" if m else name) if learner == "pooled" else (lambda m: f"{name}, M = {m}")
     )
-    return [LearnedRow(word(m), (run,), which, steps=m, main=True) for m in dict.fromkeys((0, steps))]
+    return [
+        LearnedRow(word(m), (run,), which, steps=m, main=True, fine_tuned=learner == "pooled" and m > 0)
+        for m in dict.fromkeys((0, steps))
+    ]
 
 
 def own_rows(config: EvaluateConfig) -> list[str]:
@@ -103,7 +127,7 @@ def episode_predictions(
     support: Windows,
     query: Windows,
     other: Windows | None,
-    spec: StoreSpec,
+    store: EpisodeStore,
     plan: Plan,
     seed: int,
     baselines: bool = True,
@@ -113,6 +137,7 @@ def episode_predictions(
     `other` is the support of another context, for the shuffled rows. One forecast at a time, since members are what
     fills the memory. The draw is a function of `seed` alone, and all learned rows share it.
     """
+    spec = store.spec
     if baselines:
         last = last_frame(query.only().x, len(spec.channels), spec.target_frames, *query.y.shape[-2:])
         yield PERSISTENCE, persistence(last)
@@ -121,7 +146,7 @@ def episode_predictions(
         yield CLIMATOLOGY, climatology(support.y, support.mask, query.y.shape, len(spec.channels))
     for row in plan.rows:
         used = other if row.shuffled and other is not None else support
-        yield row.name, _forecast(row, used, query, plan.members, seed)
+        yield row.name, _forecast(row, used, query, store, plan.members, seed)
 
 
 def extra_inputs(rows: Sequence[LearnedRow]) -> tuple[ExtraInput, ...]:
@@ -130,20 +155,25 @@ def extra_inputs(rows: Sequence[LearnedRow]) -> tuple[ExtraInput, ...]:
 
 
 def _model(row: LearnedRow, run: str) -> Model:
-    return open_model(run, row.which, row.rate)
+    model = open_model(run, row.which, row.rate)
+    return replace(model, calibrations={"adapted": row.calibration}) if row.calibration else model
 
 
-def _forecast(row: LearnedRow, support: Windows, query: Windows, members: int, seed: int) -> Mixture:
+def _forecast(
+    row: LearnedRow, support: Windows, query: Windows, store: EpisodeStore, members: int, seed: int
+) -> Mixture:
     part = slice(None) if row.windows < 0 else slice(max(len(support.x) - row.windows, 0), None)
     steps = row.steps if len(support.x[part]) else 0
     share = -(-members // len(row.runs))
     mixtures = []
     for run in row.runs:
         model = _model(row, run)
-        seen, x = support.only(model.extra_inputs), query.only(model.extra_inputs).x
+        units, frames = Units.between(model.spec, store), store.spec.input_frames
+        seen, asked = (units.windows(windows.only(model.extra_inputs), frames) for windows in (support, query))
         posterior = model.adapt(Examples(seen.x[part], seen.y[part], seen.mask[part]), steps=steps, seed=seed)
         with torch.no_grad():
-            mixtures.append(model.predict(posterior, x, share if posterior.log_std else 1, seed))
+            mixture = model.predict(posterior, asked.x, share if posterior.log_std else 1, seed)
+        mixtures.append(units.forecast(mixture))
     return mixtures[0] if len(mixtures) == 1 else pooled_mixture(mixtures)
 
 
@@ -155,6 +185,17 @@ def pooled_mixture(mixtures: Sequence[Mixture]) -> Mixture:
     return Mixture(torch.cat([mixture.means for mixture in mixtures]), torch.cat(stds))
 
 
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Operators on the calling thread alone: a small network gains more from episodes side by side than from those."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 _LOCAL = threading.local()
 
 
@@ -162,11 +203,13 @@ def open_model(run: str, which: str = "best", rate: float = 0.0) -> Model:
     """The run's model, loaded once a thread: a network whose parameters are swapped in cannot serve two threads."""
     loaded: dict[tuple[str, str, float], Model] = _LOCAL.__dict__.setdefault("models", {})
     if (run, which, rate) not in loaded:
-        model = Model.load(run, "pretrained" if which == "pretrained" else "best")
         if rate:
+            model = open_model(run, which)
             config = model.config.model_copy(update={"inner": model.config.inner.model_copy(update={"rate": rate})})
             learner = Learner(model.learner.network, model.learner.likelihood, config)
             model = replace(model, learner=learner, config=config)
+        else:
+            model = Model.load(run, "pretrained" if which == "pretrained" else "best")
         loaded[run, which, rate] = model
     return loaded[run, which, rate]
 

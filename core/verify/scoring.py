@@ -1,7 +1,6 @@
 """Episodes to window statistics: every row forecasts the query windows, here or on a Dask cluster."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -16,17 +15,15 @@ from core.episodes.loader import Loader, Windows
 from core.episodes.store import EpisodeStore
 from core.errors import FewcastError
 from core.fanout import batches, fan_out
-from core.report import Report, Silent
+from core.report import Report
 from core.verify.baselines import DressedPersistence, last_frame
 from core.verify.ensemble import Prediction
 from core.verify.optimum import OPTIMUM, optimal_forecast
-from core.verify.rows import LearnedRow, Plan, episode_predictions, episode_seed, extra_inputs
+from core.verify.rows import Plan, episode_predictions, episode_seed, extra_inputs, one_torch_thread
 from core.verify.state import all_statistics, as_frame
 
 _DRESSING_EPISODES = 128
 _EPISODES_A_CALL = 4
-_TUNING_EPISODES = 8
-_TUNING_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 
 
 def score_all(
@@ -38,7 +35,7 @@ def score_all(
     """
     score = partial(score_episodes, config.episodes, plan)
     calls = [list(part) for part in batches(ids, _EPISODES_A_CALL)]
-    with one_torch_thread():  # a small network gains more from episodes side by side than from split operators
+    with one_torch_thread():
         parts = fan_out(score, calls, client=client, report=report, note="forecasts scored")
     failed = {name: error for _, errors in parts for name, error in errors.items()}
     for row in plan.rows:
@@ -50,17 +47,6 @@ def score_all(
             )
     windows = pd.concat([frame for frame, _ in parts], ignore_index=True)
     return windows[~windows["learner"].isin(list(failed))].reset_index(drop=True), sorted(failed)
-
-
-@contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """Operators on the calling thread alone, for the duration."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def score_episodes(url: str, plan: Plan, ids: Sequence[int]) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -77,7 +63,7 @@ def score_episodes(url: str, plan: Plan, ids: Sequence[int]) -> tuple[pd.DataFra
         seed = episode_seed(plan.seed, episode)
         for row in (None, *plan.rows):  # the baselines, then each row by itself: one may fail
             own = replace(plan, rows=(row,) if row else ())
-            predictions = episode_predictions(support, query, other, store.spec, own, seed, not row)
+            predictions = episode_predictions(support, query, other, store, own, seed, not row)
             if row is None and plan.simulator:
                 best = optimal_forecast(plan.simulator, store, entry, query.only())
                 predictions = chain([(OPTIMUM, best)], predictions)
@@ -98,9 +84,7 @@ def forecasts_of(url: str, plan: Plan, episode: int) -> tuple[Windows, dict[str,
     own = replace(plan, rows=tuple(row for row in plan.rows if row.main)[:2], climatology=False)
     batch = Loader(store, split="train", extra=extra_inputs(own.rows)).load([episode])
     support, query = episode_of(batch.support, 0), episode_of(batch.query, 0)
-    return query.only(), dict(
-        episode_predictions(support, query, None, store.spec, own, episode_seed(plan.seed, episode))
-    )
+    return query.only(), dict(episode_predictions(support, query, None, store, own, episode_seed(plan.seed, episode)))
 
 
 def episode_of(windows: Windows, e: int) -> Windows:
@@ -135,40 +119,3 @@ def fit_dressing(store: EpisodeStore, seed: int) -> np.ndarray:
 
     errors = DressedPersistence.fit(windows(), torch.Generator().manual_seed(seed)).errors
     return errors.numpy()
-
-
-def choose_fine_tuning(
-    config: EvaluateConfig, store: EpisodeStore, rows: list[LearnedRow], report: Report | None = None
-) -> tuple[list[LearnedRow], list[str]]:
-    """The rows with the step size of plain fine-tuning chosen on validation episodes, and a note that says it.
-
-    A pooled run has learned no step sizes, and a rate that suits one likelihood wrecks another; the comparison with
-    learned adaptation is fair only if this one is tuned.
-    """
-    report = report or Silent()
-    ids = store.ids("validation")
-    chosen, notes = [], []
-    ids = ids[np.linspace(0, len(ids) - 1, min(len(ids), _TUNING_EPISODES)).astype(int)]
-    dressing = fit_dressing(store, config.seed) if any("fine-tuned" in row.name for row in rows) else np.empty(0)
-    for row in rows:
-        if "fine-tuned" not in row.name or not len(ids):
-            chosen.append(row)
-            continue
-        trials = tuple(replace(row, name=str(rate), rate=rate) for rate in _TUNING_RATES)
-        plan = Plan(trials, dressing, False, config.members, config.seed)
-        scores: dict[str, list[float]] = {}
-        dead: set[str] = set()
-        for done, episode in enumerate(ids, 1):
-            frame, failed = score_episodes(config.episodes, plan, [int(episode)])
-            dead |= set(failed)
-            for name, part in frame.groupby("learner"):
-                scores.setdefault(str(name), []).append(part["crps"].sum())
-            report.progress(done, len(ids), f"fine-tuning rates tried for {row.name}")
-        alive = {rate: sum(scores[str(rate)]) for rate in _TUNING_RATES if str(rate) not in dead}
-        if not alive:
-            notes.append(f"{row.name}: every step size diverged on validation.")
-            continue
-        best = min(alive, key=lambda rate: alive[rate])
-        notes.append(f"{row.name}: step size {best:g}, chosen on validation among {_TUNING_RATES}.")
-        chosen.append(replace(row, rate=best))
-    return chosen, notes

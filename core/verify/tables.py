@@ -1,11 +1,15 @@
 """The scorecard for people: Markdown, a compact table for a terminal, and one verdict in words per learner."""
 
+from collections.abc import Iterable
+
 import pandas as pd
 
 from core.verify.optimum import OPTIMUM
 from core.verify.scorecard import defined_metric
 
 SHOWN = ("mae", "rmse", "bias", "spread_skill", "coverage_50", "coverage_90", "coverage_95", "pit_distance", "nll")
+BY_LEAD = {"spread_skill": ("Spread over error, 1 where calibrated", 2),
+           "coverage_90": ("Share of observations in the central 90 % interval", 3)}  # fmt: skip
 _HOLDOUT_WORDS = {
     "region": "new region",
     "time": "new time",
@@ -17,6 +21,12 @@ _HOLDOUT_WORDS = {
 
 def holdout_words(holdout: str) -> str:
     return _HOLDOUT_WORDS.get(holdout, holdout)
+
+
+def headline(holdouts: Iterable[str]) -> str:
+    """The hold-out that tells most: what is new in region and time, as a forecaster will meet it, else all together."""
+    present = list(dict.fromkeys(holdouts))
+    return next((h for h in ("both", "all", "region", "time") if h in present), present[0])
 
 
 def is_control(learner: str) -> bool:
@@ -63,38 +73,40 @@ def markdown(table: pd.DataFrame, notes: list[str], verdicts: list[str]) -> str:
     only_channel = table["channel"].nunique() == 1
     parts = ["# Scorecard", *notes, "", *(f"- {line}" for line in verdicts), ""]
     for (split, holdout, channel), group in table.groupby(["split", "holdout", "channel"], sort=False):
-        leads = _leads(group)
         title = f"## {split}: {holdout_words(str(holdout))}"
         parts += [title if only_channel else f"{title}, {channel}", ""]
         size = group.iloc[0]
         parts += [f"{size['windows']} windows in {size['blocks']} blocks. CRPS with 95 % intervals:", ""]
-        parts += _markdown_rows(["learner", *(f"{lead} min" for lead in leads), "all leads"])
-        for learner in group["learner"].unique():
-            own = defined_metric(group[group["learner"] == learner], "crps")
-            by_lead = {int(row["lead_time"]): _cell(row) for _, row in own.iterrows()}
-            cells = [by_lead.get(lead, "-") for lead in [*leads, 0]]
-            parts.append(f"| {learner} | " + " | ".join(cells) + " |")
+        parts += _markdown_table(*by_lead(group, "crps"))
         shown = [m for m in SHOWN if m in set(group["metric"])]
         shown += [
             m for m in dict.fromkeys(group["metric"]) if m.startswith(("brier@", "csi@", "fss_9@", "power_ratio_4"))
         ]
-        ratios = group[group["metric"] == "crps_ratio"]
-        if len(ratios):
+        if (group["metric"] == "crps_ratio").any():
             parts += [
                 "",
                 "CRPS as a ratio to that of the optimum, which no forecast from the same inputs can better:",
                 "",
             ]
-            parts += _markdown_rows(["learner", *(f"{lead} min" for lead in leads), "all leads"])
-            for learner, own in ratios.groupby("learner", sort=False):
-                by_lead = {int(row["lead_time"]): _cell(row, 3) for _, row in own.iterrows()}
-                parts.append(f"| {learner!s} | " + " | ".join(by_lead.get(lead, "-") for lead in [*leads, 0]) + " |")
-        parts += ["", "Over all lead times:", "", *_markdown_rows(["learner", *shown])]
-        for learner in group["learner"].unique():
-            own = group[group["learner"] == learner]
-            parts.append(f"| {learner} | " + " | ".join(_value(own, metric, 0, 3) for metric in shown) + " |")
-        parts.append("")
+            parts += _markdown_table(*by_lead(group, "crps_ratio", OPTIMUM, 3))
+        for metric, (words, digits) in BY_LEAD.items():
+            if (group["metric"] == metric).any():
+                parts += ["", f"{words}:", "", *_markdown_table(*by_lead(group, metric, digits=digits))]
+        parts += ["", "Over all lead times:", "", *_over_all_leads(group, shown), ""]
     return "\n".join(parts)
+
+
+def by_lead(
+    group: pd.DataFrame, metric: str, reference: str = "", digits: int = 4
+) -> tuple[list[str], list[list[str]]]:
+    """A table of one metric with its intervals: header, and a row a learner that has it, of cells by lead time."""
+    own = defined_metric(group, metric, reference)
+    leads = [*_leads(group), 0]
+    rows = []
+    for learner, values in own.groupby("learner", sort=False):
+        cells = {int(row["lead_time"]): _cell(row, digits) for _, row in values.iterrows()}
+        rows.append([str(learner), *(cells.get(lead, "-") for lead in leads)])
+    return ["learner", *(f"{lead} min" if lead else "all leads" for lead in leads)], rows
 
 
 def verdicts(table: pd.DataFrame, holdout: str = "") -> list[str]:
@@ -103,8 +115,13 @@ def verdicts(table: pd.DataFrame, holdout: str = "") -> list[str]:
     skill = chosen[chosen["metric"] == "crps_skill"]
     lines = [_sureness(chosen, str(name)) for name in skill["learner"].unique() if not is_control(str(name))]
     lines = [line for line in lines if line]
-    for (learner, reference), rows in skill.groupby(["learner", "reference"], sort=False):
+    compared = chosen[chosen["metric"] == "crps_difference"]  # which there is of every pair, unlike skill
+    for learner, reference in compared[["learner", "reference"]].drop_duplicates().itertuples(index=False):
         if reference == OPTIMUM and is_control(str(learner)):
+            continue
+        rows = skill[(skill["learner"] == learner) & (skill["reference"] == reference)]
+        if not (rows["lead_time"] == 0).any():
+            lines.append(f"{learner} against {reference}: undefined, since the reference has no error")
             continue
         by_lead = rows[rows["lead_time"] > 0].sort_values("lead_time")
         if by_lead["low"].isna().all():
@@ -138,10 +155,7 @@ def _choose(table: pd.DataFrame, holdout: str) -> pd.DataFrame:
     """One split and hold-out: test before validation, new region and time before the rest, all channels together."""
     split = "test" if "test" in set(table["split"]) else table["split"].iloc[0]
     chosen = table[table["split"] == split]
-    present = set(chosen["holdout"])
-    wanted = [holdout] if holdout else ["both", "all", "region", "time"]
-    holdout = next((h for h in wanted if h in present), chosen["holdout"].iloc[0])
-    chosen = chosen[chosen["holdout"] == holdout]
+    chosen = chosen[chosen["holdout"] == (holdout or headline(chosen["holdout"]))]
     channels = set(chosen["channel"])
     return chosen[chosen["channel"] == ("all" if "all" in channels else chosen["channel"].iloc[0])]
 
@@ -163,8 +177,15 @@ def _cell(row: pd.Series, digits: int = 4) -> str:
     return f"{row['value']:.{digits}f}" + (f" {_interval(row, digits)}" if row["low"] == row["low"] else "")
 
 
-def _markdown_rows(header: list[str]) -> list[str]:
-    return ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
+def _over_all_leads(group: pd.DataFrame, metrics: list[str]) -> list[str]:
+    owns = [(learner, group[group["learner"] == learner]) for learner in group["learner"].unique()]
+    rows = [[learner, *(_value(own, metric, 0, 3) for metric in metrics)] for learner, own in owns]
+    return _markdown_table(["learner", *metrics], rows)
+
+
+def _markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
+    lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
 
 
 def _spans(chosen: list[int], every: list[int]) -> str:

@@ -13,7 +13,7 @@ from core.archive import Archive, Status
 from core.config import ForecastConfig
 from core.forecast import forecast
 from core.forecast_folder import Folder
-from core.forecast_verification import roll, verify_forecasts
+from core.forecast_verification import Verified, roll, verify_forecasts
 
 INIT = "2024-06-02T06:00"
 
@@ -101,3 +101,20 @@ def test_the_rolling_span_reaches_back_from_the_newest_and_weights_by_pixels(tmp
     assert (row["forecasts"], row["crps"], row["skill"]) == (2, 1.5, -0.5)
     assert roll(Folder(str(tmp_path)), hours=48)["forecasts"] == 3
     assert roll(Folder(str(Path(tmp_path) / "nothing")), hours=24) == {}
+
+
+@pytest.mark.parametrize(("pixels", "persistence", "crps"), [(0.0, 0.0, None), (10.0, 0.0, 0.5)])
+def test_what_is_undefined_is_a_dash_and_not_a_number(tmp_path, pixels, persistence, crps):
+    sums = dict.fromkeys(("bias", "squared_error", "variance", "coverage90"), 0.0)
+    sums |= {"pixels": pixels, "crps": 0.5 * pixels, "crps_persistence": persistence}
+    folder = tmp_path / "verification"
+    folder.mkdir()
+    book = {"2024-06-01T05:00:00": {"identity": {}, "leads": {"30": {"ir": sums}}}}
+    (folder / "20240601.json").write_text(json.dumps(book))
+    rolling = roll(Folder(str(tmp_path)), hours=24)
+    [row] = rolling["rows"]
+    assert (row["crps"], row["skill"]) == (crps, None)
+    assert "NaN" not in json.dumps(rolling)
+    line = Verified(1, 1, 1, 0, rolling, "").markdown.splitlines()[-1]
+    assert line.startswith("| ir | 30 | 1 | " + ("-" if crps is None else "0.5"))
+    assert line.split("|")[6].strip() == "-"

@@ -1,4 +1,5 @@
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ from core.meta.checks import Examples
 from core.model import DataSpec, Model, build_learner
 from core.report import Silent
 from core.verify.domain import StepsSettings
-from core.verify.evaluate import evaluate
+from core.verify.evaluate import curve_within, evaluate, inputs_of
 from core.verify.pictures import telling_windows
-from core.verify.rows import LearnedRow, Plan, learned_rows, own_rows
+from core.verify.rows import LearnedRow, Plan, learned_rows, own_rows, short_path
 from core.verify.scorecard import KEYS
 from core.verify.scoring import fit_dressing, partner, score_all, score_episodes
 from core.verify.statistics import window_statistics
@@ -32,7 +33,9 @@ def config(chain, tmp_path) -> EvaluateConfig:
 def test_evaluate_scores_every_row_on_the_same_windows(config, chain, monkeypatch):
     monkeypatch.setattr("core.verify.domain_rows.CANDIDATES", (StepsSettings(), StepsSettings(cascade_levels=4)))
     monkeypatch.setattr("core.verify.domain_rows._STARTS_TO_CHOOSE_ON", 1)
-    monkeypatch.setattr("core.verify.scoring._TUNING_EPISODES", 2)
+    monkeypatch.setattr("core.verify.fine_tuning.RATES", (1e-2, 1e-1))
+    monkeypatch.setattr("core.verify.fine_tuning.STEPS", (1,))
+    monkeypatch.setattr("core.verify.fine_tuning._EPISODES", 2)
     scorecard = evaluate(config.model_copy(update={
         "archive": chain.archive, "baselines": ["climatology", "optical_flow", "steps"], "support_curve": [0, 1],
         "step_curve": [2], "pretrained": True, "shuffled": True, "deep_ensemble": [chain.run, chain.run],
@@ -74,6 +77,33 @@ def test_a_second_call_skips_and_other_inputs_do_not(config):
 
 def test_a_run_s_own_rows_are_its_forecasts_without_and_with_adaptation(config):
     assert own_rows(config) == ["abml, M = 0", "abml, M = 1"]
+
+
+def test_a_run_beside_and_a_run_in_the_ensemble_are_other_inputs(config, tmp_path):
+    other = str(shutil.copytree(config.run, tmp_path / "other"))
+    asked = [{}, {"more_runs": [other]}, {"deep_ensemble": [other]}, {"more_runs": [other], "deep_ensemble": [other]}]
+    configs = [config.model_copy(update=more) for more in asked]
+    assert len({inputs_of(one, learned_rows(one), "")["digest"] for one in configs}) == 4
+
+
+def test_rows_of_runs_of_one_learner_are_told_apart_by_as_much_of_their_paths_as_it_takes(config, tmp_path):
+    others = [str(shutil.copytree(config.run, tmp_path / name / config.run.rpartition("/")[2])) for name in "ab"]
+    both = config.model_copy(update={"run": others[0], "more_runs": others[1:]})
+    assert [row.name for row in learned_rows(both)] == [
+        "abml (a/run), M = 0", "abml (a/run), M = 1", "abml (b/run), M = 0", "abml (b/run), M = 1",
+    ]  # fmt: skip
+    assert short_path("runs/E1", ["runs/E1", "runs/E2"]) == "E1"
+    with pytest.raises(FewcastError, match="one name"):
+        learned_rows(both.model_copy(update={"more_runs": [f"{others[0]}/."]}))
+
+
+def test_a_few_shot_curve_ends_where_the_support_does_and_says_so(config):
+    store = EpisodeStore.open(config.episodes)
+    asked = config.model_copy(update={"support_curve": [0, 1, 2, 4, 8]})
+    within, [note] = curve_within(asked, store)
+    assert within.support_curve == [0, 1, 2]
+    assert note == "Left out of the few-shot curve: N_S = 4 and N_S = 8, since an episode has 2 support windows."
+    assert curve_within(within, store) == (within, [])
 
 
 def test_the_result_does_not_depend_on_how_episodes_are_grouped(config):

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -5,6 +7,8 @@ import pytest
 from core.verify import tables
 from core.verify.bootstrap import blocks, interval, resampling_weights
 from core.verify.optimum import OPTIMUM
+from core.verify.page import scorecard_page
+from core.verify.plots import calibration
 from core.verify.scorecard import Settings, scorecard_table
 from core.verify.statistics import PIT_COLUMNS
 
@@ -99,6 +103,7 @@ def test_skill_against_a_perfect_reference_is_left_out():
     table = scorecard_table(windows, SETTINGS, [("learner", "reference")])
     assert "crps_skill" not in set(table["metric"])
     assert "crps_difference" in set(table["metric"])
+    assert tables.verdicts(table)[-1] == "learner against reference: undefined, since the reference has no error"
 
 
 def test_a_learner_is_a_ratio_to_the_optimum_where_there_is_one():
@@ -160,3 +165,27 @@ def test_markdown_has_every_learner_and_lead_time():
     ):
         assert word in text
     assert "nan" not in text
+
+
+def test_calibration_by_lead_time_is_readable_with_its_intervals():
+    windows = _windows()
+    windows.loc[windows["lead_time"] == 60, "inside_90%"] = 60.0
+    table = scorecard_table(windows, SETTINGS, [])
+    text = tables.markdown(table, [], []).split("all held-out")[1]
+    [part] = re.findall(r"central 90 % interval:\n\n(.*?)\n\n", text, re.S)
+    header, _, *rows = part.splitlines()
+    assert header == "| learner | 30 min | 60 min | all leads |"
+    assert "| learner | 0.900 [0.900, 0.900] | 0.750 [0.750, 0.750] | 0.825 [0.825, 0.825] |" in rows
+    page = scorecard_page(table, pd.DataFrame(columns=["cut"]), [], [], {})
+    assert "<td>0.750 [0.750, 0.750]</td>" in page
+
+
+def test_the_picture_of_calibration_is_of_one_holdout_and_names_it():
+    windows = _windows()
+    windows["holdout"] = windows["holdout"].replace({"time": "both"})
+    windows.loc[windows["holdout"] == "region", "pit_00"] = 1000.0  # what another hold-out would show
+    table = scorecard_table(windows, SETTINGS, [])
+    figure = calibration(windows, table, "test")
+    assert figure.get_suptitle() == "new region and new time"
+    [heights] = {tuple(patch.get_data().values) for patch in figure.axes[0].patches}
+    np.testing.assert_allclose(heights, 1.0)
