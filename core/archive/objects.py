@@ -204,17 +204,6 @@ class RemoteObjects:
 
         return self._persist(attempt)
 
-    def tag(self, key: str) -> str:
-        """The entity tag of an object's content; empty where there is none."""
-
-        def attempt() -> str:
-            try:
-                return str(self.fs.info(f"{self.prefix}/{key}").get("ETag", ""))
-            except FileNotFoundError:
-                return ""
-
-        return self._persist(attempt)
-
     @contextmanager
     def reader(self, key: str) -> Iterator[Callable[[int, int | None], bytes | None]]:
         """The end of the object comes with the first read: most frames are whole in it, so one request serves them."""
