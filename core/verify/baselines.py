@@ -13,6 +13,10 @@ from torch import Tensor
 
 from core.verify.ensemble import Ensemble
 
+PERSISTENCE, DRESSED, CLIMATOLOGY = "persistence", "dressed persistence", "climatology of the support"
+OPTICAL_FLOW, STEPS = "optical flow", "STEPS"
+BASELINES = (PERSISTENCE, DRESSED, CLIMATOLOGY, OPTICAL_FLOW, STEPS)
+"""The rows that have learned nothing."""
 _QUANTILES = 40
 _ERRORS_PER_WINDOW = 512  # enough for 40 quantiles from a hundred windows, small enough to keep in memory
 

@@ -18,13 +18,14 @@ from core.episodes.loader import Loader
 from core.episodes.store import EpisodeStore
 from core.fanout import fan_out
 from core.report import Report
+from core.verify.baselines import OPTICAL_FLOW, STEPS
 from core.verify.domain import CANDIDATES, StepsSettings, optical_flow, steps
 from core.verify.ensemble import Ensemble
 from core.verify.events import Event
 from core.verify.state import all_statistics, as_frame
 
 Method = Literal["optical_flow", "steps"]
-NAMES: dict[Method, str] = {"optical_flow": "optical flow", "steps": "STEPS"}
+NAMES: dict[Method, str] = {"optical_flow": OPTICAL_FLOW, "steps": STEPS}
 _STARTS_TO_CHOOSE_ON = 4
 _STEPS_MEMBERS = 20
 _FORMAT = 2  # raise it when the same job gives other statistics

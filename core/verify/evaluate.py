@@ -7,25 +7,23 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from core.config import EvaluateConfig
 from core.episodes.store import EpisodeStore
 from core.errors import FewcastError
 from core.report import Report, Silent
-from core.verify import tables
+from core.verify.baselines import BASELINES, CLIMATOLOGY, DRESSED, PERSISTENCE, STEPS
 from core.verify.diagnostics import cuts_table
-from core.verify.domain_rows import NAMES, Method, domain_windows
+from core.verify.domain_rows import Method, domain_windows
 from core.verify.events import events_of
 from core.verify.fine_tuning import choose_fine_tuning
 from core.verify.folder import Scorecard, deliver, finished, folder_of, withdraw
 from core.verify.optimum import OPTIMUM
-from core.verify.page import scorecard_page
+from core.verify.page import scorecard_markdown, scorecard_page
 from core.verify.pictures import draw_pictures
 from core.verify.rows import (
-    CLIMATOLOGY,
-    DRESSED,
-    PERSISTENCE,
     LearnedRow,
     Plan,
     forget_models,
@@ -34,6 +32,7 @@ from core.verify.rows import (
 )
 from core.verify.scorecard import Settings, scorecard_table
 from core.verify.scoring import fit_dressing, forecasts_of, score_all
+from core.verify.tables import headline_windows
 from core.verify.units import Units, require_fit
 
 _FORMAT = 3  # raise it when the same inputs give another scorecard
@@ -82,16 +81,16 @@ def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: An
         report.message(notes[-1])
     settings = Settings(config.bootstrap_samples, config.bootstrap_hours, config.seed)
     scales = dict(zip(store.channels, store.normalisation.std.tolist(), strict=True))
-    table = scorecard_table(windows, settings, comparisons(plan.rows, set(windows["learner"])), scales)
+    table = scorecard_table(windows, settings, comparisons(plan.rows, windows), scales)
     windows.to_parquet(folder / "windows.parquet", index=False)
     table.to_parquet(folder / "scorecard.parquet", index=False)
-    verdicts, all_notes = tables.verdicts(table), [*_notes(config, plan, store), *notes]
-    (folder / "scorecard.md").write_text(tables.markdown(table, all_notes, verdicts))
+    all_notes = [*_notes(config, plan, store), *notes]
     forecasts = partial(forecasts_of, config.episodes, plan)
     pictures = draw_pictures(folder, windows, table, store, events, forecasts, report)
     cuts = cuts_table(windows, config.split)
     cuts.to_parquet(folder / "cuts.parquet", index=False)
-    (folder / "scorecard.html").write_text(scorecard_page(table, cuts, all_notes, verdicts, pictures))
+    (folder / "scorecard.md").write_text(scorecard_markdown(table, all_notes))
+    (folder / "scorecard.html").write_text(scorecard_page(table, cuts, all_notes, pictures))
     deliver(config.scorecard, inputs)
     made = finished(config.scorecard, inputs)
     assert made is not None
@@ -114,16 +113,27 @@ def curve_within(config: EvaluateConfig, store: EpisodeStore) -> tuple[EvaluateC
     ]
 
 
-def comparisons(rows: Sequence[LearnedRow], present: set[str]) -> list[tuple[str, str]]:
-    """Which pairs get a paired difference: main rows against the baselines and the first row, controls against it."""
+def comparisons(rows: Sequence[LearnedRow], windows: pd.DataFrame) -> list[tuple[str, str]]:
+    """Which pairs get a paired difference.
+
+    Main rows against the best baseline, dressed persistence and STEPS; the adapted row against the other main rows and
+    its controls; all against the optimum.
+    """
+    present = set(windows["learner"])
     main = [row.name for row in rows if row.main]
     others = [row.name for row in rows if row.shuffled]
     adapted = main[1] if len(main) > 1 else main[0]
-    pairs = [(name, DRESSED) for name in main]
-    pairs += [(name, NAMES["steps"]) for name in main if NAMES["steps"] in present]
+    pairs = [(name, baseline) for name in main for baseline in (best_baseline(windows), DRESSED, STEPS)]
     pairs += [(adapted, name) for name in [*main, *others] if name != adapted]
     pairs += [(name, OPTIMUM) for name in [PERSISTENCE, DRESSED, CLIMATOLOGY, *(row.name for row in rows)]]
-    return [(a, b) for a, b in pairs if a in present and b in present]
+    return [(a, b) for a, b in dict.fromkeys(pairs) if a in present and b in present]
+
+
+def best_baseline(windows: pd.DataFrame) -> str:
+    """The baseline of least CRPS over the windows of the headline."""
+    own = headline_windows(windows)
+    sums = own[own["learner"].isin(BASELINES)].groupby("learner", observed=True)[["crps", "count"]].sum()
+    return str((sums["crps"] / sums["count"]).fillna(np.inf).idxmin())
 
 
 def _notes(config: EvaluateConfig, plan: Plan, store: EpisodeStore) -> list[str]:

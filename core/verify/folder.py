@@ -10,6 +10,7 @@ import pandas as pd
 
 from core.archive.objects import open_objects
 from core.verify import tables
+from core.verify.verdicts import heading, verdicts
 
 INPUTS = "inputs.json"
 _COPIES = Path("data/scorecards")
@@ -70,7 +71,7 @@ def finished(url: str, inputs: dict[str, Any]) -> Scorecard | None:
         text = (folder / "scorecard.md").read_text()
     except (OSError, ValueError):
         return None
-    terminal = "\n".join([tables.compact_table(table), "", *tables.verdicts(table)])
+    terminal = "\n".join([tables.compact_table(table), "", f"{heading(table)}:", *verdicts(table)])
     return Scorecard(url, folder, tuple(sorted(folder.glob("*.png"))), True, table, text, terminal)
 
 

@@ -1,4 +1,4 @@
-"""The scorecard as one HTML page that needs nothing beside it: tables, verdicts, plots and moving forecasts."""
+"""The scorecard as Markdown, and as one HTML page that needs nothing beside it, with plots and moving forecasts."""
 
 import base64
 import html
@@ -15,7 +15,8 @@ from PIL import Image
 from core.verify.colours import image_style, is_image, measure_of
 from core.verify.optimum import OPTIMUM
 from core.verify.plots import limits
-from core.verify.tables import BY_LEAD, SHOWN, by_lead, holdout_words
+from core.verify.tables import BY_LEAD, SHOWN, by_lead, holdout_words, markdown, markdown_table
+from core.verify.verdicts import heading, other_pairs, verdicts
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 2rem auto; padding: 0 1rem; color: #1c1f24 }
@@ -28,15 +29,24 @@ td.best { font-weight: 700 } img { max-width: 100%; height: auto } .note { color
 """
 
 
-def scorecard_page(
-    table: pd.DataFrame, cuts: pd.DataFrame, notes: Sequence[str], verdicts: Sequence[str], pictures: Mapping[str, Path]
-) -> str:
+def scorecard_markdown(table: pd.DataFrame, notes: Sequence[str]) -> str:
+    """Verdicts first, then the tables, and a paragraph a note."""
+    parts = ["# Scorecard", "", f"## {heading(table)}", "", *(f"- {line}" for line in verdicts(table)), ""]
+    header, rows = other_pairs(table)
+    parts += ["Further paired differences:", "", *markdown_table(header, rows), ""] if rows else []
+    parts += [markdown(table), "## Notes", *(f"\n{note}" for note in notes)]
+    return "\n".join(parts) + "\n"
+
+
+def scorecard_page(table: pd.DataFrame, cuts: pd.DataFrame, notes: Sequence[str], pictures: Mapping[str, Path]) -> str:
     """The page. `pictures` maps a caption to a PNG, still or moving, which is put into the page itself."""
     parts = [
-        "<h1>Scorecard</h1><h2>Verdicts</h2><ul>",
-        *(f"<li>{html.escape(line)}</li>" for line in verdicts),
+        f"<h1>Scorecard</h1><h2>{html.escape(heading(table))}</h2><ul>",
+        *(f"<li>{html.escape(line)}</li>" for line in verdicts(table)),
         "</ul>",
     ]
+    header, rows = other_pairs(table)
+    parts += ["<p>Further paired differences:</p>", _table(header, rows)] if rows else []
     parts += ["<h2>Forecasts and scores</h2>", *(_figure(caption, path) for caption, path in pictures.items())]
     for (split, holdout, channel), group in _widest_first(table):
         size = group.iloc[0]

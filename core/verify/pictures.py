@@ -11,14 +11,13 @@ from matplotlib.figure import Figure
 from core.episodes.loader import Windows
 from core.episodes.store import EpisodeStore
 from core.report import Report
-from core.verify.baselines import last_frame
+from core.verify.baselines import PERSISTENCE, last_frame
 from core.verify.diagnostics import curve_figure, reliability_figure, texture_figure
 from core.verify.ensemble import Prediction
 from core.verify.events import Event
 from core.verify.mixture import CORRELATION_PIXELS, Mixture
 from core.verify.page import animation
 from core.verify.plots import calibration, forecast_sheet, score_by_lead
-from core.verify.rows import PERSISTENCE
 
 Forecasts = Callable[[int], tuple[Windows, dict[str, Prediction]]]
 

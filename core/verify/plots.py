@@ -11,7 +11,7 @@ from matplotlib.image import AxesImage
 
 from core.verify.colours import LEARNERS, MARKERS, image_style, is_image, measure_of
 from core.verify.statistics import PIT_BINS, pit_histogram
-from core.verify.tables import headline, holdout_words, is_control
+from core.verify.tables import headline, headline_windows, holdout_words, is_control
 
 
 def score_by_lead(table: pd.DataFrame, split: str, metric: str = "crps") -> Figure:
@@ -42,7 +42,7 @@ def calibration(windows: pd.DataFrame, table: pd.DataFrame, split: str) -> Figur
     rows = table[(table["split"] == split) & (table["reference"] == "")]
     holdout = headline(rows["holdout"])
     rows = rows[(rows["channel"] == _channel(rows)) & (rows["holdout"] == holdout)]
-    windows = windows[(windows["split"] == split) & ((windows["holdout"] == holdout) | (holdout == "all"))]
+    windows = headline_windows(windows[windows["split"] == split])
     density = list(dict.fromkeys(rows[rows["metric"] == "spread_skill"]["learner"]))  # a point has no spread
     density = [name for name in density if not is_control(name)]
     figure = Figure(figsize=(12, 3.9), layout="constrained")

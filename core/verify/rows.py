@@ -20,13 +20,19 @@ from core.errors import FewcastError
 from core.meta.checks import Examples
 from core.meta.learner import Learner
 from core.model import Model
-from core.verify.baselines import DressedPersistence, climatology, last_frame, persistence
+from core.verify.baselines import (
+    CLIMATOLOGY,
+    DRESSED,
+    PERSISTENCE,
+    DressedPersistence,
+    climatology,
+    last_frame,
+    persistence,
+)
 from core.verify.ensemble import Prediction
 from core.verify.events import Event
 from core.verify.mixture import Mixture
 from core.verify.units import Units
-
-PERSISTENCE, DRESSED, CLIMATOLOGY = "persistence", "dressed persistence", "climatology of the support"
 
 
 @dataclass(frozen=True)

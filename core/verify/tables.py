@@ -1,4 +1,4 @@
-"""The scorecard for people: Markdown, a compact table for a terminal, and one verdict in words per learner."""
+"""The scorecard for people: as Markdown, and as a compact table for a terminal."""
 
 from collections.abc import Iterable
 
@@ -29,15 +29,22 @@ def headline(holdouts: Iterable[str]) -> str:
     return next((h for h in ("both", "all", "region", "time") if h in present), present[0])
 
 
+def headline_windows(windows: pd.DataFrame) -> pd.DataFrame:
+    """The windows that the headline of their scorecard is about."""
+    present = windows["holdout"].unique()
+    holdout = headline([*present, "all"] if len(present) > 1 else present)
+    return windows if holdout == "all" else windows[windows["holdout"] == holdout]
+
+
 def is_control(learner: str) -> bool:
     """Whether a row is a control or a point of a curve, which crowd a picture of the learners."""
     return "shuffled" in learner or ", N_S = " in learner or "(curve)" in learner
 
 
-def compact_table(table: pd.DataFrame, holdout: str = "") -> str:
+def compact_table(table: pd.DataFrame) -> str:
     """CRPS per lead time, with spread-skill and 90 % coverage over all leads: what a terminal line can hold."""
-    chosen = _choose(table, holdout)
-    leads, rows = _leads(chosen), []
+    chosen = choose(table)
+    leads, rows = leads_of(chosen), []
     header = ["learner", *(f"{lead} min" for lead in leads), "all", "95 % interval", "RMSE", "spread/skill", "cover 90"]
     for learner in chosen["learner"].unique():
         if ", N_S = " in learner or "(curve)" in learner:
@@ -68,16 +75,22 @@ def compact_table(table: pd.DataFrame, holdout: str = "") -> str:
     return "\n".join([title, lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def markdown(table: pd.DataFrame, notes: list[str], verdicts: list[str]) -> str:
-    """The scorecard as Markdown: notes, verdicts, then for each hold-out CRPS by lead time and the other metrics."""
+def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """Its lines."""
+    lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The table as Markdown: for each hold-out CRPS and calibration by lead time, and the other metrics."""
     only_channel = table["channel"].nunique() == 1
-    parts = ["# Scorecard", *notes, "", *(f"- {line}" for line in verdicts), ""]
+    parts = []
     for (split, holdout, channel), group in table.groupby(["split", "holdout", "channel"], sort=False):
         title = f"## {split}: {holdout_words(str(holdout))}"
         parts += [title if only_channel else f"{title}, {channel}", ""]
         size = group.iloc[0]
         parts += [f"{size['windows']} windows in {size['blocks']} blocks. CRPS with 95 % intervals:", ""]
-        parts += _markdown_table(*by_lead(group, "crps"))
+        parts += markdown_table(*by_lead(group, "crps"))
         shown = [m for m in SHOWN if m in set(group["metric"])]
         shown += [
             m for m in dict.fromkeys(group["metric"]) if m.startswith(("brier@", "csi@", "fss_9@", "power_ratio_4"))
@@ -88,11 +101,11 @@ def markdown(table: pd.DataFrame, notes: list[str], verdicts: list[str]) -> str:
                 "CRPS as a ratio to that of the optimum, which no forecast from the same inputs can better:",
                 "",
             ]
-            parts += _markdown_table(*by_lead(group, "crps_ratio", OPTIMUM, 3))
+            parts += markdown_table(*by_lead(group, "crps_ratio", OPTIMUM, 3))
         for metric, (words, digits) in BY_LEAD.items():
             if (group["metric"] == metric).any():
-                parts += ["", f"{words}:", "", *_markdown_table(*by_lead(group, metric, digits=digits))]
-        parts += ["", "Over all lead times:", "", *_over_all_leads(group, shown), ""]
+                parts += ["", f"{words}:", "", *markdown_table(*by_lead(group, metric, digits=digits))]
+        parts += ["", "Over all lead times:", "", *_over_allleads_of(group, shown), ""]
     return "\n".join(parts)
 
 
@@ -101,7 +114,7 @@ def by_lead(
 ) -> tuple[list[str], list[list[str]]]:
     """A table of one metric with its intervals: header, and a row a learner that has it, of cells by lead time."""
     own = defined_metric(group, metric, reference)
-    leads = [*_leads(group), 0]
+    leads = [*leads_of(group), 0]
     rows = []
     for learner, values in own.groupby("learner", sort=False):
         cells = {int(row["lead_time"]): _cell(row, digits) for _, row in values.iterrows()}
@@ -109,58 +122,16 @@ def by_lead(
     return ["learner", *(f"{lead} min" if lead else "all leads" for lead in leads)], rows
 
 
-def verdicts(table: pd.DataFrame, holdout: str = "") -> list[str]:
-    """How sure each learner rightly is; then for each pair at which lead times the paired interval leaves zero."""
-    chosen = _choose(table, holdout)
-    skill = chosen[chosen["metric"] == "crps_skill"]
-    lines = [_sureness(chosen, str(name)) for name in skill["learner"].unique() if not is_control(str(name))]
-    lines = [line for line in lines if line]
-    compared = chosen[chosen["metric"] == "crps_difference"]  # which there is of every pair, unlike skill
-    for learner, reference in compared[["learner", "reference"]].drop_duplicates().itertuples(index=False):
-        if reference == OPTIMUM and is_control(str(learner)):
-            continue
-        rows = skill[(skill["learner"] == learner) & (skill["reference"] == reference)]
-        if not (rows["lead_time"] == 0).any():
-            lines.append(f"{learner} against {reference}: undefined, since the reference has no error")
-            continue
-        by_lead = rows[rows["lead_time"] > 0].sort_values("lead_time")
-        if by_lead["low"].isna().all():
-            lines.append(f"{learner} against {reference}: one block only, so no interval and no verdict")
-            continue
-        better = by_lead[by_lead["low"] > 0]["lead_time"].tolist()
-        worse = by_lead[by_lead["high"] < 0]["lead_time"].tolist()
-        words = [f"better at {_spans(better, by_lead['lead_time'].tolist())}"] if better else []
-        words += [f"worse at {_spans(worse, by_lead['lead_time'].tolist())}"] if worse else []
-        whole = rows[rows["lead_time"] == 0].iloc[0]
-        lines.append(
-            f"{learner} against {reference}: {' and '.join(words) or 'no clear difference at any lead time'}"
-            f" (95 %); CRPS {-100 * whole['value']:+.1f} % [{-100 * whole['high']:+.1f}, {-100 * whole['low']:+.1f}]"
-        )
-    return lines
-
-
-def _sureness(chosen: pd.DataFrame, learner: str) -> str:
-    """In words, what share of the observations its intervals held; nothing for a point forecast."""
-    own = chosen[(chosen["learner"] == learner) & (chosen["lead_time"] == 0)].set_index("metric")["value"]
-    if "coverage_90" not in own or "spread_skill" not in own:
-        return ""
-    held, spread = 100 * own["coverage_90"], own["spread_skill"]
-    word = (
-        "about right" if 87 <= held <= 93 and 0.9 <= spread <= 1.1 else "too sure" if held < 90 else "not sure enough"
-    )
-    return f"{learner} is {word}: its 90 % intervals held {held:.0f} % of what came; spread over error {spread:.2f}"
-
-
-def _choose(table: pd.DataFrame, holdout: str) -> pd.DataFrame:
-    """One split and hold-out: test before validation, new region and time before the rest, all channels together."""
+def choose(table: pd.DataFrame) -> pd.DataFrame:
+    """One split and hold-out: test before validation, the headline, all channels together."""
     split = "test" if "test" in set(table["split"]) else table["split"].iloc[0]
     chosen = table[table["split"] == split]
-    chosen = chosen[chosen["holdout"] == (holdout or headline(chosen["holdout"]))]
+    chosen = chosen[chosen["holdout"] == headline(chosen["holdout"])]
     channels = set(chosen["channel"])
     return chosen[chosen["channel"] == ("all" if "all" in channels else chosen["channel"].iloc[0])]
 
 
-def _leads(table: pd.DataFrame) -> list[int]:
+def leads_of(table: pd.DataFrame) -> list[int]:
     return sorted(int(lead) for lead in table["lead_time"].unique() if lead > 0)
 
 
@@ -177,25 +148,7 @@ def _cell(row: pd.Series, digits: int = 4) -> str:
     return f"{row['value']:.{digits}f}" + (f" {_interval(row, digits)}" if row["low"] == row["low"] else "")
 
 
-def _over_all_leads(group: pd.DataFrame, metrics: list[str]) -> list[str]:
+def _over_allleads_of(group: pd.DataFrame, metrics: list[str]) -> list[str]:
     owns = [(learner, group[group["learner"] == learner]) for learner in group["learner"].unique()]
     rows = [[learner, *(_value(own, metric, 0, 3) for metric in metrics)] for learner, own in owns]
-    return _markdown_table(["learner", *metrics], rows)
-
-
-def _markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
-    lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
-    return lines + ["| " + " | ".join(row) + " |" for row in rows]
-
-
-def _spans(chosen: list[int], every: list[int]) -> str:
-    """Lead times as ranges: [30, 60, 120] of 30, 60, 90, 120 -> 30-60, 120 min."""
-    runs: list[list[int]] = []
-    for lead in every:
-        if lead not in chosen:
-            continue
-        if runs and every.index(lead) == every.index(runs[-1][-1]) + 1:
-            runs[-1].append(lead)
-        else:
-            runs.append([lead])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs) + " min"
+    return markdown_table(["learner", *metrics], rows)

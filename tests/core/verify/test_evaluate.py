@@ -54,7 +54,7 @@ def test_evaluate_scores_every_row_on_the_same_windows(config, chain, monkeypatc
     assert (counts.nunique(axis=1) == 1).all()
     assert set(KEYS) <= set(windows.columns)
     assert not windows.duplicated(KEYS).any()
-    for words in ("STEPS: 20 members", "step size", "abml, M = 1 against STEPS", "against abml, M = 0"):
+    for words in ("STEPS: 20 members", "step size", "abml, M = 1 against abml, M = 0"):
         assert words in scorecard.markdown
     assert "dressed persistence" in scorecard.terminal
     assert len(scorecard.figures) == 10

@@ -5,12 +5,16 @@ import pandas as pd
 import pytest
 
 from core.verify import tables
+from core.verify.baselines import OPTICAL_FLOW, STEPS
 from core.verify.bootstrap import blocks, interval, resampling_weights
+from core.verify.evaluate import comparisons
 from core.verify.optimum import OPTIMUM
-from core.verify.page import scorecard_page
+from core.verify.page import scorecard_markdown, scorecard_page
 from core.verify.plots import calibration
+from core.verify.rows import LearnedRow
 from core.verify.scorecard import Settings, scorecard_table
 from core.verify.statistics import PIT_COLUMNS
+from core.verify.verdicts import heading, other_pairs, verdicts
 
 SETTINGS = Settings(samples=400, hours=6.0, seed=1)
 
@@ -24,7 +28,7 @@ def _windows(days=6, tiles=3, channels=("ir",), better=0.1, spread=0.05):
             for lead in (30, 60):
                 for channel in channels:
                     crps = rng.uniform(0.2, 0.4) * lead / 30
-                    for learner, gain in (("reference", 0.0), ("learner", better + spread * rng.normal())):
+                    for learner, gain in ((STEPS, 0.0), ("learner", better + spread * rng.normal())):
                         count = float(rng.integers(50, 100))
                         rows.append({
                             "learner": learner, "split": "test", "holdout": ("region", "time")[tile % 2],
@@ -49,7 +53,7 @@ def _one(table, **wanted):
 
 def test_values_are_the_metrics_of_the_summed_windows():
     windows = _windows()
-    table = scorecard_table(windows, SETTINGS, [("learner", "reference")], {"ir": 20.0})
+    table = scorecard_table(windows, SETTINGS, [("learner", STEPS)], {"ir": 20.0})
     part = windows[(windows["learner"] == "learner") & (windows["holdout"] == "region") & (windows["lead_time"] == 60)]
     row = _one(table, metric="crps", learner="learner", holdout="region", lead_time=60)
     assert row["value"] == pytest.approx(part["crps"].sum() / part["count"].sum())
@@ -71,7 +75,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
 
 
 def test_differences_are_paired():
-    table = scorecard_table(_windows(better=0.05, spread=0.01), SETTINGS, [("learner", "reference")])
+    table = scorecard_table(_windows(better=0.05, spread=0.01), SETTINGS, [("learner", STEPS)])
     skill = _one(table, metric="crps_skill", learner="learner", holdout="all", lead_time=0)
     plain = _one(table, metric="crps", learner="learner", holdout="all", lead_time=0)
     assert skill["value"] == pytest.approx(0.05, abs=0.01)
@@ -81,40 +85,40 @@ def test_differences_are_paired():
 
 def test_a_pair_is_compared_over_shared_windows_only():
     windows = _windows(better=0.1, spread=0.0)
-    fewer = windows[~((windows["learner"] == "reference") & (windows["episode"] < 24))]
-    table = scorecard_table(fewer, SETTINGS, [("learner", "reference")])
+    fewer = windows[~((windows["learner"] == STEPS) & (windows["episode"] < 24))]
+    table = scorecard_table(fewer, SETTINGS, [("learner", STEPS)])
     assert _one(table, metric="crps_skill", holdout="all", lead_time=0)["value"] == pytest.approx(0.1)
 
 
 def test_one_block_gives_a_value_without_an_interval():
     windows = _windows(days=1, tiles=1)
     windows = windows[windows["episode"] == 0]
-    table = scorecard_table(windows, SETTINGS, [("learner", "reference")])
+    table = scorecard_table(windows, SETTINGS, [("learner", STEPS)])
     row = _one(table, metric="crps", learner="learner", lead_time=30)
     assert np.isnan(row["low"])
     assert row["blocks"] == 1
     assert "one block" in tables.compact_table(table)
-    assert "no verdict" in tables.verdicts(table)[-1]
+    assert "no verdict" in verdicts(table)[0]
 
 
 def test_skill_against_a_perfect_reference_is_left_out():
     windows = _windows()
-    windows.loc[windows["learner"] == "reference", "crps"] = 0.0
-    table = scorecard_table(windows, SETTINGS, [("learner", "reference")])
+    windows.loc[windows["learner"] == STEPS, "crps"] = 0.0
+    table = scorecard_table(windows, SETTINGS, [("learner", STEPS)])
     assert "crps_skill" not in set(table["metric"])
     assert "crps_difference" in set(table["metric"])
-    assert tables.verdicts(table)[-1] == "learner against reference: undefined, since the reference has no error"
+    assert verdicts(table)[0].startswith("learner against STEPS: undefined, since the reference has no error")
 
 
 def test_a_learner_is_a_ratio_to_the_optimum_where_there_is_one():
-    windows = _windows(better=-0.04, spread=0.0).replace({"learner": {"reference": OPTIMUM}})
+    windows = _windows(better=-0.04, spread=0.0).replace({"learner": {STEPS: OPTIMUM}})
     table = scorecard_table(windows, SETTINGS, [("learner", OPTIMUM)])
     ratio = _one(table, metric="crps_ratio", learner="learner", holdout="all", lead_time=60)
     assert (ratio["value"], ratio["low"], ratio["high"]) == pytest.approx((1.04, 1.04, 1.04))
-    text = tables.markdown(table, [], tables.verdicts(table))
+    text = tables.markdown(table)
     assert "ratio to that of the optimum" in text
     assert "| learner | 1.040 [1.040, 1.040] |" in text
-    plain = scorecard_table(windows.replace({"learner": {OPTIMUM: "reference"}}), SETTINGS, [("learner", "reference")])
+    plain = scorecard_table(windows.replace({"learner": {OPTIMUM: STEPS}}), SETTINGS, [("learner", STEPS)])
     assert "crps_ratio" not in set(plain["metric"])
 
 
@@ -141,22 +145,55 @@ def test_blocks_are_tile_and_span():
     assert len(set(blocks(pd.Series(["a", "a", "b"]), times, 24.0))) == 2
 
 
-def test_verdicts_name_the_lead_times_in_words():
-    table = scorecard_table(_windows(better=0.3), SETTINGS, [("learner", "reference")])
-    sure, line = tables.verdicts(table)
-    assert sure == "learner is about right: its 90 % intervals held 90 % of what came; spread over error 1.00"
-    assert line.startswith("learner against reference: better at 30-60 min (95 %); CRPS -")
-    worse = scorecard_table(_windows(better=-0.3), SETTINGS, [("learner", "reference")])
-    assert "worse at 30-60 min" in tables.verdicts(worse)[-1]
+def test_a_verdict_names_the_lead_times_and_the_windows_in_words():
+    table = scorecard_table(_windows(better=0.3), SETTINGS, [("learner", STEPS)])
+    [line] = verdicts(table)
+    assert heading(table) == "Verdicts (test: all held-out windows)"
+    assert line.startswith("learner: better than STEPS at 30-60 min (95 %), CRPS -")
+    assert line.endswith("; about right (its 90 % intervals held 90 %, spread over error 1.00)")
+    worse = scorecard_table(_windows(better=-0.3), SETTINGS, [("learner", STEPS)])
+    assert "worse than STEPS at 30-60 min" in verdicts(worse)[0]
+
+
+def test_the_verdict_is_against_the_best_baseline_and_other_pairs_are_a_table():
+    windows = _windows(better=0.1)
+    flow = windows[windows["learner"] == STEPS].assign(learner=OPTICAL_FLOW, crps=lambda own: 0.95 * own["crps"])
+    windows = pd.concat([windows, flow])
+    pairs = comparisons([LearnedRow("learner", (), main=True)], windows)
+    assert pairs == [("learner", OPTICAL_FLOW), ("learner", STEPS)]
+    table = scorecard_table(windows, SETTINGS, pairs)
+    [line] = verdicts(table)
+    assert line.startswith("learner: better than optical flow at")
+    _, [row] = other_pairs(table)
+    assert row[0] == "learner against STEPS"
+    assert row[2:] == ["30-60 min", "-"]
+    for text in (scorecard_markdown(table, []), scorecard_page(table, pd.DataFrame(columns=["cut"]), [], {})):
+        assert "Verdicts (test: all held-out windows)" in text
+        assert row[1] in text
+
+
+@pytest.mark.parametrize(
+    ("held", "spread", "words"),
+    [
+        (72, 1.0, "about right"), (60, 0.8, "too sure"), (78, 1.2, "not sure enough"),
+        (73, 0.88, "intervals about right but spread too small"),
+        (66, 1.0, "intervals too narrow but spread about right"),
+        (66, 1.2, "intervals too narrow but spread too large"),
+    ],
+)  # fmt: skip
+def test_intervals_and_spread_that_disagree_are_both_told(held, spread, words):
+    windows = _windows()
+    windows["inside_90%"], windows["variance"] = held, spread**2 * windows["squared_error"]
+    assert f"; {words} (its" in verdicts(scorecard_table(windows, SETTINGS, [("learner", STEPS)]))[0]
 
 
 def test_markdown_has_every_learner_and_lead_time():
-    table = scorecard_table(_windows(), SETTINGS, [("learner", "reference")])
-    text = tables.markdown(table, ["a note"], tables.verdicts(table))
+    table = scorecard_table(_windows(), SETTINGS, [("learner", STEPS)])
+    text = scorecard_markdown(table, ["a note"])
     for word in (
         "a note",
         "learner",
-        "reference",
+        "STEPS",
         "30 min",
         "60 min",
         "new region",
@@ -171,12 +208,12 @@ def test_calibration_by_lead_time_is_readable_with_its_intervals():
     windows = _windows()
     windows.loc[windows["lead_time"] == 60, "inside_90%"] = 60.0
     table = scorecard_table(windows, SETTINGS, [])
-    text = tables.markdown(table, [], []).split("all held-out")[1]
+    text = tables.markdown(table).split("all held-out")[1]
     [part] = re.findall(r"central 90 % interval:\n\n(.*?)\n\n", text, re.S)
     header, _, *rows = part.splitlines()
     assert header == "| learner | 30 min | 60 min | all leads |"
     assert "| learner | 0.900 [0.900, 0.900] | 0.750 [0.750, 0.750] | 0.825 [0.825, 0.825] |" in rows
-    page = scorecard_page(table, pd.DataFrame(columns=["cut"]), [], [], {})
+    page = scorecard_page(table, pd.DataFrame(columns=["cut"]), [], {})
     assert "<td>0.750 [0.750, 0.750]</td>" in page
 
 
