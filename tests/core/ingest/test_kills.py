@@ -2,6 +2,8 @@
 
 import errno
 import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +42,42 @@ def test_a_full_disk_is_one_clear_line_and_nothing_recorded_is_lost(root, monkey
     run(settings)
     whole = contents(settings.archive)
     shutil.rmtree(settings.archive)
+    run(settings)
+    assert contents(settings.archive) == whole
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mounts a file system of so many bytes, or gives the mounted one so many; skips where that is not allowed."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def sized(count: int) -> Path:
+        how = "remount," if folder.is_mount() else ""
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"{how}size={count}", "tmpfs", str(folder)], capture_output=True, text=True
+        )
+        if done.returncode:
+            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+        return folder
+
+    yield sized
+    if folder.is_mount():
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.skipif(not shutil.which("mount"), reason="there is no mount command here")
+def test_a_disk_that_is_really_full_is_one_clear_line_and_then_nothing_is_lost(root, small_disk):
+    undisturbed = config(root)
+    run(undisturbed)
+    whole = contents(undisturbed.archive)
+    taken = sum(-(-len(data) // 4096) * 4096 for data in whole.values())
+    settings = config(root, archive=str(small_disk(taken * 2 // 3) / "archive.zarr"))
+    with pytest.raises(FewcastError, match=r"no space left for the archive .*free some space and run again") as caught:
+        run(settings)
+    assert "\n" not in str(caught.value)
+    assert 0 < len(contents(settings.archive)) < len(whole)
+    small_disk(taken * 3)
     run(settings)
     assert contents(settings.archive) == whole
 
