@@ -13,14 +13,14 @@ import numpy as np
 from core.archive import Archive, Status
 from core.config import IngestConfig
 
-# Status is written every few frames, as it is in a long ingest: a kill may fall between any two of them.
+# Status is written after each frame, where a long ingest does so after many: a kill may fall between any two of them.
 CHILD = """
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from core.config import IngestConfig
 from core.ingest import ingest, run
-run.RECORD_AFTER_FRAMES = 3
+run.RECORD_AFTER_FRAMES = 1
 settings = IngestConfig.model_validate_json(Path(sys.argv[1]).read_text())
 print("ready", flush=True)
 ingest(settings, clock=lambda: datetime(2024, 3, 2, 12, tzinfo=UTC))
@@ -29,11 +29,11 @@ ingest(settings, clock=lambda: datetime(2024, 3, 2, 12, tzinfo=UTC))
 
 def kill_and_finish(
     settings: IngestConfig, folder: Path, rounds: int, frames: int, contents: Callable[[str], dict[str, bytes]]
-) -> tuple[list[dict[str, bytes]], int]:
+) -> tuple[list[dict[str, bytes]], int, int]:
     """Kill `rounds` ingests of so many frames, with a fresh archive after each that ends, and let the last one end.
 
-    Returns what each archive holds, first of all that of an undisturbed ingest, and how often a kill left one with some
-    of the frames recorded. Where that is never, the kills go on for a while: the CI sample has few of them.
+    Returns what each archive holds, first that of an undisturbed ingest; the number of kills; and how many of them
+    left an archive with some of the frames recorded. Where none has, the kills go on for a while: a sample has few.
     """
     rng, ended = random.Random(rounds), []
     archives = (f"{settings.archive}-{number}" for number in itertools.count())
@@ -54,7 +54,7 @@ def kill_and_finish(
         partial += 0 < _recorded(url) < frames
     with _start(settings, url, folder) as child:
         assert child.wait() == 0
-    return [*ended, contents(url)], partial
+    return [*ended, contents(url)], kills, partial
 
 
 def _start(settings: IngestConfig, url: str, folder: Path) -> "subprocess.Popen[str]":

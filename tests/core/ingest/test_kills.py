@@ -18,8 +18,8 @@ from tests.core.killing import kill_and_finish
 def test_killed_at_random_moments_it_ends_bit_identical(root, rounds):
     undisturbed = config(root)
     run(undisturbed)
-    ended, partial = kill_and_finish(config(root), root, rounds, SLOTS * 2, contents)
-    print(f"{partial} of {rounds} kills left an archive half done, {len(ended)} archives were completed")
+    ended, kills, partial = kill_and_finish(config(root), root, rounds, SLOTS * 2, contents)
+    print(f"{partial} of {kills} kills left an archive half done, {len(ended)} archives were completed")
     assert all(archive == contents(undisturbed.archive) for archive in ended)
     assert partial >= max(1, rounds // 10)
 
