@@ -15,16 +15,12 @@ from numpy.typing import NDArray
 from core.archive import layout, shard
 from core.archive.days import Days, Stored
 from core.archive.layout import SERVED, Status
-from core.archive.matching import differs
+from core.archive.matching import require
 from core.archive.objects import LocalObjects, Objects, ReplacedError, open_objects
 from core.archive.packing import PACKINGS, Packing, pack, unpack
 from core.archive.windows import Windows
 from core.errors import FewcastError
 from core.satellite.granule import Frame, Grid, Kind, Reason
-
-
-class DamagedError(FewcastError):
-    """What an archive stores of a frame does not check."""
 
 
 class Archive:
@@ -96,7 +92,7 @@ class Archive:
         start = start.replace(tzinfo=UTC) if start.tzinfo is None else start.astimezone(UTC)
         if cls.exists(url):
             archive = cls(url, writable=True)
-            archive.require(grid=grid, channels=channels, origin=start, cadence_minutes=cadence_minutes)
+            require(archive, grid=grid, channels=channels, origin=start, cadence_minutes=cadence_minutes)
             return archive
         objects = open_objects(url)
         made = layout.template(
@@ -110,16 +106,6 @@ class Archive:
         for key, data in made.items():
             objects.put(key, data)
         return cls(url, writable=True)
-
-    def require(
-        self, *, grid: Grid | None = None, channels: Mapping[str, Kind], origin: datetime, cadence_minutes: int
-    ) -> None:
-        """Raise `FewcastError` unless the archive has these channels, this time axis and any grid given."""
-        difference = differs(self, grid, channels, origin, cadence_minutes)
-        if difference:
-            what, found = difference
-            mend = "give another ingest.archive, or the settings that this one was made with"
-            raise FewcastError(f"the archive {self.url} {what}", found=found, mend=mend)
 
     @cached_property
     def times(self) -> NDArray[np.datetime64]:
@@ -293,7 +279,7 @@ class Archive:
             whole = self.objects.get(key)  # it changed under the reader: one request sees one version
             return shard.decode(shard.within(whole), (len(self.kinds[kind]), *self.shape), channels, y, x)
         except shard.TornShardError as error:
-            raise DamagedError(
+            raise shard.DamagedError(
                 f"{key} of the archive {self.url} is damaged",
                 found=str(error),
                 mend="run `fewcast archive repair` on it, then ingest again",
@@ -309,7 +295,5 @@ def _reopen(url: str, writable: bool, made: str) -> Archive:
     """An archive on a worker that outlives it: one made anew at the same URL has another digest, and is opened anew."""
     archive = Archive(url, writable=writable)
     if archive._made != made:
-        raise FewcastError(
-            f"the archive {url} was replaced on the way", found="another grid or other channels", mend="run again"
-        )
+        raise FewcastError(f"the archive {url} was replaced on the way", found="another one", mend="run again")
     return archive

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from core.archive.archive import Archive, DamagedError
+from core.archive.archive import Archive
 from core.archive.layout import SERVED, Status
+from core.archive.shard import DamagedError
 from core.satellite.granule import UNITS, Reason
 
 if TYPE_CHECKING:

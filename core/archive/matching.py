@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from core.errors import FewcastError
 from core.satellite.granule import Grid, Kind
 
 if TYPE_CHECKING:
@@ -15,18 +16,28 @@ if TYPE_CHECKING:
 TOLERANCE = 0.05
 
 
-def differs(
-    archive: "Archive", grid: Grid | None, channels: Mapping[str, Kind], origin: datetime, cadence_minutes: int
-) -> tuple[str, str] | None:
-    """The first difference as (what it is, what was found), or None; a coarser cadence on the same slots is none.
+def require(
+    archive: "Archive",
+    *,
+    grid: Grid | None = None,
+    channels: Mapping[str, Kind],
+    origin: datetime,
+    cadence_minutes: int,
+) -> None:
+    """Raise `FewcastError` unless the archive has these channels, this time axis and any grid given.
 
-    Without a grid the rest is compared.
+    A coarser cadence on the same slots is the same time axis.
     """
     difference = _of_grid(archive, grid) if grid is not None else None
-    return difference or _of_content(archive, channels, origin, cadence_minutes)
+    difference = difference or _of_content(archive, channels, origin, cadence_minutes)
+    if difference:
+        what, found = difference
+        mend = "give another ingest.archive, or the settings that this one was made with"
+        raise FewcastError(f"the archive {archive.url} {what}", found=found, mend=mend)
 
 
 def _of_grid(archive: "Archive", grid: Grid) -> tuple[str, str] | None:
+    """The first difference as (what it is, what was found)."""
     there = archive.grid
     if there.shape != grid.shape:
         return "is of another grid", f"{_size(there)} pixels there, {_size(grid)} asked for"

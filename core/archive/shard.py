@@ -11,6 +11,8 @@ import google_crc32c
 import numpy as np
 from numcodecs import blosc
 
+from core.errors import FewcastError
+
 CHUNK = 128
 MISSING = 65535
 COMPRESSOR, LEVEL = "zstd", 3
@@ -80,6 +82,10 @@ def encode(codes_CYX: Codes) -> bytes:
 
 class TornShardError(Exception):
     """A stored shard whose index or chunks do not check."""
+
+
+class DamagedError(FewcastError):
+    """The same, told to a user: which object it is, and how to mend it."""
 
 
 def decode(

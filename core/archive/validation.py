@@ -9,11 +9,11 @@ from enum import StrEnum
 
 import numpy as np
 
-from core.archive.archive import Archive, DamagedError, Stored
+from core.archive.archive import Archive, Stored
 from core.archive.layout import SERVED, Status
 from core.archive.lock import exclusive
 from core.archive.packing import PACKINGS
-from core.archive.shard import MISSING
+from core.archive.shard import MISSING, DamagedError
 from core.archive.unwritable import one_line_if_unwritable
 from core.report import Report, Silent
 from core.satellite.granule import PHYSICAL_RANGE, Kind, Reason

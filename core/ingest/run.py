@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from core.archive import SERVED, Archive, Status, Stored
 from core.archive.lock import exclusive
+from core.archive.matching import require
 from core.archive.objects import open_objects
 from core.archive.unwritable import one_line_if_unwritable
 from core.config import IngestConfig, TimeRange
@@ -85,7 +86,7 @@ class _Run:
             if Archive.exists(config.archive):
                 self._hold(stack)
                 self.archive = Archive.open(config.archive, "r+")
-                self.archive.require(channels=self.kinds, origin=config.origin, cadence_minutes=config.cadence_minutes)
+                require(self.archive, channels=self.kinds, origin=config.origin, cadence_minutes=config.cadence_minutes)
             self.plan = plan(config, self.archive, self.now)
             self._drain(self._jobs(stack), pool)
         if not self.seen and not self.counts["skipped"]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from core.archive import SERVED, Archive, Status, Stored
-from core.archive.archive import DamagedError
+from core.archive.shard import DamagedError
 from core.config import IngestConfig
 from core.ingest.room import Room
 from core.satellite import source, sun

@@ -175,7 +175,7 @@ def open(granule: Granule, files: Sequence[hdf5.File], config: IngestConfig) -> 
 
 
 def _lacking(gap: NDArray[np.bool_], grid: Grid) -> bool:
-    """Whether pixels (Y, X) that no tile brought lie on the Earth, or in the circle in it that touches the poles."""
+    """Whether pixels (Y, X) that no tile brought lie on the Earth: in the circle in it that meets its poles."""
     height = grid.crs["perspective_point_height"]
     radius = height * math.asin(grid.crs["semi_minor_axis"] / (height + grid.crs["semi_major_axis"]))
     half = np.sqrt(np.maximum(radius**2 - grid.y**2, 0))

@@ -1,13 +1,10 @@
 """The same archive in a bucket: a real S3 server, a proxy that fails, kills, and two writers at once."""
 
+import json
 import os
-import random
-import subprocess
-import sys
 import threading
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 
 import boto3
 import numpy as np
@@ -21,8 +18,9 @@ from core.config import IngestConfig
 from core.errors import FewcastError
 from core.ingest import ingest
 from core.satellite import simulator, source
-from core.satellite.granule import Frame, Grid
+from core.satellite.granule import Frame, Granule, Grid, UnavailableGranule
 from tests.core import loopback
+from tests.core.killing import kill_and_finish
 
 NOW = datetime(2024, 3, 2, 12, tzinfo=UTC)
 BUCKET = "noaa-gk2a-pds"
@@ -163,23 +161,11 @@ def test_a_granule_that_vanishes_after_the_listing_is_left_for_later(server, tmp
 @pytest.mark.parametrize("rounds", [1, pytest.param(100, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])])
 def test_killed_while_writing_to_a_bucket_it_ends_bit_identical(server, undisturbed, tmp_path, rounds):
     url = f"s3://archives/killed-{rounds}/archive.zarr"
-    (tmp_path / "config.json").write_text(config(url).model_dump_json())
-    code = (
-        "import sys; from datetime import UTC, datetime; from pathlib import Path\n"
-        "from core.config import IngestConfig; from core.ingest import ingest\n"
-        "settings = IngestConfig.model_validate_json(Path(sys.argv[1]).read_text()); print('ready', flush=True)\n"
-        "ingest(settings, clock=lambda: datetime(2024, 3, 2, 12, tzinfo=UTC))"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "config.json")]
-    rng = random.Random(rounds)
-    for _ in range(rounds):
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as child:
-            assert child.stdout is not None
-            child.stdout.readline()
-            time.sleep(rng.uniform(0.2, 1.5))
-            child.kill()
-    run(config(url))  # takes the lease of the dead process over
-    assert contents(url) == undisturbed
+    # Each next ingest takes the lease of the dead process over.
+    ended, kills, partial = kill_and_finish(config(url, connections=1), tmp_path, rounds, SLOTS, contents)
+    print(f"{partial} of {kills} kills left an archive half done, {len(ended)} archives were completed")
+    assert all(archive == undisturbed for archive in ended)
+    assert partial >= max(1, rounds // 10)
 
 
 @pytest.mark.parametrize("place", ["disk", "bucket", "bucket, by ranges"])
@@ -244,6 +230,46 @@ def test_a_lease_of_the_dead_is_taken_once_and_its_holder_learns_of_it(server, m
             suspended.check()
         suspended.release()
         assert objects("dead").get(lock.LOCK) is not None
+
+
+@pytest.fixture
+def nobody(server, monkeypatch):
+    """No credentials in the environment, as where there is nothing but public buckets."""
+    for name in loopback.CREDENTIALS:
+        monkeypatch.delenv(name)
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield {"anonymous": True, "endpoint_url": server}
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_private_bucket_is_refused_to_nobody_in_one_line_with_the_mend(nobody, tmp_path):
+    with pytest.raises(FewcastError, match=f"access to s3://{BUCKET} was refused: .*ingest.anonymous=false") as caught:
+        run(config(str(tmp_path / "archive.zarr"), **nobody))
+    assert "\n" not in str(caught.value)
+    time = np.datetime64("2024-03-01T23:30", "s")
+    granule = Granule(f"s3://{BUCKET}/{simulator.key('ir105', time)}", "ir105", time, 1)
+    with pytest.raises(UnavailableGranule, match="access denied"):
+        source.fetch(granule, config("", **nobody))
+    assert not (tmp_path / "archive.zarr").exists()
+
+
+@pytest.fixture
+def public(server):
+    """A bucket that anybody may list and read, with the same granules."""
+    client = boto3.session.Session().client("s3")
+    client.create_bucket(Bucket="public")
+    own = ["arn:aws:s3:::public", "arn:aws:s3:::public/*"]
+    allowed = {"Effect": "Allow", "Principal": "*", "Action": ["s3:ListBucket", "s3:GetObject"], "Resource": own}
+    client.put_bucket_policy(Bucket="public", Policy=json.dumps({"Version": "2012-10-17", "Statement": [allowed]}))
+    simulator.simulate(config("s3://archives/unused", source="s3://public"))
+    return "s3://public"
+
+
+def test_a_public_bucket_is_read_by_nobody(public, nobody, undisturbed, tmp_path):
+    settings = config(str(tmp_path / "archive.zarr"), source=public, **nobody)
+    assert run(settings).written == SLOTS
+    frames = {key: data for key, data in contents(settings.archive).items() if "/c/" in key}
+    assert frames == {key: undisturbed[key] for key in frames}
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,13 @@ EXPECTED = {
 }
 
 
-def test_every_fault_of_the_simulator_ends_as_its_status_and_reason(tmp_path):
+@pytest.mark.parametrize(("minutes", "end"), [(30, "2024-03-02T06:00"), (2, "2024-03-01T02:00")])
+def test_every_fault_of_the_simulator_ends_as_its_status_and_reason(tmp_path, minutes, end):
     settings = config(
         tmp_path,
         channels=["ir105", "ir112"],
-        times={"start": "2024-03-01T00:00", "end": "2024-03-02T06:00"},
+        times={"start": "2024-03-01T00:00", "end": end},
+        cadence_minutes=minutes,
         simulator={"enabled": True, "seed": 5, "pixels": 48, "faults": 0.5},
     )
     simulator.simulate(settings)

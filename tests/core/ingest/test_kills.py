@@ -1,63 +1,27 @@
 """What a kill, a full disk and a second writer cost: nothing."""
 
 import errno
-import random
 import shutil
 import subprocess
-import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from core.archive import Archive, Status
 from core.archive.lock import exclusive
 from core.archive.objects import LocalObjects
-from core.config import IngestConfig
 from core.errors import FewcastError
-from tests.core.ingest.world import config, contents, run
-
-CHILD = """
-import sys
-from datetime import UTC, datetime
-from pathlib import Path
-from core.config import IngestConfig
-from core.ingest import ingest
-settings = IngestConfig.model_validate_json(Path(sys.argv[1]).read_text())
-print("ready", flush=True)
-ingest(settings, clock=lambda: datetime(2024, 3, 2, 12, tzinfo=UTC))
-"""
-
-
-def kill_and_finish(root: Path, settings: IngestConfig, rounds: int, seed: int) -> None:
-    """Kill an ingest at `rounds` random moments, then let one end."""
-    (root / "config.json").write_text(settings.model_dump_json())
-    command = [sys.executable, "-c", CHILD, str(root / "config.json")]
-    rng = random.Random(seed)
-    for _ in range(rounds):
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3])
-        assert child.stdout is not None
-        child.stdout.readline()
-        time.sleep(rng.uniform(0, 0.4))
-        child.kill()
-        child.wait()
-        child.stdout.close()
-        if Archive.exists(settings.archive):
-            archive = Archive.open(settings.archive)
-            for slot in np.flatnonzero((archive.status == Status.COMPLETE).any(1)):
-                archive.digest([slot])
-                archive.read("brightness_temperature", [slot])
-    subprocess.run(command, check=True, cwd=Path(__file__).parents[3], stdout=subprocess.DEVNULL)
+from tests.core.ingest.world import SLOTS, config, contents, run
+from tests.core.killing import kill_and_finish
 
 
 @pytest.mark.parametrize("rounds", [3, pytest.param(100, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])])
 def test_killed_at_random_moments_it_ends_bit_identical(root, rounds):
-    settings = config(root, archive=str(root / "killed.zarr"))
     undisturbed = config(root)
     run(undisturbed)
-    kill_and_finish(root, settings, rounds, seed=rounds)
-    assert contents(settings.archive) == contents(undisturbed.archive)
+    ended, kills, partial = kill_and_finish(config(root), root, rounds, SLOTS * 2, contents)
+    print(f"{partial} of {kills} kills left an archive half done, {len(ended)} archives were completed")
+    assert all(archive == contents(undisturbed.archive) for archive in ended)
+    assert partial >= max(1, rounds // 10)
 
 
 def test_a_full_disk_is_one_clear_line_and_nothing_recorded_is_lost(root, monkeypatch):
@@ -78,6 +42,42 @@ def test_a_full_disk_is_one_clear_line_and_nothing_recorded_is_lost(root, monkey
     run(settings)
     whole = contents(settings.archive)
     shutil.rmtree(settings.archive)
+    run(settings)
+    assert contents(settings.archive) == whole
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mounts a file system of so many bytes, or gives the mounted one so many; skips where that is not allowed."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def sized(count: int) -> Path:
+        how = "remount," if folder.is_mount() else ""
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"{how}size={count}", "tmpfs", str(folder)], capture_output=True, text=True
+        )
+        if done.returncode:
+            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+        return folder
+
+    yield sized
+    if folder.is_mount():
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.skipif(not shutil.which("mount"), reason="there is no mount command here")
+def test_a_disk_that_is_really_full_is_one_clear_line_and_then_nothing_is_lost(root, small_disk):
+    undisturbed = config(root)
+    run(undisturbed)
+    whole = contents(undisturbed.archive)
+    taken = sum(-(-len(data) // 4096) * 4096 for data in whole.values())
+    settings = config(root, archive=str(small_disk(taken * 2 // 3) / "archive.zarr"))
+    with pytest.raises(FewcastError, match=r"no space left for the archive .*free some space and run again") as caught:
+        run(settings)
+    assert "\n" not in str(caught.value)
+    assert 0 < len(contents(settings.archive)) < len(whole)
+    small_disk(taken * 3)
     run(settings)
     assert contents(settings.archive) == whole
 

@@ -132,6 +132,8 @@ def test_keys():
         ({"attributes": {"channel_center_wavelength": 11.23}}, Reason.WRONG_CHANNEL),
         ({"late_seconds": 600}, Reason.WRONG_TIME),
         ({"late_seconds": -3600}, Reason.WRONG_TIME),
+        ({"late_seconds": 31 - 120}, Reason.WRONG_TIME),  # the neighbours' of a series that begins 31 seconds late
+        ({"late_seconds": 31 + 120}, Reason.WRONG_TIME),
         ({"attributes": {"number_of_lines": np.int32(8)}}, Reason.WRONG_SHAPE),
         ({"attributes": {"cfac": 2.1e7}}, Reason.WRONG_GRID),
         ({"attributes": {"earth_equatorial_radius": 6378137.0 - 2**15}}, Reason.BAD_ATTRIBUTE),  # one bit of it
