@@ -1,5 +1,6 @@
 """Colour maps whose lightness only grows, so that they order the same way in colour, in grey print and to any eye."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from matplotlib.colors import Colormap, LinearSegmentedColormap
@@ -17,12 +18,30 @@ _CLOUD = LinearSegmentedColormap.from_list(
         (1.00, "#fff8c4"),
     ],
 )
-# Twelve that stay apart for all eyes in this order; markers tell them apart in grey.
-LEARNERS = (
-    "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377",
-    "#222222", "#999999", "#bb5500", "#004488", "#997700", "#99ddaa",
+# Sixteen that stay apart for most eyes in this order; markers and dashes tell them apart in grey.
+_COLOURS = (
+    "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#222222", "#999999",
+    "#bb5500", "#004488", "#997700", "#99ddaa", "#882255", "#44aa99", "#7e57c2", "#dd8899",
 )  # fmt: skip
-MARKERS = "osD^vP*X<>"
+_MARKERS = "osD^vP*X<>phd8H|"
+_DASHES = ("-", "--", "-.", ":")
+
+
+@dataclass(frozen=True)
+class LineStyle:
+    """How one row's line looks, in every figure alike."""
+
+    colour: str
+    marker: str
+    dashes: str
+
+
+def line_styles(names: Iterable[str]) -> dict[str, LineStyle]:
+    """A style for each of some names, by their order; the first sixteen differ in colour and in marker."""
+    return {
+        name: LineStyle(_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)], _DASHES[i % len(_DASHES)])
+        for i, name in enumerate(dict.fromkeys(names))
+    }
 
 
 @dataclass(frozen=True)

@@ -76,8 +76,8 @@ def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: An
         methods: list[Method] = [m for m in ("optical_flow", "steps") if m in config.baselines]
         domain, more = domain_windows(config, store, methods, events, report, client)
         windows, notes = pd.concat([*domain, windows], ignore_index=True), notes + more
-    if failed:
-        notes.append(f"Left out, since adaptation diverged on some episode: {', '.join(failed)}.")
+    for name, error in failed.items():
+        notes.append(f"{name} is left out: {error}.")
         report.message(notes[-1])
     settings = Settings(config.bootstrap_samples, config.bootstrap_hours, config.seed)
     scales = dict(zip(store.channels, store.normalisation.std.tolist(), strict=True))

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from core.verify import tables
 from core.verify.verdicts import heading, verdicts
 
 INPUTS = "inputs.json"
+_OWN = ("scorecard.*", "windows.parquet", "cuts.parquet", "crps.png", "rmse.png", "calibration.png", "reliability.png",
+        "texture.png", "curves.png", "forecast-*.png", "moving-*.png")  # fmt: skip
 _COPIES = Path("data/scorecards")
 
 
@@ -36,10 +39,14 @@ def folder_of(url: str) -> Path:
 
 
 def withdraw(url: str) -> None:
-    """Before a scorecard is made anew: what is there is no longer whole."""
-    folder_of(url).mkdir(parents=True, exist_ok=True)
-    (folder_of(url) / INPUTS).unlink(missing_ok=True)
-    open_objects(url).delete(INPUTS)
+    """Before a scorecard is made anew: take away what is there, or an old picture would be delivered as new."""
+    folder, place = folder_of(url), open_objects(url)
+    folder.mkdir(parents=True, exist_ok=True)
+    for end in (place, open_objects(str(folder))):
+        end.delete(INPUTS)
+        for key, _ in list(end.keys("")):
+            if _is_own(key):
+                end.delete(key)
 
 
 def deliver(url: str, inputs: dict[str, Any]) -> None:
@@ -77,7 +84,12 @@ def finished(url: str, inputs: dict[str, Any]) -> Scorecard | None:
 
 def files_of(folder: Path) -> list[Path]:
     """The scorecard's own files, in order; the kept baselines and the record for MLflow lie in folders beside them."""
-    return [path for path in sorted(folder.iterdir()) if path.is_file() and path.name != INPUTS]
+    return [path for path in sorted(folder.iterdir()) if path.is_file() and _is_own(path.name)]
+
+
+def _is_own(name: str) -> bool:
+    """Whether a scorecard makes a file of this name; a folder may hold others."""
+    return any(fnmatch(name, pattern) for pattern in _OWN) and "/" not in name
 
 
 def _is_remote(url: str) -> bool:

@@ -12,12 +12,14 @@ from core.episodes.loader import Windows
 from core.episodes.store import EpisodeStore
 from core.report import Report
 from core.verify.baselines import PERSISTENCE, last_frame
+from core.verify.colours import line_styles
 from core.verify.diagnostics import curve_figure, reliability_figure, texture_figure
 from core.verify.ensemble import Prediction
 from core.verify.events import Event
 from core.verify.mixture import CORRELATION_PIXELS, Mixture
 from core.verify.page import animation
 from core.verify.plots import calibration, forecast_sheet, score_by_lead
+from core.verify.tables import is_control
 
 Forecasts = Callable[[int], tuple[Windows, dict[str, Prediction]]]
 
@@ -28,12 +30,13 @@ def draw_pictures(
 ) -> dict[str, Path]:  # fmt: skip
     """Write the PNGs into `folder`, hand the figures to `report`, and return the pictures of the page by caption."""
     split = str(windows["split"].iloc[0])
+    styles = line_styles(name for name in table["learner"] if not is_control(name))
     figures: dict[str, tuple[str, Figure | None]] = {
-        "crps": ("CRPS by lead time", score_by_lead(table, split, "crps")),
-        "rmse": ("RMSE by lead time", score_by_lead(table, split, "rmse")),
-        "calibration": ("Calibration", calibration(windows, table, split)),
-        "reliability": ("Reliability of event probabilities", reliability_figure(windows, split)),
-        "texture": ("Texture of members", texture_figure(table, split)),
+        "crps": ("CRPS by lead time", score_by_lead(table, split, styles, "crps")),
+        "rmse": ("RMSE by lead time", score_by_lead(table, split, styles, "rmse")),
+        "calibration": ("Calibration", calibration(windows, table, split, styles)),
+        "reliability": ("Reliability of event probabilities", reliability_figure(windows, split, styles)),
+        "texture": ("Texture of members", texture_figure(table, split, styles)),
         "curves": ("CRPS against support windows and inner steps", curve_figure(table, split)),
     }
     pictures: dict[str, Path] = {}

@@ -1,6 +1,7 @@
 """The pictures of a scorecard. Each function takes tables or arrays and gives a matplotlib Figure."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,66 +10,78 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from core.verify.colours import LEARNERS, MARKERS, image_style, is_image, measure_of
+from core.verify.baselines import CLIMATOLOGY
+from core.verify.colours import LineStyle, image_style, is_image, measure_of
 from core.verify.statistics import PIT_BINS, pit_histogram
-from core.verify.tables import headline, headline_windows, holdout_words, is_control
+from core.verify.tables import headline, headline_windows, holdout_words
+
+Styles = Mapping[str, LineStyle]  # of the rows to show, in their order
 
 
-def score_by_lead(table: pd.DataFrame, split: str, metric: str = "crps") -> Figure:
-    """A metric against lead time with its 95 % intervals, one panel a kind of hold-out, one line a learner."""
+def score_by_lead(table: pd.DataFrame, split: str, styles: Styles, metric: str = "crps") -> Figure:
+    """A metric against lead time with its 95 % intervals, one panel a kind of hold-out, one line a learner.
+
+    A climatology that is worse than all else everywhere is named and left off: on its scale the others are one line.
+    """
     rows = table[(table["split"] == split) & (table["metric"] == metric) & (table["reference"] == "")]
-    rows = rows[(rows["channel"] == _channel(rows)) & (rows["lead_time"] > 0) & (rows["holdout"] != "all")]
+    rows = rows[(rows["channel"] == _channel(rows)) & (rows["lead_time"] > 0) & rows["learner"].isin(list(styles))]
+    rows = rows[(rows["holdout"] != "all") | (rows["holdout"].nunique() == 1)]
+    own = rows["learner"] == CLIMATOLOGY
+    off = ""
+    if own.any() and rows.loc[own, "value"].min() > rows.loc[~own, "value"].max():
+        off = f"not shown: {CLIMATOLOGY}, {rows.loc[own, 'value'].min():.2f} to {rows.loc[own, 'value'].max():.2f}"
+        rows = rows[~own]
     holdouts = list(dict.fromkeys(rows["holdout"]))
-    figure = Figure(figsize=(1.2 + 3.6 * len(holdouts), 3.8), layout="constrained")
+    figure = Figure(figsize=(1.2 + 3.6 * max(len(holdouts), 2), 3.4), layout="constrained")
     axes = figure.subplots(1, len(holdouts), sharey=True, squeeze=False)[0]
-    learners = [name for name in dict.fromkeys(rows["learner"]) if not is_control(name)]
+    learners = [name for name in styles if name in set(rows["learner"])]
     leads = np.sort(rows["lead_time"].unique())
     step = float(np.diff(leads).min()) if len(leads) > 1 else 1.0
     for axis, holdout in zip(axes, holdouts, strict=True):
         for i, learner in enumerate(learners):
             own = rows[(rows["learner"] == learner) & (rows["holdout"] == holdout)].sort_values("lead_time")
-            _line(axis, own, learner, i, shift=(i - (len(learners) - 1) / 2) * 0.05 * step)
+            _line(axis, own, learner, styles[learner], shift=(i - (len(learners) - 1) / 2) * 0.05 * step)
         axis.set_title(holdout_words(holdout), fontsize=10)
         axis.set_xlabel("lead time (minutes)")
         axis.set_xticks(leads)
         plain_axis(axis)
     axes[0].set_ylabel(f"{metric.upper()} (standardised units)")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    legend_below(figure, axes[0], off)
     return figure
 
 
-def calibration(windows: pd.DataFrame, table: pd.DataFrame, split: str) -> Figure:
+def calibration(windows: pd.DataFrame, table: pd.DataFrame, split: str, styles: Styles) -> Figure:
     """PIT histograms, coverage against its nominal value, spread over skill by lead time; of the headline hold-out."""
     rows = table[(table["split"] == split) & (table["reference"] == "")]
     holdout = headline(rows["holdout"])
     rows = rows[(rows["channel"] == _channel(rows)) & (rows["holdout"] == holdout)]
     windows = headline_windows(windows[windows["split"] == split])
-    density = list(dict.fromkeys(rows[rows["metric"] == "spread_skill"]["learner"]))  # a point has no spread
-    density = [name for name in density if not is_control(name)]
-    figure = Figure(figsize=(12, 3.9), layout="constrained")
+    spread = set(rows[rows["metric"] == "spread_skill"]["learner"])  # a point has none
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     edges = np.linspace(0, 1, PIT_BINS + 1)
-    for i, learner in enumerate(density):
+    for learner, style in styles.items():
+        if learner not in spread:
+            continue
         state = windows[windows["learner"] == learner].filter(like="pit_").sum()
-        colour = LEARNERS[(i + 1) % len(LEARNERS)]
-        left.stairs(PIT_BINS * pit_histogram(state), edges, color=colour, linewidth=1.8, label=learner)
+        left.stairs(PIT_BINS * pit_histogram(state), edges, color=style.colour, linewidth=1.6, linestyle=style.dashes)
         own = rows[(rows["learner"] == learner)]
         covered = own[(own["lead_time"] == 0) & own["metric"].str.startswith("coverage_")]
         nominal = covered["metric"].str.removeprefix("coverage_").astype(float)
-        middle.plot(nominal, 100 * covered["value"] - nominal, MARKERS[(i + 1) % 10] + "-", color=colour)
-        _line(right, own[(own["metric"] == "spread_skill") & (own["lead_time"] > 0)], learner, i + 1)
+        middle.plot(nominal, 100 * covered["value"] - nominal, **line_of(style))
+        _line(right, own[(own["metric"] == "spread_skill") & (own["lead_time"] > 0)], learner, style)
     for axis, title, x, y, level in (
         (left, "PIT histogram: flat is calibrated", "probability integral transform", "density", 1.0),
         (middle, "coverage of central intervals", "nominal (%)", "observed minus nominal (points)", 0.0),
         (right, "spread over skill: one is calibrated", "lead time (minutes)", "spread / skill", 1.0),
     ):
-        axis.axhline(level, color="0.25", linewidth=1, linestyle="--", zorder=1)
+        axis.axhline(level, color="0.25", linewidth=1, zorder=1)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel(x)
         axis.set_ylabel(y)
         plain_axis(axis)
     figure.suptitle(holdout_words(holdout), fontsize=11)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    legend_below(figure, right)
     return figure
 
 
@@ -163,13 +176,33 @@ def limits(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high) if high > low else float(low) + 1.0
 
 
-def _line(axis: Axes, own: pd.DataFrame, label: str, i: int, shift: float = 0.0) -> None:
-    colour = LEARNERS[i % len(LEARNERS)]
+def _line(axis: Axes, own: pd.DataFrame, label: str, style: LineStyle, shift: float = 0.0) -> None:
     lead, value = own["lead_time"].to_numpy(float) + shift, own["value"].to_numpy(float)
-    axis.plot(lead, value, MARKERS[i % 10] + "-", color=colour, label=label, markersize=4.5, linewidth=1.5)
+    axis.plot(lead, value, label=label, **line_of(style))
     reach = np.vstack([value - own["low"].to_numpy(float), own["high"].to_numpy(float) - value])
     if np.isfinite(reach).all():
-        axis.errorbar(lead, value, reach.clip(0), fmt="none", ecolor=colour, elinewidth=1, capsize=2, alpha=0.6)
+        axis.errorbar(lead, value, reach.clip(0), fmt="none", ecolor=style.colour, elinewidth=1, capsize=2, alpha=0.6)
+
+
+def line_of(style: LineStyle) -> dict[str, Any]:
+    """Of `Axes.plot`."""
+    return {
+        "color": style.colour,
+        "marker": style.marker,
+        "linestyle": style.dashes,
+        "markersize": 4.5,
+        "linewidth": 1.4,
+    }
+
+
+def legend_below(figure: Figure, axis: Axes, title: str = "") -> None:
+    """The legend of one axis under all of them, in as many columns as the width holds, on paper added for it."""
+    handles, labels = axis.get_legend_handles_labels()
+    longest = max(map(len, labels), default=1)
+    columns = max(1, min(len(labels), int(figure.get_figwidth() / (0.75 + 0.075 * longest))))
+    figure.set_figheight(figure.get_figheight() + 0.19 * (-(-len(labels) // columns) + bool(title)))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9,
+                  handlelength=3.5, title=title or None, title_fontsize=9)  # fmt: skip
 
 
 def _channel(rows: pd.DataFrame) -> str:

@@ -28,8 +28,8 @@ _EPISODES_A_CALL = 4
 
 def score_all(
     config: EvaluateConfig, store: EpisodeStore, ids: list[int], plan: Plan, report: Report, client: Any = None
-) -> tuple[pd.DataFrame, list[str]]:
-    """Window statistics of every row on the same windows, and the names of rows that had to be left out.
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Window statistics of every row on the same windows, and by name what went wrong with rows that are left out.
 
     Statistics are per window, so the table does not depend on how the episodes are spread over `client`.
     """
@@ -43,10 +43,10 @@ def score_all(
             raise FewcastError(
                 f"{row.name} cannot be scored",
                 found=failed[row.name],
-                mend="the run has diverged: train it again with a smaller learning_rate or inner.rate",
+                mend="if adaptation diverges, train the run again with a smaller learning_rate or inner.rate",
             )
     windows = pd.concat([frame for frame, _ in parts], ignore_index=True)
-    return windows[~windows["learner"].isin(list(failed))].reset_index(drop=True), sorted(failed)
+    return windows[~windows["learner"].isin(list(failed))].reset_index(drop=True), failed
 
 
 def score_episodes(url: str, plan: Plan, ids: Sequence[int]) -> tuple[pd.DataFrame, dict[str, str]]:

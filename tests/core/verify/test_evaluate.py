@@ -144,8 +144,27 @@ def test_a_row_that_diverges_is_left_out_and_named(config):
     wild = LearnedRow("wild", (config.run,), steps=40, rate=1e6, which="pretrained")
     plan = Plan((wild,), fit_dressing(store, 0), False, 2, 0)
     windows, failed = score_all(config, store, store.ids("test").tolist()[:2], plan, Silent())
-    assert failed == ["wild"]
+    assert set(failed) == {"wild"}
+    assert re.match(r"episode \d+: the inner loop diverged: found", failed["wild"])
     assert set(windows["learner"]) == {"persistence", "dressed persistence"}
+
+
+def test_a_row_left_out_says_its_own_reason(config):
+    """Two runs of which one has several components and one a single one cannot be pooled, which is no divergence."""
+    store = EpisodeStore.open(config.episodes)
+    mixed = LearnedRow("mixed", (config.run, config.run), steps=0)
+    single = LearnedRow("none there", (config.run,), windows=0, shuffled=True)
+    plan = Plan((mixed, single), fit_dressing(store, 0), False, 3, 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("core.verify.rows.pooled_mixture", _refuse)
+        windows, failed = score_all(config, store, store.ids("test").tolist()[:1], plan, Silent())
+    assert list(failed) == ["mixed"]
+    assert failed["mixed"].endswith("unequal numbers of components")
+    assert "none there" in set(windows["learner"])
+
+
+def _refuse(*_):
+    raise ValueError("unequal numbers of components")
 
 
 def test_the_partner_of_an_episode_is_another_place(config):

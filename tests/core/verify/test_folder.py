@@ -73,6 +73,21 @@ def test_other_inputs_or_a_withdrawn_one_are_not_found(remote):
     assert finished(remote, {"digest": "other"}) is None
     withdraw(remote)
     assert finished(remote, INPUTS) is None
+    assert not [path for path in s3fs.S3FileSystem().find(remote) if "." in path]
+
+
+def test_what_an_older_scorecard_drew_is_taken_away_and_what_is_not_its_own_stays(tmp_path):
+    url = str(tmp_path / "scorecard")
+    _write(url)
+    kept = [tmp_path / "scorecard" / name for name in ("notes.txt", "baselines/steps-test/20240601.parquet")]
+    for path in kept:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    for name in ("curves.png", "moving-lively-window.png", "cuts.parquet"):
+        (tmp_path / "scorecard" / name).write_bytes(b"old")
+    deliver(url, INPUTS)
+    withdraw(url)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
 
 
 def test_a_local_scorecard_lies_where_it_is_asked_for(tmp_path):

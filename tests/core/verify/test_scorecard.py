@@ -7,6 +7,7 @@ import pytest
 from core.verify import tables
 from core.verify.baselines import OPTICAL_FLOW, STEPS
 from core.verify.bootstrap import blocks, interval, resampling_weights
+from core.verify.colours import line_styles
 from core.verify.evaluate import comparisons
 from core.verify.optimum import OPTIMUM
 from core.verify.page import scorecard_markdown, scorecard_page
@@ -222,7 +223,7 @@ def test_the_picture_of_calibration_is_of_one_holdout_and_names_it():
     windows["holdout"] = windows["holdout"].replace({"time": "both"})
     windows.loc[windows["holdout"] == "region", "pit_00"] = 1000.0  # what another hold-out would show
     table = scorecard_table(windows, SETTINGS, [])
-    figure = calibration(windows, table, "test")
+    figure = calibration(windows, table, "test", line_styles(table["learner"]))
     assert figure.get_suptitle() == "new region and new time"
     [heights] = {tuple(patch.get_data().values) for patch in figure.axes[0].patches}
     np.testing.assert_allclose(heights, 1.0)
