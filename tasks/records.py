@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from core.bayes.gaussian import branch
 from core.config import TrainConfig
 from core.errors import FewcastError
+from core.meta import checkpoint
 from core.model import Model
 from core.run import episodes_of
 from core.train import TrainSummary
@@ -37,12 +39,19 @@ def tell_data(tracked: TrackedRun, config: TrainConfig) -> None:
     )
 
 
+def tell_checkpoint(tracked: TrackedRun, config: TrainConfig) -> None:
+    """The best checkpoint so far, however training ended; and of a fork, from which one it started."""
+    with suppress(FewcastError):  # where no checkpoint is good, training itself has said so
+        found = checkpoint.load_latest(Path(config.run))
+        if found and (origin := found.meta["progress"].get("forked_from")):
+            tracked.tag({"fewcast.forked_from_checkpoint": origin})
+        if found and found.meta["best_step"] is not None:
+            tracked.artifact(found.path.with_name(f"step_{found.meta['best_step']:08d}"), "checkpoint")
+
+
 def tell_result(tracked: TrackedRun, config: TrainConfig, summary: TrainSummary) -> None:
-    """The best checkpoint; and, once training is over, the model as the newest candidate."""
-    if summary.best_step is None:
-        return
-    tracked.artifact(Path(summary.run) / f"step_{summary.best_step:08d}", "checkpoint")
-    if not summary.finished:
+    """Once training is over, the model as the newest candidate."""
+    if summary.best_step is None or not summary.finished:
         return
     model = Model.load(summary.run)
     folder = tracking_folder(summary.run) / f"model-{model.version}"

@@ -10,7 +10,7 @@ from core.train import TrainSummary
 from core.train import train as train_learner
 from tasks.curve import Curve
 from tasks.policies import SEGMENT
-from tasks.records import origin, tell_data, tell_result, tracking_folder
+from tasks.records import origin, tell_checkpoint, tell_data, tell_result, tracking_folder
 from tasks.reporting import Reporting
 from tasks.stopping import run_until_stopped
 from tasks.summary import publish
@@ -28,7 +28,12 @@ def train(config: TrainConfig, tracking: TrackingConfig, segment_steps: int = 0)
         Reporting("train", tracked, Curve(tracked.history())) as report,
     ):
         tell_data(tracked, config)
-        summary = run_until_stopped(lambda stop: train_learner(config, report=report, stop=stop, segment=segment_steps))
+        try:
+            summary = run_until_stopped(
+                lambda stop: train_learner(config, report=report, stop=stop, segment=segment_steps)
+            )
+        finally:
+            tell_checkpoint(tracked, config)
         tell_result(tracked, config, summary)
         report.message(describe(summary))
         around = time.monotonic() - begun - sum(summary.seconds.values())

@@ -7,9 +7,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from core.config import TrainConfig
 from core.errors import FewcastError
+from core.meta import checkpoint
 from core.train import TrainSummary
 from tasks import records
 from tasks.tracking import model
@@ -28,15 +30,27 @@ def test_a_model_that_the_disk_has_no_room_for_is_one_line(tmp_path: Path, monke
     def save(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    told = []
-    tracked: Any = SimpleNamespace(artifact=lambda path, under: told.append(path.name))
     monkeypatch.setattr(records.Model, "load", lambda run: SimpleNamespace(version="1"))
     monkeypatch.setattr(records, "card", lambda *_: "")
     monkeypatch.setattr(model, "save", save)
     summary = TrainSummary(str(tmp_path), 8, True, "its steps", 6, {"crps": 0.2})
     with pytest.raises(FewcastError, match=r"training is done and safe.*No space left on device; free some space"):
-        records.tell_result(tracked, TrainConfig(run=str(tmp_path)), summary)
-    assert told == ["step_00000006"]
+        records.tell_result(SimpleNamespace(), TrainConfig(run=str(tmp_path)), summary)  # type: ignore[arg-type]
+
+
+def test_the_best_checkpoint_of_a_run_that_was_cut_off_is_told_and_where_its_fork_began(tmp_path: Path) -> None:
+    said: list[Any] = []
+    tracked: Any = SimpleNamespace(artifact=lambda path, under: said.append((path.name, under)), tag=said.append)
+    config = TrainConfig(run=str(tmp_path))
+    records.tell_checkpoint(tracked, config)
+    assert said == []
+    meta = {"best_step": 6, "progress": {"forked_from": "elsewhere at step 40 (abc)"}}
+    checkpoint.save(tmp_path, 8, {"a": torch.zeros(1)}, meta)
+    records.tell_checkpoint(tracked, config)
+    assert said == [
+        {"fewcast.forked_from_checkpoint": "elsewhere at step 40 (abc)"},
+        ("step_00000006", "checkpoint"),
+    ]
 
 
 def test_the_data_of_a_run_are_the_episodes_that_it_has_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
