@@ -57,7 +57,7 @@ def forecast(
     """
     report = report or Silent()
     device = device_of(config.device)
-    model = Model.load(config.run, device=str(device))
+    model = Model.load(config.run, device=str(device), report=report)
     view = Newest.open(config, model)
     init = view.init_slot()
     init_time = view.frames.archive.times[init]

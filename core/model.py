@@ -22,6 +22,7 @@ from core.meta import checkpoint
 from core.meta.checkpoint import Checkpoint
 from core.meta.checks import Examples
 from core.meta.learner import Learner, LearnerState, Posterior, Windows
+from core.report import Report, Silent
 from core.verify.mixture import Mixture
 
 AVERAGE = "average"
@@ -110,14 +111,19 @@ class Model:
 
     @classmethod
     def load(
-        cls, run: str | Path, which: Literal["best", "last", "pretrained"] | int = "best", *, device: str = "cpu"
+        cls,
+        run: str | Path,
+        which: Literal["best", "last", "pretrained"] | int = "best",
+        *,
+        device: str = "cpu",
+        report: Report | None = None,
     ) -> Self:
         """Rebuild from a run's directory: its best checkpoint on validation CRPS, the last, the pooled one, or a step.
 
         `run` may also be one checkpoint's folder, wherever it was copied; `which` then has no say. Where the best does
-        not verify, the newest good one is used. Raises `FewcastError` where there is none.
+        not verify, the newest good one is used, and the report says so. Raises `FewcastError` where there is none.
         """
-        found = find(Path(run), which)
+        found = find(Path(run), which, report)
         try:
             config = TrainConfig.model_validate(found.meta["config"])
             spec = DataSpec.from_json(found.meta["spec"])
@@ -194,13 +200,13 @@ class Model:
         return predict
 
 
-def find(run: Path, which: str | int) -> Checkpoint:
+def find(run: Path, which: str | int, report: Report | None = None) -> Checkpoint:
     """The checkpoint of a run that `which` names (see `Model.load`)."""
     if (run / checkpoint.META).is_file():
         return checkpoint.read(run)
     if isinstance(which, int):
         return checkpoint.load(run, which)
-    last = checkpoint.load_latest(run)
+    last = checkpoint.load_latest(run, report=report)
     if last is None:
         raise FewcastError(f"there is no trained run in {run}", found="no checkpoint",
                            mend="run `fewcast train` first, or give the run's directory")  # fmt: skip
@@ -214,5 +220,6 @@ def find(run: Path, which: str | int) -> Checkpoint:
         return last
     try:
         return checkpoint.load(run, best)
-    except FewcastError:
+    except FewcastError as error:
+        (report or Silent()).message(f"the last checkpoint, of step {last.step}, is used for the best: {error}")
         return last

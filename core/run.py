@@ -136,7 +136,8 @@ class Run:
 
         Step sizes of the inner loop that the other has not learned, or not in this shape, start afresh.
         """
-        model, learner = Model.load(self.config.fork, device=str(self.device)), self.learners["meta"]
+        model = Model.load(self.config.fork, device=str(self.device), report=report)
+        learner = self.learners["meta"]
         pooled = model.state if model.config.learner == "pooled" and learner.config.learner != "pooled" else None
         fresh = learner.init_state(pooled).theta
         rates = {name for name in fresh if name.startswith("log_rate/")}

@@ -50,10 +50,16 @@ def tell_checkpoint(tracked: TrackedRun, config: TrainConfig) -> None:
 
 
 def tell_result(tracked: TrackedRun, config: TrainConfig, summary: TrainSummary) -> None:
-    """Once training is over, the model as the newest candidate."""
+    """Once training is over, the model as the newest candidate; `FewcastError` where its checkpoint is not good."""
     if summary.best_step is None or not summary.finished:
         return
     model = Model.load(summary.run)
+    if model.step != summary.best_step:
+        raise FewcastError(
+            f"the best checkpoint of the run {summary.run}, of step {summary.best_step}, cannot be registered",
+            found="it truncated, altered or gone",
+            mend="restore that folder and run the same command again, or train anew in another train.run",
+        )
     folder = tracking_folder(summary.run) / f"model-{model.version}"
     if not folder.exists():
         # Here and not above: mlflow takes seconds to import.

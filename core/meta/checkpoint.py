@@ -51,8 +51,8 @@ def save(
 ) -> Path:
     """Write the checkpoint of `step`, then delete all but the `keep_last` newest and the steps in `keep`.
 
-    A checkpoint of the same step is replaced. Raises `FewcastError` when the disk is full or refuses; whatever
-    was there before is then still there.
+    A checkpoint of the same step is replaced; one of a later step, which the run could not go on from, is deleted too.
+    Raises `FewcastError` when the disk is full or refuses; whatever was there before is then still there.
     """
     target, beside = run / _name(step), run / f".writing-{_name(step)}-{os.getpid()}"
     data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
@@ -83,7 +83,7 @@ def save(
             mend=("free some space" if full else "give a folder that can be written")
             + " and run the same command again: it goes on from the checkpoint before",
         ) from error
-    kept = {*steps(run)[-keep_last:], *keep}
+    kept = {*[known for known in steps(run) if known <= step][-keep_last:], *keep}
     for old in steps(run):
         if old not in kept:
             _discard(run / _name(old))

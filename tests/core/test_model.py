@@ -14,6 +14,7 @@ from core.errors import FewcastError
 from core.meta import checkpoint
 from core.meta.checks import Examples
 from core.model import DataSpec, Model, find
+from core.report import Silent
 from core.train import train
 
 
@@ -104,7 +105,10 @@ def test_a_bad_best_falls_back_to_the_newest_good_one(config, tmp_path):
     checkpoint.save(run, 6, last.tensors, meta, keep=[3])
     assert Model.load(run).step == 3
     (run / "step_00000003" / "tensors.safetensors").write_bytes(b"")
-    assert Model.load(run).step == 6
+    said, report = [], Silent()
+    report.message = said.append
+    assert Model.load(run, report=report).step == 6
+    assert ["of step 6, is used for the best" in line for line in said] == [True]
 
 
 def test_no_run_and_a_run_of_another_version_are_named(config, tmp_path):

@@ -30,12 +30,19 @@ def test_a_model_that_the_disk_has_no_room_for_is_one_line(tmp_path: Path, monke
     def save(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(records.Model, "load", lambda run: SimpleNamespace(version="1"))
+    monkeypatch.setattr(records.Model, "load", lambda run: SimpleNamespace(version="1", step=6))
     monkeypatch.setattr(records, "card", lambda *_: "")
     monkeypatch.setattr(model, "save", save)
     summary = TrainSummary(str(tmp_path), 8, True, "its steps", 6, {"crps": 0.2})
     with pytest.raises(FewcastError, match=r"training is done and safe.*No space left on device; free some space"):
         records.tell_result(SimpleNamespace(), TrainConfig(run=str(tmp_path)), summary)  # type: ignore[arg-type]
+
+
+def test_no_other_checkpoint_is_registered_for_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records.Model, "load", lambda run: SimpleNamespace(version="1", step=8))
+    summary = TrainSummary("run", 8, True, "its steps", 6, {"crps": 0.2})
+    with pytest.raises(FewcastError, match="of step 6, cannot be registered"):
+        records.tell_result(SimpleNamespace(), TrainConfig(run="run"), summary)  # type: ignore[arg-type]
 
 
 def test_the_best_checkpoint_of_a_run_that_was_cut_off_is_told_and_where_its_fork_began(tmp_path: Path) -> None:

@@ -65,6 +65,14 @@ def test_the_last_n_and_those_to_keep_stay(tmp_path):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["step_00000020", "step_00000040", "step_00000050"]
 
 
+def test_a_torn_later_checkpoint_does_not_push_out_the_one_just_written(tmp_path):
+    for step in (10, 20):
+        checkpoint.save(tmp_path, step, tensors(), {}, keep_last=2)
+    (tmp_path / "step_00000020" / "tensors.safetensors").write_bytes(b"")
+    checkpoint.save(tmp_path, 15, tensors(), {}, keep_last=1)
+    assert checkpoint.steps(tmp_path) == [15]
+
+
 def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path):
     checkpoint.save(tmp_path, 10, tensors(0), {"n": 0})
     checkpoint.save(tmp_path, 10, tensors(1), {"n": 1})
