@@ -15,7 +15,7 @@ class Pace:
 
     def __init__(self, clock: Callable[[], float], seconds: dict[str, float], begun: float) -> None:
         self.clock, self.seconds, self.steps_per_second = clock, seconds, 0.0
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, tuple[float, int]] = {}  # of each metric, and over how many steps: not all have all
         self._steps, self._stepping, self._mark = 0, 0.0, begun
 
     def lap(self, what: str) -> None:
@@ -28,13 +28,15 @@ class Pace:
 
     def count(self, means: dict[str, float]) -> None:
         """A step is done."""
-        self._sums = {name: self._sums.get(name, 0.0) + value for name, value in means.items()}
+        for name, value in means.items():
+            total, steps = self._sums.get(name, (0.0, 0))
+            self._sums[name] = total + value, steps + 1
         self._steps += 1
         self.lap("steps")
 
     def read(self) -> dict[str, float]:
-        """Means since the last reading, and the speed without what is not stepping."""
-        means = {name: value / self._steps for name, value in self._sums.items()}
+        """Means since the last reading, over the steps that have a metric, and the speed of stepping alone."""
+        means = {name: total / steps for name, (total, steps) in self._sums.items()}
         means["steps_per_second"] = self.steps_per_second = self._steps / max(self._stepping, 1e-9)
         self._sums, self._steps, self._stepping = {}, 0, 0.0
         return means

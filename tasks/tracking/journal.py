@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
@@ -45,6 +45,8 @@ class Journal:
         self._lock = threading.Lock()
         self._path = folder / "journal.jsonl"
         self._last_steps: dict[str, int] = {}
+        self._repeated: dict[str, int] = {}  # the same, of what a run with these settings would tell again
+        self._params: dict[str, str] = {}
         self._once: set[str] = set()
         self._counts: Counter[str] = Counter()
         self._unwritten, self._warned = b"", False
@@ -82,10 +84,27 @@ class Journal:
         for record, behind in self.since(0):
             end = behind
             if record["kind"] == "metrics":
-                self._last_steps.update(dict.fromkeys(record["values"], record["step"]))
+                self._note(record["values"], record["step"])
+            elif record["kind"] == "start":
+                self._begin(record["params"])
             self._counts[record["kind"]] += 1
             self._once.add(_identity(record))
         return end
+
+    def start(self, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """Append that a process begins, or goes on, with these settings."""
+        self._begin(params)
+        self.append("start", params=dict(params), tags=dict(tags))
+
+    def _begin(self, params: Mapping[str, str]) -> None:
+        """Other settings give other values from the checkpoint on: none of them is a repetition."""
+        if params != self._params:
+            self._repeated.clear()
+        self._params = dict(params)
+
+    def _note(self, keys: Iterable[str], step: int) -> None:
+        for steps in (self._last_steps, self._repeated):
+            steps.update(dict.fromkeys(keys, step))
 
     def append(self, kind: str, **fields: Any) -> None:
         """Write one record; where the disk is full it waits in memory, and is written with those that follow."""
@@ -104,9 +123,12 @@ class Journal:
                 _LOGGER.warning("cannot write %s (%s): its records wait in memory", self._path, error.strerror)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Append what is new: a resumed run repeats the steps since its checkpoint, with the same values."""
-        new = {key: float(value) for key, value in values.items() if step > self._last_steps.get(key, -1)}
-        self._last_steps.update(dict.fromkeys(new, step))
+        """Append what is new: a resumed run repeats the steps since its checkpoint, with the same values.
+
+        Where its settings have changed the values are others, and are told beside those of before.
+        """
+        new = {key: float(value) for key, value in values.items() if step > self._repeated.get(key, -1)}
+        self._note(new, step)
         if new:
             self.append("metrics", step=step, values=new)
 

@@ -45,7 +45,7 @@ class TrackedRun(Silent):
         self._journal = Journal(folder)
         starts = self._journal.count("start")
         resumed = {"fewcast.resumed": str(starts)} if starts else {}
-        self._journal.append("start", params=flatten(config), tags={**provenance(), **resumed, **(tags or {})})
+        self._journal.start(flatten(config), {**provenance(), **resumed, **(tags or {})})
         self._status = "FINISHED"
         self._ending = threading.Event()
         self._warned = False

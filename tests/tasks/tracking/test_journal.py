@@ -24,6 +24,27 @@ def test_steps_that_a_resumed_run_repeats_are_kept_once(tmp_path: Path) -> None:
     assert [step for step, values in again.history() if "crps" in values] == [4, 5, 6]
 
 
+def test_after_a_change_of_settings_the_steps_since_the_checkpoint_are_told_anew(tmp_path: Path) -> None:
+    def go_on(rate: str, *steps: int) -> None:
+        journal = Journal(tmp_path)
+        journal.start({"rate": rate}, {})
+        for step in steps:
+            journal.metrics({"loss": float(rate) * step}, step)
+            journal.sample({"cpu": 1.0})
+        journal.close()
+        told.append([step for step, values in journal.history() if "loss" in values])
+        samples.append([step for step, values in journal.history() if "cpu" in values])
+
+    told: list[list[int]] = []
+    samples: list[list[int]] = []
+    go_on("3", 10, 20, 30)
+    go_on("1")  # killed before it told anything
+    go_on("1", 20)
+    go_on("1", 20, 30)
+    assert told[1:] == [[10, 20, 30], [10, 20, 30, 20], [10, 20, 30, 20, 30]]
+    assert samples[-1] == [0, 1, 2, 3, 4, 5]
+
+
 def test_a_line_torn_by_a_kill_is_dropped_and_writing_goes_on(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.metrics({"loss": 1.0}, 0)

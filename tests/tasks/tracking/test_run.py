@@ -78,8 +78,9 @@ def test_a_resumed_run_goes_on_in_the_same_run(tmp_path: Path, tracking: Trackin
     with TrackedRun(tmp_path, tracking, "train", TrainConfig(steps=5)) as run:
         run.metrics({"loss": 0.0}, 0)
     first = read_delivered(tmp_path).run_id
-    with suppress(KeyboardInterrupt), TrackedRun(tmp_path, tracking, "train", TrainConfig(steps=9)) as run:
+    with TrackedRun(tmp_path, tracking, "train", TrainConfig(steps=5)) as run:
         run.metrics({"loss": 0.0}, 0)
+    with suppress(KeyboardInterrupt), TrackedRun(tmp_path, tracking, "train", TrainConfig(steps=9)) as run:
         run.metrics({"loss": 1.0}, 1)
         raise KeyboardInterrupt
     stored = get(client, tmp_path)
