@@ -55,7 +55,10 @@ def save(
     Raises `FewcastError` when the disk is full or refuses; whatever was there before is then still there.
     """
     target, beside = run / _name(step), run / f".writing-{_name(step)}-{os.getpid()}"
-    data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    # Copies: a first state's moments are the same zeros, and safetensors refuses tensors that share memory.
+    data = safetensors.torch.save(
+        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    )
     try:
         run.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(beside, ignore_errors=True)

@@ -53,6 +53,13 @@ def test_what_was_saved_comes_back_bit_by_bit(tmp_path):
     assert_same(found.tensors, tensors())
 
 
+def test_tensors_that_share_memory_are_saved_each_by_itself(tmp_path):
+    """As a first state's moments do, which a rank saves that is left alone in the first step."""
+    zeros = torch.zeros(2, 3)
+    checkpoint.save(tmp_path, 0, {"first": zeros, "second": zeros}, {})
+    assert_same(checkpoint.load(tmp_path, 0).tensors, {"first": zeros, "second": zeros})
+
+
 def test_an_empty_or_missing_run_has_no_latest(tmp_path):
     assert checkpoint.load_latest(tmp_path) is None
     assert checkpoint.load_latest(tmp_path / "none") is None
