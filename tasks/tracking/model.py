@@ -10,7 +10,7 @@ import numpy as np
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
 from core.model import Model
 
@@ -35,7 +35,10 @@ def save(model: Model, folder: Path, card: str) -> None:
 
 
 def signature(model: Model) -> ModelSignature:
-    """Support and query windows in, mean and standard deviation out, all normalised; -1 is any size."""
+    """Support and query windows in, mean and standard deviation out, all normalised; -1 is any size.
+
+    MLflow leaves out whatever parameter it does not find here, and gives the others these values by default.
+    """
     spec = model.spec
     inputs = len(model.input_planes)
     outputs = spec.target_frames * len(spec.channels)
@@ -45,9 +48,11 @@ def signature(model: Model) -> ModelSignature:
         "support_mask": (outputs, np.bool_),
         "x": (inputs, np.float32),
     }
+    parameters = {"members": 20, "steps": model.inner_steps, "seed": 0}
     return ModelSignature(
         Schema([TensorSpec(np.dtype(kind), (-1, planes, -1, -1), name) for name, (planes, kind) in tensors.items()]),
         Schema([TensorSpec(np.dtype(np.float32), (-1, outputs, -1, -1), name) for name in ("mean", "std")]),
+        ParamSchema([ParamSpec(name, "long", value) for name, value in parameters.items()]),
     )
 
 

@@ -14,7 +14,7 @@ from core.model import Model
 class Nowcast(PythonModel):
     """Adapt to the support windows, forecast the query windows; arrays in and out are normalised.
 
-    `params`: members (20), steps (as trained), seed (0).
+    `params`, as the signature has them: members of the mixture, inner steps, and the seed of both.
     """
 
     def load_context(self, context: PythonModelContext) -> None:
@@ -22,11 +22,11 @@ class Nowcast(PythonModel):
 
     # Without hints: MLflow takes them for a schema of its own, beside the signature.
     def predict(self, context, model_input, params=None):
-        asked = params or {}
+        asked = {name: int(value) for name, value in (params or {}).items()}
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in model_input.items()}
         support = Examples(tensors["support_x"], tensors["support_y"], tensors["support_mask"])
-        posterior = self.model.adapt(support, asked.get("steps"))
-        mixture = self.model.predict(posterior, tensors["x"], asked.get("members", 20), asked.get("seed", 0))
+        posterior = self.model.adapt(support, asked["steps"], seed=asked["seed"])
+        mixture = self.model.predict(posterior, tensors["x"], asked["members"], asked["seed"])
         return {"mean": mixture.mean().numpy(), "std": mixture.variance().sqrt().numpy()}
 
 
