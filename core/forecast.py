@@ -1,6 +1,5 @@
 """The newest frames and a trained run to a forecast: adapt on the latest windows, draw members, write CF Zarr."""
 
-import copy
 import errno
 import time
 from collections.abc import Callable, Iterator
@@ -85,7 +84,9 @@ def forecast(
         posterior = model.adapt(replace(support, x=_fast(support.x)), seed=config.seed, steps=steps)
     codes = view.inputs(init)
     with _timed(made, "members"):
-        predict = _with_precision(model, config).sampler(posterior, config.members, config.seed)
+        # Adapting keeps the arithmetic of the training.
+        drawing = replace(model, learner=model.learner.with_precision(config.precision))
+        predict = drawing.sampler(posterior, config.members, config.seed)
         mixture = mosaic(
             lambda x: predict(_fast(x)),
             lambda y, x: view.cut(codes, init, y, x),
@@ -113,13 +114,6 @@ def forecast(
             report.message(f"{name} is older than {config.keep_days:g} days: deleted")
         _tell_superseded(view, init, folder, report)
     return made
-
-
-def _with_precision(model: Model, config: ForecastConfig) -> Model:
-    """The same model with the arithmetic that the forecast asks for; adapting keeps that of the training."""
-    learner = copy.copy(model.learner)
-    learner.config = learner.config.model_copy(update={"precision": config.precision})
-    return replace(model, learner=learner)
 
 
 def _fast(x: Tensor) -> Tensor:

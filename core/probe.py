@@ -15,7 +15,7 @@ from core.meta.learner import Learner, LearnerState
 from core.meta.parallel import Ranks, Workers
 from core.model import build_learner
 from core.report import Report, Silent
-from core.run import Run, choose_device
+from core.run import Run, device_of
 from core.validation import validation_of
 
 _LOWEST, _HIGHEST = 1e-5, 0.3
@@ -56,7 +56,7 @@ def probe(
     `FewcastError` where even the smallest step size diverges, or on `stop()`.
     """
     report = report or Silent()
-    run = Run(config, report, choose_device(config))
+    run = Run(config, report, device_of(config.device))
     if run.progress.phase == "pooled":
         run.start_meta()
     trial = _Trial(run, config, report, stop, total=steps + len(_KL_WEIGHTS) * max(steps // 3, 1))

@@ -225,11 +225,6 @@ def _changes(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> s
     return ", ".join(part for part in found if part)
 
 
-def choose_device(config: TrainConfig) -> torch.device:
-    """The configured device of a training run; `FewcastError` for a GPU that is not there."""
-    return device_of(config.device)
-
-
 def device_of(wanted: str) -> torch.device:
     """`auto`, `cpu` or `cuda` as a device; `FewcastError` for a GPU that is not there."""
     available = torch.cuda.is_available()

@@ -23,15 +23,20 @@ from core.meta.checks import Examples
 from core.meta.learner import LearnerState
 from core.meta.parallel import RankLostError, Ranks, Workers, join, share
 from core.pace import Pace, overhead
-from core.pooling import episodes_of_phase, pooled
+from core.pooled_windows import episodes_of_phase, pooled
 from core.report import Report, Silent
+<<<<<<< HEAD
 from core.run import Run, choose_device, is_over_budget, reason_to_end
+=======
+from core.run import Run, device_of
+>>>>>>> train-3
 from core.schedule import fitted, fraction_that_fits, is_pretraining, learning_rate, total_steps
 from core.step_images import step_images
 from core.validation import validation_of
 
 LOG_EVERY = 10
 """Steps between reports of the training metrics, which are means over them."""
+_PHASES = ("pooled", "meta")
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ def train(
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    device = choose_device(config)
+    device = device_of(config.device)
     ranks = join(device)
     try:
         with checkpoint.owned(Path(config.run)) if ranks.leads else nullcontext():
@@ -74,6 +79,11 @@ def train(
         ranks.leave()
 
 
+def _batch_size(config: TrainConfig, phase: str) -> int:
+    """Episodes of a step, of all ranks together."""
+    return config.pretrain_batch if phase == "pooled" else config.meta_batch
+
+
 class _Loop:
     """Steps, reports, validations and checkpoints, in this order; all ranks take the same branches."""
 
@@ -82,6 +92,8 @@ class _Loop:
     ) -> None:
         self.config, self.report, self.ranks, self.device, self.clock = config, report, ranks, device, clock
         begun = clock()
+        for phase in _PHASES if config.pretrain_steps else ("meta",):  # now, and not after hours of pooled steps
+            share(_batch_size(config, phase), ranks)
         self.run = Run(config, report, device)
         self.before = dict(self.run.progress.seconds)
         self.pace = Pace(clock, self.run.progress.seconds, begun)
@@ -91,7 +103,7 @@ class _Loop:
             for phase, learner in self.run.learners.items()
         }
         if self.run.progress.gradient and config.gradient == "auto":
-            self.workers["meta"].configure(gradient=self.run.progress.gradient)
+            self._take_gradient(self.run.progress.gradient)
         self.guard = GradientGuard()
 
     def go(self, stop: Callable[[], bool], segment: int) -> TrainSummary:
@@ -175,7 +187,7 @@ class _Loop:
     def _fraction(self) -> float:
         """How much of the steps the budget has room for, by one trial step of either phase, the same on all ranks."""
         seconds = {}
-        for phase in ("pooled", "meta"):
+        for phase in _PHASES:
             seconds[phase] = torch.zeros((), dtype=torch.float64, device=self.device)
             if phase in self.run.learners:
                 batch, state = self._loader(phase).batch(0), self._first_exact_state(phase)
@@ -203,7 +215,10 @@ class _Loop:
         needs = torch.tensor(float(mode == "checkpointed"), dtype=torch.float64, device=self.device)
         mode = "checkpointed" if self.ranks.sum({"checkpointed": needs})["checkpointed"] > 0 else mode
         self.run.progress.gradient = mode
-        self.workers["meta"].configure(gradient=mode)
+        self._take_gradient(mode)
+
+    def _take_gradient(self, mode: str) -> None:
+        self.workers["meta"] = self.workers["meta"].with_gradient(mode)
 
     def _first_exact_state(self, phase: str) -> LearnerState:
         return replace(self.run.learners[phase].init_state(), step=self.config.outer.first_order_steps)
@@ -271,8 +286,7 @@ class _Loop:
 
     def _loader(self, phase: str) -> Loader:
         ranks, config = self.ranks, self.config
-        size = config.pretrain_batch if phase == "pooled" else config.meta_batch
-        share(size, ranks)
+        size = _batch_size(config, phase)
         loader = Loader(self.run.store, split="train", batch_size=size, seed=config.seed, rank=ranks.rank,
                         world_size=ranks.size, augment=config.augment, extra=config.network.extra_inputs)  # fmt: skip
         if "pooled" in self.run.learners:

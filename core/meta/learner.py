@@ -5,6 +5,7 @@ either and learns from support and query alike; fine-tuning is `posterior(..., s
 """
 
 from collections.abc import Callable, Collection, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -29,7 +30,7 @@ from core.meta.execution import Executor
 from core.meta.forward_mode import explain
 from core.meta.inner_loop import BayesianEpisode, OuterTerms, adapt, check_finite, initial_log_rates, preconditioned
 from core.meta.meta_gradient import MetaGradient
-from core.meta.precision import precision
+from core.meta.precision import Precision, precision
 from core.meta.sampler import sampler
 from core.meta.stacked import StackedEpisodes
 
@@ -130,6 +131,20 @@ class Learner:
         self.perturbation = Perturbation(network, choice, antithetic=inner.antithetic, batched=inner.batch_samples)
         self._execute = Executor(config.execution)
         self._fastest: dict[tuple[torch.Size, torch.Size], str] = {}
+
+    def with_gradient(self, mode: str) -> "Learner":
+        """The same learner, differentiating in another way; both share the network, so one may be at work."""
+        return self._with(gradient=mode)
+
+    def with_precision(self, name: Precision) -> "Learner":
+        """The same learner, in another arithmetic; both share the network, so one may be at work."""
+        return self._with(precision=name)
+
+    def _with(self, **changes: str) -> "Learner":
+        other = copy(self)
+        other.config = self.config.model_copy(update=changes)
+        other._execute = Executor(other.config.execution)  # what it has recorded is of the mode and arithmetic before
+        return other
 
     def init_state(self, pooled: LearnerState | None = None) -> LearnerState:
         """A first state: prior means from the network's present weights, or from a pooled run's (MOPED)."""

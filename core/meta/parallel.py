@@ -124,10 +124,10 @@ class Workers:
 
         return self._pool.map(with_a_learner, items)
 
-    def configure(self, **changes: object) -> None:
-        """Change settings of all the learners alike."""
-        for learner in self._learners:
-            learner.config = learner.config.model_copy(update=changes)
+    def with_gradient(self, mode: str) -> "Workers":
+        """The same workers, which then differentiate in this mode; these are closed."""
+        self.close()
+        return Workers([learner.with_gradient(mode) for learner in self._learners])
 
     def close(self) -> None:
         if self._pool is not None:

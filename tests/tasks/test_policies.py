@@ -5,7 +5,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Failed
 
 from core.errors import FewcastError
-from tasks.policies import GPU, LOCAL, NETWORK, dask_client, worth_another_try
+from tasks.policies import GPU, LOCAL, NETWORK, SEGMENT, dask_client, worth_another_try
 
 
 def test_only_errors_that_pass_are_worth_another_try() -> None:
@@ -26,6 +26,16 @@ def test_what_fills_a_gpu_for_long_bears_its_tag_and_a_nowcast_does_not() -> Non
 
     assert train.train.tags == evaluate.evaluate.tags == {GPU}
     assert not forecast.forecast.tags | ingest.ingest.tags
+
+
+def test_a_segment_is_tried_again_unless_only_the_user_can_mend_it() -> None:
+    def judge(error: Exception) -> bool:
+        state: State = Failed(data=error)
+        return SEGMENT["retry_condition_fn"](task(lambda: None), TaskRun.model_construct(), state)
+
+    assert judge(RuntimeError("CUDA error"))
+    assert not judge(FewcastError("the meta-loss is not finite", found="nan", mend="lower train.learning_rate"))
+    assert SEGMENT["retries"] > 0
 
 
 def test_without_a_cluster_s_address_the_work_stays_here() -> None:

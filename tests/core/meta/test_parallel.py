@@ -132,6 +132,13 @@ def test_a_meta_batch_that_does_not_divide_is_named():
         share(6, Ranks(0, 4))
 
 
+def test_ranks_that_do_not_divide_the_meta_batch_are_refused_before_the_pooled_steps(config, monkeypatch):
+    monkeypatch.setattr("core.train.join", lambda device: Ranks(0, 2))
+    with pytest.raises(FewcastError, match="meta-batch of 3 episodes does not divide over 2 ranks"):
+        train(config.model_copy(update={"meta_batch": 3}))
+    assert checkpoint.steps(Path(config.run)) == []
+
+
 def test_alone_nothing_is_communicated():
     tensors = {"a": torch.ones(2, 3), "b": torch.ones((), dtype=torch.float64)}
     assert Ranks().sum(tensors) == tensors
