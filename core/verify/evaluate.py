@@ -16,7 +16,7 @@ from core.errors import FewcastError
 from core.report import Report, Silent
 from core.verify.baselines import BASELINES, CLIMATOLOGY, DRESSED, PERSISTENCE, STEPS
 from core.verify.diagnostics import cuts_table
-from core.verify.domain_rows import Method, domain_windows
+from core.verify.domain_rows import NAMES, Method, domain_windows
 from core.verify.events import events_of
 from core.verify.fine_tuning import choose_fine_tuning
 from core.verify.folder import Scorecard, deliver, finished, folder_of, withdraw
@@ -72,8 +72,11 @@ def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: An
     known = config.simulator if config.simulator.enabled and config.simulator.process == "linear" else None
     plan = Plan(tuple(rows), dressing, "climatology" in config.baselines, config.members, config.seed, events, known)
     windows, failed = score_all(config, store, [int(i) for i in ids], plan, report, client)
-    if config.split == "test":
-        methods: list[Method] = [m for m in ("optical_flow", "steps") if m in config.baselines]
+    methods: list[Method] = [m for m in ("optical_flow", "steps") if m in config.baselines]
+    if methods and config.split == "validation":
+        names = " and ".join(NAMES[method] for method in methods)
+        notes.append(f"{names} left out: they are scored on the test split alone, since STEPS is set on validation.")
+    elif methods:
         domain, more = domain_windows(config, store, methods, events, report, client)
         windows, notes = pd.concat([*domain, windows], ignore_index=True), notes + more
     for name, error in failed.items():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.verify.baselines import DressedPersistence, last_frame, persistence
+from core.verify.baselines import DressedPersistence, climatology, last_frame, persistence
 
 
 def test_last_frame_is_the_newest_frame_of_every_channel_without_margin_and_validity():
@@ -47,3 +47,18 @@ def test_dressing_needs_an_observed_pixel():
     empty = torch.zeros(1, 1, 2, 2)
     with pytest.raises(ValueError, match="no observed target pixel"):
         DressedPersistence.fit([(empty, empty, empty.bool())], torch.Generator())
+
+
+def test_climatology_has_every_target_frame_of_the_support_as_a_member():
+    y = torch.arange(2 * 4 * 1 * 3, dtype=torch.float32).reshape(2, 4, 1, 3)  # M = 2, L = 2, C = 2
+    mask = torch.ones_like(y).bool()
+    mask[0, 0, 0, 1] = False  # one frame of channel 0 lacks a pixel
+    mask[:, ::2, 0, 2] = False  # and all lack another
+    forecast = climatology(y, mask, (5, 6, 1, 3), channels=2)
+    assert forecast.members.shape == (4, 5, 6, 1, 3)
+    first, second = y[:, ::2].reshape(4, 3).clone(), y[:, 1::2].reshape(4, 3)
+    first[0, 1], first[:, 2] = first[1:, 1].mean(), 0.0
+    for window in range(5):
+        for lead in range(3):
+            torch.testing.assert_close(forecast.members[:, window, 2 * lead, 0], first)
+            torch.testing.assert_close(forecast.members[:, window, 2 * lead + 1, 0], second)

@@ -175,7 +175,10 @@ def test_the_partner_of_an_episode_is_another_place(config):
 
 
 def test_validation_is_another_split(config):
-    assert set(evaluate(config.model_copy(update={"split": "validation"})).table["split"]) == {"validation"}
+    asked = {"split": "validation", "baselines": ["optical_flow", "steps"]}
+    scorecard = evaluate(config.model_copy(update=asked))
+    assert set(scorecard.table["split"]) == {"validation"}
+    assert "optical flow and STEPS left out" in scorecard.markdown
 
 
 def test_a_run_that_is_not_there_is_one_clear_line(config, tmp_path):
