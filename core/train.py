@@ -25,11 +25,7 @@ from core.meta.parallel import RankLostError, Ranks, Workers, join, share
 from core.pace import Pace, overhead
 from core.pooled_windows import episodes_of_phase, pooled
 from core.report import Report, Silent
-<<<<<<< HEAD
-from core.run import Run, choose_device, is_over_budget, reason_to_end
-=======
-from core.run import Run, device_of
->>>>>>> train-3
+from core.run import Run, device_of, is_over_budget, reason_to_end
 from core.schedule import fitted, fraction_that_fits, is_pretraining, learning_rate, total_steps
 from core.step_images import step_images
 from core.validation import validation_of

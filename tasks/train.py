@@ -11,11 +11,7 @@ from core.renewal import renewed
 from core.train import TrainSummary
 from core.train import train as train_learner
 from tasks.curve import Curve
-<<<<<<< HEAD
 from tasks.policies import GPU, NETWORK, SEGMENT
-=======
-from tasks.policies import SEGMENT
->>>>>>> train-3
 from tasks.records import origin, tell_checkpoint, tell_data, tell_result, tracking_folder
 from tasks.reporting import Reporting
 from tasks.stopping import run_until_stopped
