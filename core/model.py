@@ -21,7 +21,8 @@ from core.errors import FewcastError
 from core.meta import checkpoint
 from core.meta.checkpoint import Checkpoint
 from core.meta.checks import Examples
-from core.meta.learner import Learner, LearnerState, Posterior, Windows
+from core.meta.learner import Learner, Windows
+from core.meta.state import LearnerState, Posterior
 from core.report import Report, Silent
 from core.verify.mixture import Mixture
 

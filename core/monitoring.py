@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
 from core.archive import SERVED, Archive, Status
 from core.config import MonitorConfig
-from core.forecast_folder import Folder
+from core.forecast.folder import Folder
 
 
 def write_metrics(config: MonitorConfig, failed: Mapping[str, int], now: datetime) -> str:

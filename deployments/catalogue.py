@@ -14,7 +14,7 @@ from prefect.schedules import Cron
 from pydantic import BaseModel
 
 from core.config import EvaluateConfig, ForecastConfig, PipelineConfig
-from core.renewal import latest
+from core.training.renewal import latest
 from deployments.pools import CPU_POOL, GPU_POOL
 from flows.archive import check_archive, check_fresh
 from flows.episodes import episodes

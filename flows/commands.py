@@ -89,7 +89,7 @@ def account(seconds: dict[str, float]) -> str:
 
 def follow(config: PipelineConfig) -> int:
     """Train as a rank of torchrun that does not lead: the leader alone reports, to the terminal, Prefect and MLflow."""
-    from core.train import train
+    from core.training.train import train
     from tasks.stopping import run_until_stopped
 
     run_until_stopped(lambda stop: train(config.train, stop=stop))
@@ -98,7 +98,7 @@ def follow(config: PipelineConfig) -> int:
 
 def probe(config: PipelineConfig) -> int:
     """Print a suggested learning rate and KL weight."""
-    from core.probe import probe as probe_training
+    from core.training.probe import probe as probe_training
     from tasks.reporting import Terminal
 
     terminal = Terminal("probe", Console(stderr=True))

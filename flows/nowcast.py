@@ -3,7 +3,7 @@
 from prefect import flow
 
 from core.config import ForecastConfig, TrackingConfig
-from core.forecast import Forecast
+from core.forecast.forecast import Forecast
 from tasks import forecast as tasks
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from prefect import flow
 
 from core.config import TrackingConfig, TrainConfig
-from core.renewal import point_to_latest
-from core.train import TrainSummary
+from core.training.renewal import point_to_latest
+from core.training.train import TrainSummary
 from tasks import train as tasks
 
 # Long enough that opening and closing a task costs nothing beside it, short enough that a retry repeats little.

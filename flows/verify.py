@@ -3,7 +3,7 @@
 from prefect import flow
 
 from core.config import ForecastConfig
-from core.forecast_verification import Verified
+from core.forecast.verification import Verified
 from tasks import forecast as tasks
 
 

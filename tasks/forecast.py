@@ -6,9 +6,9 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
 from core.config import ForecastConfig, TrackingConfig
-from core.forecast import Forecast
-from core.forecast import forecast as forecast_area
-from core.forecast_verification import Verified, verify_forecasts
+from core.forecast.forecast import Forecast
+from core.forecast.forecast import forecast as forecast_area
+from core.forecast.verification import Verified, verify_forecasts
 from tasks.pictures import publish_file
 from tasks.policies import LOCAL, NETWORK
 from tasks.reporting import Reporting

@@ -10,8 +10,8 @@ from core.config import TrainConfig
 from core.errors import FewcastError
 from core.meta import checkpoint
 from core.model import Model
-from core.run import episodes_of
-from core.train import TrainSummary
+from core.training.run import episodes_of
+from core.training.train import TrainSummary
 from tasks.tracking import TrackedRun, read_delivered
 
 

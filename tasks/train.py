@@ -7,9 +7,9 @@ from pathlib import Path
 from prefect import task
 
 from core.config import TrackingConfig, TrainConfig
-from core.renewal import renewed
-from core.train import TrainSummary
-from core.train import train as train_learner
+from core.training.renewal import renewed
+from core.training.train import TrainSummary
+from core.training.train import train as train_learner
 from tasks.curve import Curve
 from tasks.policies import GPU, NETWORK, SEGMENT
 from tasks.records import origin, tell_checkpoint, tell_data, tell_result, tracking_folder
@@ -21,7 +21,7 @@ from tasks.tracking import TrackedRun, run_page
 
 @task(name="renew", **NETWORK)
 def renew(config: TrainConfig, tracking: TrackingConfig) -> TrainConfig:
-    """The config of the training that is due (see `core.renewal.renewed`), from the registry's champion."""
+    """The config of the training that is due (see `core.training.renewal.renewed`), from the registry's champion."""
     from tasks.tracking import registry  # mlflow takes seconds to import
 
     with Reporting("train") as report:

@@ -6,7 +6,6 @@ either and learns from support and query alike; fine-tuning is `posterior(..., s
 
 from collections.abc import Callable, Collection, Sequence
 from copy import copy
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -33,8 +32,7 @@ from core.meta.meta_gradient import MetaGradient
 from core.meta.precision import Precision, precision
 from core.meta.sampler import sampler
 from core.meta.stacked import StackedEpisodes
-
-BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's usual ones
+from core.meta.state import BETAS, LearnerState, Posterior, adam_step
 
 
 @runtime_checkable
@@ -63,37 +61,6 @@ class Episodes(Protocol):
 
     @property
     def ids(self) -> Sequence[int]: ...
-
-
-@dataclass(frozen=True)
-class LearnerState:
-    """Everything that training changes: theta, Adam's moments (same names) and the number of meta-steps done."""
-
-    theta: Tree
-    first_moment: Tree
-    second_moment: Tree
-    step: int = 0
-
-    def tensors(self) -> Tree:
-        """One flat tree, for a checkpoint; `from_tensors` is the inverse."""
-        parts = {"theta": self.theta, "first_moment": self.first_moment, "second_moment": self.second_moment}
-        flat = {name: leaf for part, tree in parts.items() for name, leaf in graft(part, tree).items()}
-        return flat | {"step": torch.tensor(self.step)}
-
-    @classmethod
-    def from_tensors(cls, tensors: Tree) -> "LearnerState":
-        parts = {part: branch(tensors, part) for part in ("theta", "first_moment", "second_moment")}
-        return cls(**parts, step=int(tensors["step"]))
-
-
-@dataclass(frozen=True)
-class Posterior:
-    """q(phi given lambda): weights without a `log_std` are point values; `noise` are the likelihood's parameters."""
-
-    mean: Tree
-    log_std: Tree
-    noise: Tree
-    support: Tensor  # (M,): loss per pixel of the support before each step
 
 
 class Learner:
@@ -198,26 +165,15 @@ class Learner:
                 found=f"it in {worst} at step {state.step}",
                 mend="lower train.inner.rate or train.learning_rate, or set train.inner.clip",
             )
-        outer, t = self.config.outer, state.step + 1
+        outer = self.config.outer
         base = self.config.learning_rate if learning_rate is None else learning_rate
-        names, leaves = list(gradient), list(gradient.values())
-        if outer.clip:
-            norm = torch.stack(torch._foreach_norm(leaves)).norm()
-            leaves = list(torch._foreach_mul(leaves, outer.clip / norm.clamp(min=outer.clip)))
-        # One call for all leaves: one by one, a GPU waits for some thousand launches a step, and a CPU for Python.
-        first = torch._foreach_lerp([state.first_moment[name] for name in names], leaves, 1 - BETAS[0])
-        squares = torch._foreach_mul(leaves, leaves)
-        second = torch._foreach_lerp([state.second_moment[name] for name in names], squares, 1 - BETAS[1])
-        denominator = torch._foreach_sqrt(torch._foreach_div(second, 1 - BETAS[1] ** t))
-        torch._foreach_add_(denominator, EPSILON)
-        scaled = [base * (outer.scalar_rate if n.startswith(("noise/", "log_rate/")) else 1.0) for n in names]
-        change = torch._foreach_mul(first, [-rate / (1 - BETAS[0] ** t) for rate in scaled])
-        theta = torch._foreach_addcdiv([state.theta[name] for name in names], change, denominator)
-        trees = [dict(zip(names, part, strict=True)) for part in (theta, first, second)]
-        return LearnerState(trees[0], trees[1], trees[2], t)
+        rates = {
+            name: base * (outer.scalar_rate if name.startswith(("noise/", "log_rate/")) else 1.0) for name in gradient
+        }
+        return adam_step(state, gradient, rates, clip=outer.clip)
 
     def step(self, state: LearnerState, batch: Episodes, *, seed: int) -> tuple[LearnerState, dict[str, float]]:
-        """One whole meta-step in one process; metrics are means over the meta-batch, in nats per pixel."""
+        """One whole meta-step in one process; metrics are means over the meta-batch, in the score's units per pixel."""
         gradient, metrics = self.gradient(state, batch, seed=seed)
         count = len(batch.ids)
         state = self.apply(state, {name: leaf / count for name, leaf in gradient.items()})

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from core.bayes.gaussian import Tree
 from core.errors import FewcastError
-from core.meta.learner import Episodes, Learner, LearnerState
+from core.meta.learner import Episodes, Learner
+from core.meta.state import LearnerState
 
 TIMEOUT = timedelta(minutes=10)
 """How long a rank waits for the others before it calls them lost; a crash is noticed at once."""

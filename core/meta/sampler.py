@@ -1,7 +1,6 @@
 """Members: explicit draws of all the weights of a posterior, made once and run on any number of inputs."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -10,16 +9,14 @@ from torch.func import functional_call
 from core.bayes.gaussian import DiagonalGaussian
 from core.bayes.likelihood import Likelihood, Predictive
 from core.meta.precision import Precision, precision
-
-if TYPE_CHECKING:
-    from core.meta.learner import Posterior
+from core.meta.state import Posterior
 
 
 def sampler(
     network: nn.Module,
     likelihood: Likelihood,
     arithmetic: Precision,
-    posterior: "Posterior",
+    posterior: Posterior,
     n_samples: int,
     generator: torch.Generator,
 ) -> Callable[[Tensor], Predictive]:

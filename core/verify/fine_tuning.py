@@ -18,10 +18,10 @@ from core.episodes.loader import Loader
 from core.episodes.store import EpisodeStore
 from core.fanout import fan_out
 from core.meta.checks import DivergedError, Examples
-from core.meta.learner import Posterior
+from core.meta.state import Posterior
 from core.model import Model
 from core.report import Report
-from core.validation import spread_evenly
+from core.training.validation import spread_evenly
 from core.verify.mixture import Mixture
 from core.verify.rows import LearnedRow, one_torch_thread, open_model
 from core.verify.scoring import episode_of
@@ -122,7 +122,7 @@ def trajectory(model: Model, support: Examples, steps: Sequence[int]) -> Iterato
 
 
 def fit_calibration(url: str, row: LearnedRow, ids: Sequence[int], report: Report, client: Any = None) -> Calibration:
-    """The calibration of the row's own forecasts of some episodes, as `core.validation` fits a run's."""
+    """The calibration of the row's own forecasts of some episodes, as `core.training.validation` fits a run's."""
     with one_torch_thread():
         note = f"episodes to calibrate {row.name} on"
         ladders = fan_out(partial(_ladder, url, row), ids, client=client, report=report, note=note)

@@ -10,7 +10,7 @@ from core.config import TrackingConfig
 from core.errors import AwayError, FewcastError
 from core.model import Model
 from core.report import Report
-from core.validation import crps_beside
+from core.training.validation import crps_beside
 from tasks.tracking.local import local_run
 from tasks.tracking.model import ALIAS
 from tasks.tracking.server import open_client

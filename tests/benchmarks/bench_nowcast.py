@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import torch
 
 from core.config import IngestConfig, PipelineConfig, TimeRange, load
-from core.forecast import forecast
+from core.forecast.forecast import forecast
 from core.ingest import ingest
 from core.meta import checkpoint
 from core.model import DataSpec, build_learner

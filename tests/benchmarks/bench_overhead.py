@@ -2,7 +2,7 @@
 
     python tests/benchmarks/bench_overhead.py [--preset goes-irma --episodes URL] [--minutes 30]
 
-A shortened training of the preset by `fewcast train`, and the same by `core.train` alone, which tells nobody. Events
+A shortened training of the preset by `fewcast train`, and the same by `core.training.train`, which tells nobody. Events
 come more often than in the whole run, so the second table scales each by how often it comes in a run of so many
 minutes: what happens once, once; reports every ten steps; pictures and checkpoints with every validation. Steps are
 slower while servers start, and after that by what the server and the deliveries take from the cores: from
@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from bench_train import make_store
 
 from core.config import load
-from core.train import LOG_EVERY
+from core.training.train import LOG_EVERY
 from flows.cli import find_preset
 
 REPOSITORY = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ import json, sys
 from pathlib import Path
 from core.config import load
 from core.report import Silent
-from core.train import train
+from core.training.train import train
 
 class Told(Silent):
     stepping = {}

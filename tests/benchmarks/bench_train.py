@@ -32,7 +32,7 @@ import json, os, sys, time
 from pathlib import Path
 from core.config import TrainConfig
 from core.meta import checkpoint
-from core.train import train
+from core.training.train import train
 
 config = TrainConfig.model_validate_json(Path(sys.argv[1]).read_text())
 summary = train(config)

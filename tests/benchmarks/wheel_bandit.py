@@ -36,9 +36,10 @@ from core.bayes.likelihood import Predictive
 from core.config import InnerConfig, OuterConfig, TrainConfig
 from core.meta.checks import Examples
 from core.meta.inner_loop import BayesianEpisode, seeded
-from core.meta.learner import Learner, LearnerState
+from core.meta.learner import Learner
 from core.meta.meta_gradient import run_inner_loop
 from core.meta.stacked import StackedEpisodes
+from core.meta.state import LearnerState
 
 DELTAS = (0.5, 0.7, 0.9, 0.95, 0.99)
 PUBLISHED = {  # Ravi & Beatson (2019), table 1: mean over 50 trials, by the number of pulls

@@ -10,7 +10,7 @@ from core.archive import Archive
 from core.config import EpisodesConfig, InnerConfig, NetworkConfig, SplitConfig, TimeRange, TrainConfig
 from core.episodes.builder import build
 from core.satellite.granule import Frame, Grid
-from core.train import train
+from core.training.train import train
 
 START = datetime(2024, 6, 1, tzinfo=UTC)
 CRS = {

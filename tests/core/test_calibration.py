@@ -12,7 +12,7 @@ from core.episodes.loader import Loader
 from core.episodes.store import EpisodeStore
 from core.meta.checks import Examples
 from core.model import Model
-from core.train import train
+from core.training.train import train
 from core.verify.mixture import Mixture
 
 

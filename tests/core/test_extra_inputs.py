@@ -8,10 +8,10 @@ from core.config import ForecastConfig, InnerConfig, NetworkConfig, TrainConfig
 from core.episodes.loader import Loader
 from core.episodes.store import EpisodeStore
 from core.errors import FewcastError
-from core.forecast import forecast
+from core.forecast.forecast import forecast
+from core.forecast.newest import Newest
 from core.model import Model
-from core.newest import Newest
-from core.train import train
+from core.training.train import train
 from core.verify.rows import LearnedRow, Plan
 from core.verify.scoring import forecasts_of, score_episodes
 from tasks.tracking.model import signature

@@ -15,7 +15,7 @@ from core.meta import checkpoint
 from core.meta.checks import Examples
 from core.model import DataSpec, Model, find
 from core.report import Silent
-from core.train import train
+from core.training.train import train
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from core.config import ForecastConfig, MonitorConfig
-from core.forecast import forecast
-from core.forecast_verification import verify_forecasts
+from core.forecast.forecast import forecast
+from core.forecast.verification import verify_forecasts
 from core.monitoring import write_metrics
 
 NOW = datetime(2024, 6, 4, 0, 10, tzinfo=UTC)

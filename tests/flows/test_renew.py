@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from core.config import TrackingConfig, TrainConfig
-from core.train import TrainSummary
+from core.training.train import TrainSummary
 from flows.train import tasks, train
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from core.config import TrackingConfig, TrainConfig
-from core.train import TrainSummary
+from core.training.train import TrainSummary
 from flows import train as flow
 
 

@@ -12,7 +12,7 @@ from core.episodes.builder import build
 from core.ingest import ingest
 from core.satellite.faults import Fault, fault_of
 from core.satellite.simulator import simulate
-from core.train import train
+from core.training.train import train
 
 HERE = Path(__file__).parent
 BUCKETS = ("granules", "archive")

@@ -19,7 +19,7 @@ from core.archive.layout import Status
 from core.archive.validation import Fault, Problem
 from core.config import load
 from core.errors import FewcastError
-from core.forecast_folder import SUPERSEDED
+from core.forecast.folder import SUPERSEDED
 from deployments.pools import CPU_POOL, GPU_POOL
 from deployments.stack import Stack
 from deployments.stack.cure import RUN_ID

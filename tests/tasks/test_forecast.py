@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from core.config import ForecastConfig, TrackingConfig
-from core.forecast import Forecast
+from core.forecast.forecast import Forecast
 from tasks import forecast as tasks
 
 

@@ -12,7 +12,7 @@ import torch
 from core.config import TrainConfig
 from core.errors import FewcastError
 from core.meta import checkpoint
-from core.train import TrainSummary
+from core.training.train import TrainSummary
 from tasks import records
 from tasks.tracking import model
 from tasks.tracking.journal import Delivered, Journal

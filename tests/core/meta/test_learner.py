@@ -7,7 +7,8 @@ import torch
 
 from core.bayes.likelihood import GaussianLikelihood
 from core.config import InnerConfig, TrainConfig
-from core.meta.learner import Learner, LearnerState
+from core.meta.learner import Learner
+from core.meta.state import LearnerState
 from tests.core.meta.small_learner import INNER, batch, first, learner, network
 
 

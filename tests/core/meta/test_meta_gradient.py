@@ -12,7 +12,8 @@ from core.meta import budget
 from core.meta.checks import Examples
 from core.meta.forward_mode import ForwardModeError
 from core.meta.inner_loop import BayesianEpisode, seeded
-from core.meta.learner import Learner, LearnerState
+from core.meta.learner import Learner
+from core.meta.state import LearnerState
 
 INNER = InnerConfig(steps=3, rate=0.2, samples=2)
 SETTINGS: dict[str, dict] = {

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from core.config import InnerConfig, OuterConfig
-from core.meta.learner import LearnerState
+from core.meta.state import LearnerState
 from tests.core.meta.small_learner import batch, learner
 
 

@@ -14,14 +14,14 @@ from core.config import InnerConfig, NetworkConfig, TrainConfig
 from core.errors import FewcastError
 from core.meta import checkpoint
 from core.meta.parallel import Ranks, share
-from core.train import train
+from core.training.train import train
 
 _RANK = """
 import os, signal, sys, torch
 from pathlib import Path
 from core.config import TrainConfig
 from core.errors import FewcastError
-from core.train import train
+from core.training.train import train
 
 config = TrainConfig.model_validate_json(Path(sys.argv[1]).read_text())
 dies_at = int(sys.argv[2])
@@ -133,7 +133,7 @@ def test_a_meta_batch_that_does_not_divide_is_named():
 
 
 def test_ranks_that_do_not_divide_the_meta_batch_are_refused_before_the_pooled_steps(config, monkeypatch):
-    monkeypatch.setattr("core.train.join", lambda device: Ranks(0, 2))
+    monkeypatch.setattr("core.training.train.join", lambda device: Ranks(0, 2))
     with pytest.raises(FewcastError, match="meta-batch of 3 episodes does not divide over 2 ranks"):
         train(config.model_copy(update={"meta_batch": 3}))
     assert checkpoint.steps(Path(config.run)) == []

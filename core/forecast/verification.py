@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from core.archive import SERVED, Archive
 from core.config import ForecastConfig
-from core.forecast_dataset import IDENTITY
-from core.forecast_folder import VERIFICATION, Folder, read_attributes
+from core.forecast.dataset import IDENTITY
+from core.forecast.folder import VERIFICATION, Folder, read_attributes
 from core.report import Report, Silent
 from core.verify.crps import ensemble_crps
 

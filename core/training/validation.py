@@ -16,10 +16,11 @@ from core.episodes.store import EpisodeStore
 from core.errors import FewcastError
 from core.meta import checkpoint
 from core.meta.checks import DivergedError, Examples
-from core.meta.learner import Learner, LearnerState
+from core.meta.learner import Learner
 from core.meta.parallel import Ranks, Workers
+from core.meta.state import LearnerState
 from core.model import Model
-from core.run import Run
+from core.training.run import Run
 from core.verify.mixture import Mixture
 from core.verify.statistics import metrics, window_statistics
 

@@ -11,8 +11,8 @@ from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from core.forecast_picture import LIKELY, member_values, observed, surety
-from core.newest import Newest
+from core.forecast.newest import Newest
+from core.forecast.picture import LIKELY, member_values, observed, surety
 from core.verify.colours import image_style
 from core.verify.plots import limits
 

@@ -5,7 +5,7 @@ import torch
 
 from core.config import InnerConfig, NetworkConfig, TrainConfig
 from core.errors import FewcastError
-from core.probe import probe
+from core.training.probe import probe
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from core.config import ForecastConfig
 from core.episodes.extra import ExtraPlanes
 from core.episodes.frames import MISSING, Frames
 from core.errors import FewcastError
+from core.forecast.mosaic import spread_tiles, tile_origins
 from core.meta.checks import Examples
 from core.model import Model
-from core.mosaic import spread_tiles, tile_origins
 from core.satellite import area as areas
 
 

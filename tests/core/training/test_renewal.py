@@ -11,9 +11,9 @@ import pytest
 from core.config import TrainConfig
 from core.meta import checkpoint
 from core.model import Model
-from core.renewal import latest, point_to_latest, renewed
-from core.train import train
-from core.validation import crps_beside
+from core.training.renewal import latest, point_to_latest, renewed
+from core.training.train import train
+from core.training.validation import crps_beside
 
 NOW = datetime(2026, 3, 1, 3, 0, tzinfo=UTC)
 

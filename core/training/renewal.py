@@ -10,7 +10,7 @@ from core.config import TrainConfig
 from core.episodes.store import EpisodeStore
 from core.meta import checkpoint
 from core.report import Report, Silent
-from core.run import ended_by
+from core.training.run import ended_by
 
 
 def latest(run: str) -> str:

@@ -13,10 +13,11 @@ from core.episodes.store import EpisodeStore
 from core.errors import FewcastError
 from core.meta import checkpoint
 from core.meta.checkpoint import Checkpoint
-from core.meta.learner import Learner, LearnerState
+from core.meta.learner import Learner
+from core.meta.state import LearnerState
 from core.model import AVERAGE, DataSpec, Model, as_pooled, build_learner
 from core.report import Report
-from core.schedule import fitted, total_steps
+from core.training.schedule import fitted, total_steps
 
 
 @dataclass
@@ -25,7 +26,7 @@ class Progress:
 
     step: int = 0
     phase: str = "meta"  # or "pooled"
-    seconds: dict[str, float] = field(default_factory=dict)  # spent so far, by what (`core.pace`)
+    seconds: dict[str, float] = field(default_factory=dict)  # spent so far, by what (`core.training.pace`)
     best_step: int | None = None
     best: dict[str, float] = field(default_factory=dict)
     stale: int = 0  # validations since the best one
@@ -190,7 +191,7 @@ def is_over_budget(config: TrainConfig, progress: Progress) -> bool:
 
 
 def ended_by(config: TrainConfig, found: Checkpoint) -> str:
-    """What a run that has that checkpoint was ended by, as `core.train` would find; empty where it would go on."""
+    """What a run that has that checkpoint was ended by, as `train` would find; empty where it would go on."""
     progress = Progress.of(found)
     return reason_to_end(_plan(config, progress), progress, is_over_budget(config, progress))
 

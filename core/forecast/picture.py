@@ -11,7 +11,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from core.newest import Newest
+from core.forecast.newest import Newest
 from core.satellite.area import lonlat
 from core.satellite.granule import UNITS
 from core.verify.colours import image_style

@@ -16,7 +16,7 @@ _TRAIN = """
 import sys
 from pathlib import Path
 from core.config import TrainConfig
-from core.train import train
+from core.training.train import train
 
 train(TrainConfig.model_validate_json(Path(sys.argv[1]).read_text()))
 """

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from core.forecast_dataset import IDENTITY
-from core.forecast_folder import Folder
+from core.forecast.dataset import IDENTITY
+from core.forecast.folder import Folder
 
 START = np.datetime64("2024-06-03T12:00", "s")
 

@@ -13,9 +13,9 @@ from PIL import Image
 from core.archive import Archive, Status
 from core.config import ForecastConfig, Threshold
 from core.errors import FewcastError
-from core.forecast import forecast
+from core.forecast.forecast import forecast
+from core.forecast.newest import Newest
 from core.model import Model
-from core.newest import Newest
 from core.report import Silent
 from core.satellite.area import lonlat
 from core.satellite.granule import Frame
@@ -101,7 +101,7 @@ def test_a_full_disk_is_one_line_and_a_lost_network_is_not_taken_for_it(config, 
         def fail(*_, error=error, **__):
             raise error
 
-        monkeypatch.setattr(f"core.forecast.{stage}", fail)
+        monkeypatch.setattr(f"core.forecast.forecast.{stage}", fail)
         with pytest.raises(wanted) as told:
             forecast(quick)
         assert ("No space left on device; free some space" in str(told.value)) == (wanted is FewcastError)
@@ -287,7 +287,7 @@ def test_all_tiles_share_each_weight_sample_however_they_are_grouped(config, mon
     quick = config.model_copy(update={"netcdf": False, "animation": False, "members": 3, "support_windows": 0})
     with xr.open_zarr(forecast(quick).url, consolidated=False) as stored:
         together = stored["members"].load()
-    monkeypatch.setattr("core.forecast.TILES_A_CALL", {"cpu": 3})
+    monkeypatch.setattr("core.forecast.forecast.TILES_A_CALL", {"cpu": 3})
     apart = quick.model_copy(update={"output": config.output + "-apart"})
     with xr.open_zarr(forecast(apart).url, consolidated=False) as stored:
         np.testing.assert_allclose(stored["members"], together, atol=0.011)

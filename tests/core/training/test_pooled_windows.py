@@ -9,7 +9,7 @@ from core.episodes.loader import Loader
 from core.episodes.store import EpisodeStore
 from core.errors import FewcastError
 from core.model import DataSpec, build_learner
-from core.pooled_windows import episodes_of_phase, pooled
+from core.training.pooled_windows import episodes_of_phase, pooled
 
 
 def test_windows_keep_their_targets_masks_and_times(tiny_store):

@@ -15,8 +15,8 @@ from zarr.codecs import BloscCodec
 
 from core.config import ForecastConfig, Threshold
 from core.errors import FewcastError
+from core.forecast.newest import Newest
 from core.model import DataSpec, Model
-from core.newest import Newest
 from core.satellite.granule import UNITS
 from core.verify.mixture import Mixture, noise_field
 

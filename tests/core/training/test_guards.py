@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from core.config import TrainConfig
-from core.guards import (
+from core.training.guards import (
     GradientGuard,
     UnhealthyTrainingError,
     check_loss,

@@ -17,18 +17,19 @@ from core.bayes.gaussian import Tree, branch, graft
 from core.config import TrainConfig
 from core.episodes.loader import EpisodeBatch, Loader
 from core.errors import FewcastError
-from core.guards import GradientGuard, check_loss, check_prior, gradient_norm, prior_log_std
 from core.meta import checkpoint
 from core.meta.checks import Examples
-from core.meta.learner import LearnerState
 from core.meta.parallel import RankLostError, Ranks, Workers, join, share
-from core.pace import Pace, overhead
-from core.pooled_windows import episodes_of_phase, pooled
+from core.meta.state import LearnerState
 from core.report import Report, Silent
-from core.run import Run, device_of, is_over_budget, reason_to_end
-from core.schedule import fitted, fraction_that_fits, is_pretraining, learning_rate, total_steps
-from core.step_images import step_images
-from core.validation import validation_of
+from core.training.guards import GradientGuard, check_loss, check_prior, gradient_norm
+from core.training.metrics import step_metrics, validation_metrics
+from core.training.pace import Pace
+from core.training.pooled_windows import episodes_of_phase, pooled
+from core.training.run import Run, device_of, is_over_budget, reason_to_end
+from core.training.schedule import fitted, fraction_that_fits, is_pretraining, learning_rate, total_steps
+from core.training.step_images import step_images
+from core.training.validation import validation_of
 
 LOG_EVERY = 10
 """Steps between reports of the training metrics, which are means over them."""
@@ -46,7 +47,7 @@ class TrainSummary:
     best_step: int | None
     best: dict[str, float] = field(default_factory=dict)
     steps_per_second: float = 0.0
-    seconds: dict[str, float] = field(default_factory=dict)  # that this call spent, by what (`core.pace`)
+    seconds: dict[str, float] = field(default_factory=dict)  # that this call spent, by what (`core.training.pace`)
 
 
 def train(
@@ -230,19 +231,10 @@ class _Loop:
         check_prior(run.state.theta, self.config, step)
         run.progress.validation_due = True  # unless it comes to an end
         validated = self.validation.run(self.workers[run.progress.phase], run.judged)
-        values = validated.values
         calibrations = {name: found.to_json() for name, found in validated.calibrations.items()}
-        run.judge(values, calibrations, validated.steps)
+        run.judge(validated.values, calibrations, validated.steps)
         self.pace.lap("validation")
-        spent, best = run.progress.seconds, run.progress.best
-        self.report.metrics(
-            {f"validation/{name}": value for name, value in values.items()}
-            | {f"best/{name}": best[name] for name in ("crps", "prior_crps") if name in best}
-            | {"best/step": float(run.progress.best_step or 0)}
-            | {f"time/{what}_seconds": value for what, value in spent.items()}
-            | {"time/overhead": overhead(spent)},
-            step,
-        )
+        self.report.metrics(validation_metrics(validated.values, run.progress), step)
         self.pace.lap("reports")
         if self.ranks.leads:
             workers = self.workers[run.progress.phase]
@@ -291,14 +283,7 @@ class _Loop:
 
     def _report_training(self, means: dict[str, float]) -> None:
         theta, progress = self.run.state.theta, self.run.progress
-        leads = self.run.spec.lead_minutes
-        values = {f"train/{name}": value for name, value in means.items()}
-        values |= {f"noise/std_{m}min": float(s) for m, s in zip(leads, theta["noise/log_std"].exp(), strict=True)}
-        values |= {f"prior_log_std/{layer}": value for layer, value in prior_log_std(theta).items()}
-        rates = [leaf.reshape(-1) for leaf in branch(theta, "log_rate").values()]
-        if rates:
-            values["inner/rate"] = float(torch.cat(rates).mean().exp())
-        self.report.metrics(values, progress.step)
+        self.report.metrics(step_metrics(means, theta, self.run.spec.lead_minutes), progress.step)
         best = f", best CRPS {progress.best['crps']:.4f}" if progress.best else ""
         self.report.progress(
             progress.step, total_steps(self.run.plan), f"{progress.phase} loss {means['loss']:.4f}{best}"

@@ -11,12 +11,13 @@ from core.config import TrainConfig
 from core.episodes.loader import EpisodeBatch, Loader
 from core.errors import FewcastError
 from core.meta.checks import DivergedError
-from core.meta.learner import Learner, LearnerState
+from core.meta.learner import Learner
 from core.meta.parallel import Ranks, Workers
+from core.meta.state import LearnerState
 from core.model import build_learner
 from core.report import Report, Silent
-from core.run import Run, device_of
-from core.validation import validation_of
+from core.training.run import Run, device_of
+from core.training.validation import validation_of
 
 _LOWEST, _HIGHEST = 1e-5, 0.3
 _SMOOTHING, _LOST = 0.85, 1.5  # a loss that rose by this many times what it had fallen ends the ramp

@@ -14,15 +14,15 @@ from torch import Tensor
 
 from core.config import ForecastConfig
 from core.errors import FewcastError
-from core.forecast_animation import animate
-from core.forecast_dataset import forecast_dataset, identity
-from core.forecast_folder import Folder, stamp
-from core.forecast_picture import forecast_picture
+from core.forecast.animation import animate
+from core.forecast.dataset import forecast_dataset, identity
+from core.forecast.folder import Folder, stamp
+from core.forecast.mosaic import mosaic
+from core.forecast.newest import Newest
+from core.forecast.picture import forecast_picture
 from core.model import Model
-from core.mosaic import mosaic
-from core.newest import Newest
 from core.report import Report, Silent
-from core.run import device_of
+from core.training.run import device_of
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 NAMED = 100  # starts named in one line of the log

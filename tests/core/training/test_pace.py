@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.pace import Pace
+from core.training.pace import Pace
 
 
 def test_a_metric_that_some_steps_lack_is_the_mean_over_those_that_have_it():

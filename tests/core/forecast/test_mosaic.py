@@ -3,7 +3,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from core.mosaic import OVERLAP, blend_weight, mosaic, spread_tiles, tile_origins
+from core.forecast.mosaic import OVERLAP, blend_weight, mosaic, spread_tiles, tile_origins
 from core.verify.mixture import Mixture
 
 

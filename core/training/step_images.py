@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from core.episodes.loader import Windows
 from core.episodes.store import EpisodeStore
 from core.meta.checks import Examples
-from core.meta.learner import Learner, LearnerState
+from core.meta.learner import Learner
 from core.meta.parallel import Workers
-from core.validation import Validation
+from core.meta.state import LearnerState
+from core.training.validation import Validation
 from core.verify.baselines import last_frame
 from core.verify.mixture import Mixture
 from core.verify.pictures import panels

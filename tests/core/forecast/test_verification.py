@@ -11,9 +11,9 @@ from scores.probability import crps_for_ensemble
 
 from core.archive import Archive, Status
 from core.config import ForecastConfig
-from core.forecast import forecast
-from core.forecast_folder import Folder
-from core.forecast_verification import Verified, roll, verify_forecasts
+from core.forecast.folder import Folder
+from core.forecast.forecast import forecast
+from core.forecast.verification import Verified, roll, verify_forecasts
 
 INIT = "2024-06-02T06:00"
 

@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 
 from core.errors import FewcastError
-from core.forecast_dataset import IDENTITY, encoding
+from core.forecast.dataset import IDENTITY, encoding
 
 _STAMP = "%Y%m%dT%H%MZ"
 _FORM = f"forecast_{_STAMP}.zarr"

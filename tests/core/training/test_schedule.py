@@ -3,7 +3,7 @@
 import pytest
 
 from core.config import TrainConfig
-from core.schedule import fitted, fraction_that_fits, is_pretraining, learning_rate, total_steps
+from core.training.schedule import fitted, fraction_that_fits, is_pretraining, learning_rate, total_steps
 
 
 def test_each_phase_warms_up_and_falls():
