@@ -101,29 +101,3 @@ def curve_figure(table: pd.DataFrame, split: str) -> Figure | None:
         plain_axis(axis)
     legend_below(figure, axes[0])
     return figure
-
-
-def cuts_table(windows: pd.DataFrame, split: str) -> pd.DataFrame:
-    """CRPS of every row by hour (UTC), season and cloudiness: columns cut, value, learner, crps, windows.
-
-    Cloudiness is the third of the windows' mean observed value that a window falls in, in normalised units.
-    """
-    own = windows[windows["split"] == split]
-    hour = own["init_time"].dt.hour // 6 * 6
-    brightness = own.groupby(["episode", "window"])["observed"].transform("sum")
-    brightness = brightness / own.groupby(["episode", "window"])["count"].transform("sum").clip(lower=1)
-    thirds = brightness.rank(pct=True).fillna(0.5)
-    month = own["init_time"].dt.month % 12 // 3
-    cuts = {
-        "hour (UTC)": hour.map(lambda h: f"{h:02d}-{h + 6:02d}"),
-        "season": month.map(dict(enumerate(("DJF", "MAM", "JJA", "SON")))),
-        "mean value": pd.cut(thirds, [0, 1 / 3, 2 / 3, 1], labels=["low third", "middle third", "high third"]),
-    }
-    parts = []
-    for name, labels in cuts.items():
-        grouped = own.assign(value=labels.astype(str)).groupby(["value", "learner"], sort=False)
-        summed = grouped[["crps", "count"]].sum()
-        number = grouped[["episode", "window"]].apply(lambda part: len(part.drop_duplicates()))
-        part = pd.DataFrame({"crps": summed["crps"] / summed["count"].where(summed["count"] > 0), "windows": number})
-        parts.append(part.dropna().reset_index().assign(cut=name))
-    return pd.concat(parts, ignore_index=True)[["cut", "value", "learner", "crps", "windows"]]

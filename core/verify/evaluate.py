@@ -15,7 +15,7 @@ from core.episodes.store import EpisodeStore
 from core.errors import FewcastError
 from core.report import Report, Silent
 from core.verify.baselines import BASELINES, CLIMATOLOGY, DRESSED, PERSISTENCE, STEPS
-from core.verify.diagnostics import cuts_table
+from core.verify.cuts import cuts_table
 from core.verify.domain_rows import NAMES, Method, domain_windows
 from core.verify.events import events_of
 from core.verify.fine_tuning import choose_fine_tuning
@@ -90,9 +90,9 @@ def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: An
     all_notes = [*_notes(config, plan, store), *notes]
     forecasts = partial(forecasts_of, config.episodes, plan)
     pictures = draw_pictures(folder, windows, table, store, events, forecasts, report)
-    cuts = cuts_table(windows, config.split)
+    cuts = cuts_table(windows, config.split, (spec.channels[events[0].channel], events[0].above), settings)
     cuts.to_parquet(folder / "cuts.parquet", index=False)
-    (folder / "scorecard.md").write_text(scorecard_markdown(table, all_notes))
+    (folder / "scorecard.md").write_text(scorecard_markdown(table, cuts, all_notes))
     (folder / "scorecard.html").write_text(scorecard_page(table, cuts, all_notes, pictures))
     deliver(config.scorecard, inputs)
     made = finished(config.scorecard, inputs)

@@ -13,11 +13,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from core.verify.colours import image_style, is_image, measure_of
+from core.verify.cuts import grids
 from core.verify.optimum import OPTIMUM
 from core.verify.plots import limits
-from core.verify.tables import BY_LEAD, SHOWN, by_lead, holdout_words, markdown, markdown_table
+from core.verify.tables import BY_LEAD, SHOWN, by_lead, holdout_words, is_curve_point, markdown, markdown_table
 from core.verify.verdicts import heading, other_pairs, verdicts
 
+_OF_CUTS = "CRPS over all lead times and kinds of hold-out, with 95 % intervals."
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 2rem auto; padding: 0 1rem; color: #1c1f24 }
 h1 { margin-bottom: .2em } h2 { margin-top: 2.2em; border-bottom: 1px solid #d5d9de; padding-bottom: .2em }
@@ -29,12 +31,15 @@ td.best { font-weight: 700 } img { max-width: 100%; height: auto } .note { color
 """
 
 
-def scorecard_markdown(table: pd.DataFrame, notes: Sequence[str]) -> str:
+def scorecard_markdown(table: pd.DataFrame, cuts: pd.DataFrame, notes: Sequence[str]) -> str:
     """Verdicts first, then the tables, and a paragraph a note."""
     parts = ["# Scorecard", "", f"## {heading(table)}", "", *(f"- {line}" for line in verdicts(table)), ""]
     header, rows = other_pairs(table)
     parts += ["Further paired differences:", "", *markdown_table(header, rows), ""] if rows else []
-    parts += [markdown(table), "## Notes", *(f"\n{note}" for note in notes)]
+    parts += [markdown(table), "## Cuts", "", _OF_CUTS, ""]
+    for header, rows in grids(cuts):
+        parts += [*markdown_table(header, rows), ""]
+    parts += ["## Notes", *(f"\n{note}" for note in notes)]
     return "\n".join(parts) + "\n"
 
 
@@ -48,7 +53,9 @@ def scorecard_page(table: pd.DataFrame, cuts: pd.DataFrame, notes: Sequence[str]
     header, rows = other_pairs(table)
     parts += ["<p>Further paired differences:</p>", _table(header, rows)] if rows else []
     parts += ["<h2>Forecasts and scores</h2>", *(_figure(caption, path) for caption, path in pictures.items())]
-    for (split, holdout, channel), group in _widest_first(table):
+    for (split, holdout, channel), whole in _widest_first(table):
+        on_curve = whole["learner"].map(is_curve_point)
+        group, curves = whole[~on_curve], whole[on_curve]
         size = group.iloc[0]
         title = f"{split}: {holdout_words(str(holdout))}" + ("" if table["channel"].nunique() == 1 else f", {channel}")
         parts += [f"<h2>{html.escape(title)}</h2>", f"<p>{size['windows']} windows in {size['blocks']} blocks.</p>"]
@@ -61,11 +68,14 @@ def scorecard_page(table: pd.DataFrame, cuts: pd.DataFrame, notes: Sequence[str]
                 header, rows = by_lead(group, metric, digits=digits)
                 parts.append(_table([words, *header[1:]], rows))
         rest = [m for m in dict.fromkeys(group["metric"]) if "@" in m or m.startswith("power_ratio")]
+        parts += (
+            [_score_table(curves, "crps", "", "CRPS by support windows (N_S) and inner steps (M)")]
+            if len(curves)
+            else []
+        )
         parts += ["<details><summary>Events and texture</summary>", _metric_table(group, rest), "</details>"]
-    parts.append("<h2>Cuts</h2><p>CRPS over all lead times and kinds of hold-out.</p>")
-    for name, part in cuts.groupby("cut", sort=False):
-        grid = part.pivot_table(index="learner", columns="value", values="crps", sort=False)
-        parts.append(_table([str(name), *map(str, grid.columns)], _rows(grid)))
+    parts.append(f"<h2>Cuts</h2><p>{_OF_CUTS}</p>")
+    parts += [_table(header, rows) for header, rows in grids(cuts)]
     parts += ["<h2>Notes</h2>", *(f'<p class="note">{html.escape(note)}</p>' for note in notes)]
     body = "\n".join(parts)
     return (

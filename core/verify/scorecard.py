@@ -53,7 +53,7 @@ def scorecard_table(
     for cut, group in _cuts(frame):
         learners = {str(name): part for name, part in group.groupby("learner", sort=False, observed=True)}
         for name, part in learners.items():
-            sums, draws = _resample(part, stats, settings)
+            sums, draws = resample(part, stats, settings)
             size = {
                 "windows": len(part[["episode", "window"]].drop_duplicates()),
                 "blocks": len(part["block"].unique()),
@@ -99,7 +99,7 @@ def _with_all(frame: pd.DataFrame, column: str, word: str) -> Iterator[tuple[obj
         yield word, frame
 
 
-def _resample(part: pd.DataFrame, stats: list[str], settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
+def resample(part: pd.DataFrame, stats: list[str], settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
     """Sums over all blocks, and over each resample of them. The draw depends on nothing but the blocks' number."""
     complete = part[stats].notna().all()
     present = [name for name in stats if complete[name]]
@@ -125,7 +125,7 @@ def _pair(
         theirs = theirs[pd.MultiIndex.from_frame(theirs[WINDOW]).isin(shared)]
     if ours.empty:
         return []
-    (sums_a, draws_a), (sums_b, draws_b) = (_resample(part, ["count", "crps"], settings) for part in (ours, theirs))
+    (sums_a, draws_a), (sums_b, draws_b) = (resample(part, ["count", "crps"], settings) for part in (ours, theirs))
     size = {"windows": len(ours[["episode", "window"]].drop_duplicates()), "blocks": len(ours["block"].unique())}
     with np.errstate(divide="ignore", invalid="ignore"):
         a, b = sums_a["crps"] / sums_a["count"], sums_b["crps"] / sums_b["count"]

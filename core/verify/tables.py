@@ -38,7 +38,12 @@ def headline_windows(windows: pd.DataFrame) -> pd.DataFrame:
 
 def is_control(learner: str) -> bool:
     """Whether a row is a control or a point of a curve, which crowd a picture of the learners."""
-    return "shuffled" in learner or ", N_S = " in learner or "(curve)" in learner
+    return "shuffled" in learner or is_curve_point(learner)
+
+
+def is_curve_point(learner: str) -> bool:
+    """Whether a row is a point of a few-shot curve: another number of support windows, or of inner steps."""
+    return ", N_S = " in learner or "(curve)" in learner
 
 
 def compact_table(table: pd.DataFrame) -> str:
@@ -47,7 +52,7 @@ def compact_table(table: pd.DataFrame) -> str:
     leads, rows = leads_of(chosen), []
     header = ["learner", *(f"{lead} min" for lead in leads), "all", "95 % interval", "RMSE", "spread/skill", "cover 90"]
     for learner in chosen["learner"].unique():
-        if ", N_S = " in learner or "(curve)" in learner:
+        if is_curve_point(learner):
             continue
         own = chosen[chosen["learner"] == learner]
         whole = defined_metric(own, "crps")
@@ -82,10 +87,12 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """The table as Markdown: for each hold-out CRPS and calibration by lead time, and the other metrics."""
+    """The table as Markdown: for each hold-out CRPS and calibration by lead time, the other metrics, and the curves."""
     only_channel = table["channel"].nunique() == 1
     parts = []
-    for (split, holdout, channel), group in table.groupby(["split", "holdout", "channel"], sort=False):
+    for (split, holdout, channel), whole in table.groupby(["split", "holdout", "channel"], sort=False):
+        on_curve = whole["learner"].map(is_curve_point)
+        group, curves = whole[~on_curve], whole[on_curve]
         title = f"## {split}: {holdout_words(str(holdout))}"
         parts += [title if only_channel else f"{title}, {channel}", ""]
         size = group.iloc[0]
@@ -106,6 +113,9 @@ def markdown(table: pd.DataFrame) -> str:
             if (group["metric"] == metric).any():
                 parts += ["", f"{words}:", "", *markdown_table(*by_lead(group, metric, digits=digits))]
         parts += ["", "Over all lead times:", "", *_over_allleads_of(group, shown), ""]
+        if len(curves):
+            parts += ["CRPS by number of support windows (N_S) and of inner steps (M):", ""]
+            parts += [*markdown_table(*by_lead(curves, "crps")), ""]
     return "\n".join(parts)
 
 

@@ -8,6 +8,7 @@ from core.verify import tables
 from core.verify.baselines import OPTICAL_FLOW, STEPS
 from core.verify.bootstrap import blocks, interval, resampling_weights
 from core.verify.colours import line_styles
+from core.verify.cuts import COLUMNS
 from core.verify.evaluate import comparisons
 from core.verify.optimum import OPTIMUM
 from core.verify.page import scorecard_markdown, scorecard_page
@@ -18,6 +19,8 @@ from core.verify.statistics import PIT_COLUMNS
 from core.verify.verdicts import heading, other_pairs, verdicts
 
 SETTINGS = Settings(samples=400, hours=6.0, seed=1)
+
+NO_CUTS = pd.DataFrame(columns=COLUMNS)
 
 
 def _windows(days=6, tiles=3, channels=("ir",), better=0.1, spread=0.05):
@@ -168,7 +171,7 @@ def test_the_verdict_is_against_the_best_baseline_and_other_pairs_are_a_table():
     _, [row] = other_pairs(table)
     assert row[0] == "learner against STEPS"
     assert row[2:] == ["30-60 min", "-"]
-    for text in (scorecard_markdown(table, []), scorecard_page(table, pd.DataFrame(columns=["cut"]), [], {})):
+    for text in (scorecard_markdown(table, NO_CUTS, []), scorecard_page(table, NO_CUTS, [], {})):
         assert "Verdicts (test: all held-out windows)" in text
         assert row[1] in text
 
@@ -190,7 +193,7 @@ def test_intervals_and_spread_that_disagree_are_both_told(held, spread, words):
 
 def test_markdown_has_every_learner_and_lead_time():
     table = scorecard_table(_windows(), SETTINGS, [("learner", STEPS)])
-    text = scorecard_markdown(table, ["a note"])
+    text = scorecard_markdown(table, NO_CUTS, ["a note"])
     for word in (
         "a note",
         "learner",
@@ -214,7 +217,7 @@ def test_calibration_by_lead_time_is_readable_with_its_intervals():
     header, _, *rows = part.splitlines()
     assert header == "| learner | 30 min | 60 min | all leads |"
     assert "| learner | 0.900 [0.900, 0.900] | 0.750 [0.750, 0.750] | 0.825 [0.825, 0.825] |" in rows
-    page = scorecard_page(table, pd.DataFrame(columns=["cut"]), [], {})
+    page = scorecard_page(table, NO_CUTS, [], {})
     assert "<td>0.750 [0.750, 0.750]</td>" in page
 
 
