@@ -11,8 +11,8 @@ help: ## list the targets
 demo: .venv/installed ## simulated satellite granules to a scorecard, in minutes
 	$(BIN)/fewcast pipeline --preset demo
 
-test: .venv/installed-test ## the whole test suite, on all cores
-	$(BIN)/python -m pytest -m "not soak" -n auto --dist loadfile
+test: .venv/installed-test ## the whole test suite, on up to four cores
+	$(BIN)/python -m pytest -m "not soak" -n auto --maxprocesses 4 --dist loadfile
 
 check: .venv/installed-test ## lint, format, types, the direction of imports, and an audit of the dependencies
 	$(BIN)/ruff check .
