@@ -56,6 +56,8 @@ def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: An
             mend="build them, or evaluate another split with --set evaluate.split=...",
         )
     config, notes = curve_within(config, store)
+    for run in dict.fromkeys([config.run, *config.more_runs, *config.deep_ensemble]):
+        open_model(run, report=report)  # which tells where another checkpoint stands in for a damaged best
     rows = learned_rows(config)
     for run in dict.fromkeys(run for row in rows for run in row.runs):
         require_fit(run, open_model(run).spec, store)

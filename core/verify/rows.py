@@ -20,6 +20,7 @@ from core.errors import FewcastError
 from core.meta.checks import Examples
 from core.meta.learner import Learner
 from core.model import Model
+from core.report import Report
 from core.verify.baselines import (
     CLIMATOLOGY,
     DRESSED,
@@ -205,7 +206,7 @@ def one_torch_thread() -> Iterator[None]:
 _LOCAL = threading.local()
 
 
-def open_model(run: str, which: str = "best", rate: float = 0.0) -> Model:
+def open_model(run: str, which: str = "best", rate: float = 0.0, report: Report | None = None) -> Model:
     """The run's model, loaded once a thread: a network whose parameters are swapped in cannot serve two threads."""
     loaded: dict[tuple[str, str, float], Model] = _LOCAL.__dict__.setdefault("models", {})
     if (run, which, rate) not in loaded:
@@ -215,7 +216,7 @@ def open_model(run: str, which: str = "best", rate: float = 0.0) -> Model:
             learner = Learner(model.learner.network, model.learner.likelihood, config)
             model = replace(model, learner=learner, config=config)
         else:
-            model = Model.load(run, "pretrained" if which == "pretrained" else "best")
+            model = Model.load(run, "pretrained" if which == "pretrained" else "best", report=report)
         loaded[run, which, rate] = model
     return loaded[run, which, rate]
 

@@ -16,6 +16,7 @@ from core.meta.checks import Examples
 from core.model import DataSpec, Model, find
 from core.report import Silent
 from core.training.train import train
+from core.verify.rows import forget_models, open_model
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +110,9 @@ def test_a_bad_best_falls_back_to_the_newest_good_one(config, tmp_path):
     report.message = said.append
     assert Model.load(run, report=report).step == 6
     assert ["of step 6, is used for the best" in line for line in said] == [True]
+    forget_models()
+    assert [open_model(str(run), report=report).step for _ in range(2)] == [6, 6]
+    assert len(said) == 2, "an evaluation says so too, once"
 
 
 def test_no_run_and_a_run_of_another_version_are_named(config, tmp_path):
