@@ -11,6 +11,7 @@ import sys
 import tomllib
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 ACCEPTED = ROOT / "infra" / "audit-accepted.txt"
@@ -47,14 +48,14 @@ def strayed() -> list[str]:
     ]
 
 
-def vulnerable(report: dict[str, list[dict[str, object]]], accepted: set[str]) -> tuple[list[str], int]:
+def vulnerable(report: dict[str, list[dict[str, Any]]], accepted: set[str]) -> tuple[list[str], int]:
     """What pip-audit's report holds against the lock, and how many packages it could look up."""
     found, looked_up = [], 0
     for package in report["dependencies"]:
         if "skip_reason" in package:
             continue
         looked_up += 1
-        for entry in package["vulns"]:  # type: ignore[attr-defined]
+        for entry in package["vulns"]:
             if not accepted & {entry["id"], *entry["aliases"]}:
                 mend = f"fixed in {', '.join(entry['fix_versions'])}" if entry["fix_versions"] else "no fix yet"
                 found.append(f"{package['name']} {package['version']}: {entry['id']} ({mend})")

@@ -57,7 +57,8 @@ class UNet(nn.Module):
         self.decoder = nn.ModuleList(Block(2 * width, width) for width in widths[:-1])
         self.head = nn.Conv2d(widths[0], outputs * config.patch**2, 3, padding=1)
         nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+        assert self.head.bias is not None
+        nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Float[Tensor, "N I Hm Wm"]) -> Float[Tensor, "N O H W"]:
         """Forecast; raises `ValueError` for another number of planes, or a tile that the margin swallows."""

@@ -69,8 +69,8 @@ def _panel(values: NDArray[np.float32], style: dict[str, Any]) -> Image.Image:
     colours = style["cmap"].with_extremes(bad="#d9a0a0")(style["norm"](np.ma.masked_invalid(values)), bytes=True)
     picture = Image.fromarray(colours[..., :3])
     factor = PANEL_PIXELS / max(picture.size)
-    size = tuple(max(1, round(n * factor)) for n in picture.size)
-    return picture.resize(size, Image.Resampling.BILINEAR if factor < 1 else Image.Resampling.NEAREST)  # type: ignore[arg-type]
+    width, height = (max(1, round(n * factor)) for n in picture.size)
+    return picture.resize((width, height), Image.Resampling.BILINEAR if factor < 1 else Image.Resampling.NEAREST)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

@@ -17,7 +17,7 @@ from core.config import ForecastConfig, Threshold
 from core.errors import FewcastError
 from core.forecast.newest import Newest
 from core.model import DataSpec, Model
-from core.satellite.granule import UNITS
+from core.satellite.granule import UNITS, Kind
 from core.verify.mixture import Mixture, noise_field
 
 IDENTITY = ("model_version", "model_step", "learner", "support_init_times", "settings_digest", "frames_digest")
@@ -106,8 +106,8 @@ def _event(threshold: Threshold, spec: DataSpec, mixture: Mixture) -> NDArray[np
     return part.cdf(value).float().cpu().numpy()
 
 
-def _describe(dataset: xr.Dataset, config: ForecastConfig, spec: DataSpec, kind: str) -> xr.Dataset:
-    units = UNITS[kind]  # type: ignore[index]
+def _describe(dataset: xr.Dataset, config: ForecastConfig, spec: DataSpec, kind: Kind) -> xr.Dataset:
+    units = UNITS[kind]
     for name, words in (("members", "forecast members"), ("mean", "mean of the forecast distribution"),
                         ("spread", "standard deviation of the forecast distribution")):  # fmt: skip
         dataset[name].attrs |= {"long_name": words, "units": units, "grid_mapping": "crs"}

@@ -16,6 +16,7 @@ from core.forecast.mosaic import spread_tiles, tile_origins
 from core.meta.checks import Examples
 from core.model import Model
 from core.satellite import area as areas
+from core.satellite.granule import Kind
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Newest:
         return self.area[0].stop - self.area[0].start, self.area[1].stop - self.area[1].start
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> Kind:
         return self.frames.archive.kind_of[self.model.spec.channels[0]]
 
     @property

@@ -76,7 +76,7 @@ def surety(view: Newest) -> tuple[dict[str, Any], str, list[float]]:
     steps = [first * factor for factor in (1, 2, 4, 8)]
     colours = ListedColormap(colormaps["YlOrBr"](np.linspace(0.05, 1, 5)))
     style = {"cmap": colours, "norm": BoundaryNorm([0.0, *steps, 4 * steps[-1]], 5)}
-    return style, f"8 of 10 lie within ± ({UNITS[view.kind]})", steps  # type: ignore[index]
+    return style, f"8 of 10 lie within ± ({UNITS[view.kind]})", steps
 
 
 def _events(dataset: xr.Dataset) -> dict[str, str]:

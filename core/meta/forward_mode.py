@@ -56,7 +56,7 @@ def _trouble(module: nn.Module, inputs: tuple[Any, ...]) -> Exception | None:
     tangent = (torch.ones_like(inputs[0]), {name: torch.ones_like(leaf) for name, leaf in parameters.items()})
     try:
         torch.func.jvp(gradient, (point,), (tangent,))
-    except (NotImplementedError, RuntimeError) as error:
+    except (NotImplementedError, RuntimeError) as error:  # torch raises either, by the operator that has no such rule
         return error
     return None
 

@@ -118,7 +118,7 @@ class Truth:
             _interpolate(generator.normal(0, AIR_MASS_KELVIN, (3, 3)), grid_y, grid_x).astype(np.float32)
             for _ in range(2)
         ]
-        self.births = lru_cache(maxsize=64)(self.births)  # type: ignore[method-assign]
+        self.births = lru_cache(maxsize=64)(self._draw_births)
 
     def at(self, time: np.datetime64) -> Sky:
         """The sky at an instant (UTC)."""
@@ -157,7 +157,7 @@ class Truth:
         depth: Field = (along_y * weight[:, None]).astype("f4").T @ along_x.astype("f4")
         return depth
 
-    def births(self, layer: int, hour: int) -> Cells:
+    def _draw_births(self, layer: int, hour: int) -> Cells:
         """The cells of a layer that are born within an hour, counted from 2000-01-01 00:00."""
         kind, laws = LAYERS[layer], self.laws[layer]
         generator = np.random.default_rng([self.seed, 1, layer, hour])

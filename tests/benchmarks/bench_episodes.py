@@ -64,7 +64,7 @@ def configuration(folder: Path, episodes: int) -> EpisodesConfig:
         split={"train": [{"start": "2022-06-01", "end": "2022-06-04"}],
                "validation": [{"start": "2022-06-04", "end": "2022-06-05"}],
                "test": [{"start": "2022-06-05", "end": "2022-06-06"}]},
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
 
 
 class Cost(NamedTuple):

@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,13 +73,13 @@ def keep() -> Callable[..., None]:
     """Keep a picture of a page (or of a part of it) for the guides, where that is asked for."""
     folder = os.environ.get("FEWCAST_SCREENSHOTS")
 
-    def picture(shown: object, name: str) -> None:
+    def picture(shown: Any, name: str) -> None:
         if folder:
             from PIL import Image
 
             time.sleep(0.5)  # what is drawn late
             path = Path(folder) / f"{name}.png"
-            shown.screenshot(path=str(path), animations="disabled")  # type: ignore[attr-defined]
+            shown.screenshot(path=str(path), animations="disabled")
             with Image.open(path) as full:
                 full.convert("RGB").quantize(128).save(path, optimize=True)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.config import InnerConfig, NetworkConfig, TrainConfig
-from core.meta import checkpoint
+from core.config import TrainConfig
+from tests.core.training.runs import bits, configured, variant
 
 _TRAIN = """
 import sys
@@ -39,11 +39,6 @@ def finish(process: subprocess.Popen[bytes], seconds: float) -> bool:
     return ended == 0
 
 
-def bits(run: str) -> dict[str, bytes]:
-    found = checkpoint.load_latest(Path(run))
-    return {name: tensor.numpy().tobytes() for name, tensor in found.tensors.items()}
-
-
 @pytest.mark.parametrize("kills", [1, pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])])
 def test_killed_at_random_moments_and_resumed(tiny_store, tmp_path, kills):
     """Kills fall anywhere in the life of an unfinished run's process: imports, steps, validations, checkpoints.
@@ -51,21 +46,15 @@ def test_killed_at_random_moments_and_resumed(tiny_store, tmp_path, kills):
     What is drawn is a moment within the time that the unbroken run takes, its start included; a run that has finished
     by then was not killed, and the next one begins afresh.
     """
-    config = TrainConfig(
-        episodes=tiny_store,
+    config = variant(
+        configured(tiny_store, tmp_path),
         run=str(tmp_path / "unbroken"),
-        network=NetworkConfig(width=4, depth=1),
-        inner=InnerConfig(steps=2, rate=0.1),
-        pretrain_steps=4,
         steps=14,
-        meta_batch=2,
+        warmup_steps=50,
         validate_every=2,
         validation_episodes=1,
-        validation_members=2,
-        averaging=0.9,
         workers=2,
         threads=1,
-        device="cpu",
     )
     begun = time.monotonic()
     assert finish(start(config), 250)
