@@ -16,6 +16,7 @@ import xarray as xr
 
 from core.errors import FewcastError
 from core.forecast.dataset import IDENTITY, encoding
+from core.links import point
 
 _STAMP = "%Y%m%dT%H%MZ"
 _FORM = f"forecast_{_STAMP}.zarr"
@@ -80,11 +81,8 @@ class Folder:
         newest = forecasts[-1][1]
         for suffix in (".zarr", *_BESIDE):
             target, link = newest.with_suffix(suffix), self.path / f"latest{suffix}"
-            beside = self.path / f".latest{suffix}.{os.getpid()}.partial"
-            beside.unlink(missing_ok=True)
             if target.exists():
-                beside.symlink_to(target.name)
-                beside.replace(link)
+                point(link, target.name)
             else:
                 link.unlink(missing_ok=True)
 

@@ -1,6 +1,5 @@
 """Training again as a store grows: each time in a folder of its own, from the prior that serves."""
 
-import os
 import re
 from collections.abc import Callable
 from datetime import datetime
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from core.config import TrainConfig
 from core.episodes.store import EpisodeStore
+from core.links import point
 from core.meta import checkpoint
 from core.report import Report, Silent
 from core.training.run import ended_by
@@ -47,11 +47,7 @@ def renewed(
 
 def point_to_latest(first: str, run: str) -> None:
     """Let the link lead to a run beside it, at once for whoever follows it meanwhile."""
-    link = Path(latest(first))
-    beside = link.with_name(f".{link.name}.{os.getpid()}.partial")
-    beside.unlink(missing_ok=True)
-    beside.symlink_to(Path(run).name)
-    beside.replace(link)
+    point(Path(latest(first)), Path(run).name)
 
 
 def _runs(first: Path) -> list[Path]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from core.config import TrackingConfig
 from core.errors import AwayError, FewcastError
+from core.links import point
 from core.report import Report, Silent
 from tasks.tracking.uri import tracking_uri
 
@@ -52,7 +53,7 @@ def local_run(run: str, tracking: TrackingConfig, report: Report | None = None) 
             ) from error
         (report or Silent()).message(f"{own} does not answer: {run} is taken to be what it last was")
         return str(last.resolve())
-    _point(last, place)
+    point(last, place.resolve())
     return str(place)
 
 
@@ -91,12 +92,3 @@ def _downloaded(uri: str, server: str, place: Path | None = None) -> str:
 
     path: str = artifacts.download_artifacts(uri, tracking_uri=server, dst_path=str(place) if place else None)
     return path
-
-
-def _point(link: Path, place: Path) -> None:
-    """Let `link` lead to `place`, at once for whoever follows it meanwhile."""
-    if not (link.is_symlink() and link.resolve() == place.resolve()):
-        beside = link.with_name(f".{link.name}.{os.getpid()}.partial")
-        beside.unlink(missing_ok=True)
-        beside.symlink_to(place.resolve())
-        beside.replace(link)
