@@ -5,13 +5,15 @@
 `download` fetches and verifies all granules with the ingest's own concurrency; `decode + encode` calibrates them from
 memory and writes the archive, on the same number of threads. An ingest that overlaps the two well takes as long as
 the slower of them, unless the cores are full: the server, the ingest and the library's children share those of this
-machine, and no ingest can take less than the CPU time of both halves divided by the cores, which is printed beside.
+machine. How long the two halves take at once, as two processes that have nothing to do with each other, is a row of
+its own.
 Prints the peak memory of an ingest of half the range and of all of it.
 """
 
 import argparse
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +32,7 @@ from core.archive import Archive
 from core.config import IngestConfig, TimeRange
 from core.ingest import ingest
 from core.satellite import simulator, source
+from core.satellite.granule import Granule
 from tests.core import loopback
 from tests.core.memory import peak_megabytes
 
@@ -51,7 +54,8 @@ def config(archive: str, granules: int, pixels: int) -> IngestConfig:
 def cpu_seconds() -> float:
     """CPU time so far of this process and of its children, the S3 server among them."""
     me = psutil.Process()
-    return sum(one.cpu_times().user + one.cpu_times().system for one in (me, *me.children(recursive=True)))
+    ended = me.cpu_times().children_user + me.cpu_times().children_system
+    return ended + sum(one.cpu_times().user + one.cpu_times().system for one in (me, *me.children(recursive=True)))
 
 
 def seconds(work: Callable[[], object]) -> tuple[float, float]:
@@ -65,7 +69,15 @@ def main() -> None:
     parser.add_argument("--granules", type=int, default=300)
     parser.add_argument("--pixels", type=int, default=500)
     parser.add_argument("--alone", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--download", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.download:
+        settings = IngestConfig.model_validate_json(options.download)
+        granules = source.list_granules(settings)
+        print("ready", flush=True)
+        sys.stdin.readline()
+        download(settings, granules, {})
+        return
     if options.alone:
         ingest(IngestConfig.model_validate_json(options.alone))
         return
@@ -79,6 +91,12 @@ def main() -> None:
             shutil.rmtree(folder)
 
 
+def download(settings: IngestConfig, granules: list[Granule], held: dict[str, bytes]) -> None:
+    with ThreadPoolExecutor(settings.connections) as pool:
+        for granule, content in zip(granules, pool.map(lambda one: source.fetch(one, settings), granules), strict=True):
+            held[granule.url] = content
+
+
 def measure(count: int, pixels: int, folder: Path) -> None:
     settings = config(str(folder / "whole.zarr"), count, pixels)
     simulator.simulate(settings)
@@ -86,33 +104,36 @@ def measure(count: int, pixels: int, folder: Path) -> None:
     assert len(granules) == count
     held: dict[str, bytes] = {}
 
-    def download() -> None:
-        with ThreadPoolExecutor(settings.connections) as pool:
-            for granule, content in zip(
-                granules, pool.map(lambda one: source.fetch(one, settings), granules), strict=True
-            ):
-                held[granule.url] = content
-
-    def decode_and_encode() -> None:
+    def decode_and_encode(name: str) -> None:
         with mock.patch.object(source, "fetch", lambda granule, _: held[granule.url]):
-            ingest(settings.model_copy(update={"archive": str(folder / "memory.zarr")}))
+            ingest(settings.model_copy(update={"archive": str(folder / name)}))
+
+    def both() -> None:
+        assert other.stdin is not None
+        other.stdin.write("go\n")
+        other.stdin.close()
+        decode_and_encode("both.zarr")
+        assert other.wait() == 0
 
     rows = {
-        "download alone": seconds(download),
-        "decode + encode alone": seconds(decode_and_encode),
-        "ingest": seconds(lambda: ingest(settings)),
+        "download alone": seconds(lambda: download(settings, granules, held)),
+        "decode + encode alone": seconds(lambda: decode_and_encode("memory.zarr")),
     }
+    command = [sys.executable, __file__, "--download", settings.model_dump_json()]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "ready\n"
+        rows["both at once, apart"] = seconds(both)
+    rows["ingest"] = seconds(lambda: ingest(settings))
     assert (Archive.open(settings.archive).status == 1).sum() == count
     megabytes = sum(granule.size for granule in granules) / 1e6
     print(f"{count} granules of {pixels} x {pixels}, {megabytes:.0f} MB, {settings.connections} connections")
     print(f"{'':24}{'seconds':>9}{'CPU':>8}{'granules/s':>12}")
     for name, (wall, cpu) in rows.items():
         print(f"{name:24}{wall:9.2f}{cpu:8.2f}{count / wall:12.1f}")
-    halves = [rows["download alone"], rows["decode + encode alone"]]
-    slower = max(wall for wall, _ in halves)
-    print(f"ingest / slower half {rows['ingest'][0] / slower:.2f}")
-    cores = len(os.sched_getaffinity(0))
-    print(f"CPU time of both halves / {cores} cores / slower half {sum(cpu for _, cpu in halves) / cores / slower:.2f}")
+    slower = max(rows[name][0] for name in ("download alone", "decode + encode alone"))
+    for name in ("ingest", "both at once, apart"):
+        print(f"{name} / slower half {rows[name][0] / slower:.2f}")
     for share in (2, 1):
         part = config(str(folder / f"part{share}.zarr"), count // share, pixels)
         command = [sys.executable, __file__, "--alone", part.model_dump_json()]
