@@ -76,12 +76,12 @@ def _members(
     config: ForecastConfig, mixture: Mixture, physical: Callable[[Tensor], Tensor], centre: float
 ) -> tuple[NDArray[np.int16], dict[str, float]]:
     """Members (S, L*C, Y, X), each with a noise field of its own over the whole area, as codes with their packing."""
-    generator = torch.Generator().manual_seed(config.seed)
+    generator = torch.Generator(mixture.means.device).manual_seed(config.seed)
     own_std = mixture.std.ndim == mixture.means.ndim
     drawn = []
     for i, mean in enumerate(mixture.means):
         std = mixture.std[min(i, len(mixture.std) - 1)] if own_std else mixture.std
-        noise = noise_field(mean.shape, generator, config.correlation_pixels).to(mean)
+        noise = noise_field(mean.shape, generator, config.correlation_pixels).to(mean.dtype)
         drawn.append(physical(mean + std * noise) - centre)
     step = max(STEP, max(float(member.abs().amax()) for member in drawn) / _CODES)
     codes = np.stack([(member / step).round_().to(torch.int16).cpu().numpy() for member in drawn])

@@ -109,15 +109,18 @@ def noise_field(
     """Gaussian noise of zero mean and unit variance, smooth over `correlation_pixels` in its last two axes.
 
     The covariance at distance d is exp(-d^2 / (2 correlation_pixels^2)), made by filtering white noise in
-    Fourier space on a grid padded by four lengths, so that opposite edges are independent.
+    Fourier space on a grid padded by four lengths, so that opposite edges are independent. It is drawn, and lies, on
+    the generator's device.
     """
+    device = generator.device if generator else torch.device("cpu")
     if correlation_pixels <= 0:
-        return torch.randn(tuple(shape), generator=generator)
+        return torch.randn(tuple(shape), generator=generator, device=device)
     height, width = shape[-2:]
     pad = math.ceil(4 * correlation_pixels)
     grid = (height + pad, width + pad)
-    white = torch.randn((*shape[:-2], *grid), generator=generator)
-    wavenumber = torch.fft.fftfreq(grid[0])[:, None].square() + torch.fft.rfftfreq(grid[1])[None].square()
+    white = torch.randn((*shape[:-2], *grid), generator=generator, device=device)
+    vertical, horizontal = torch.fft.fftfreq(grid[0], device=device), torch.fft.rfftfreq(grid[1], device=device)
+    wavenumber = vertical[:, None].square() + horizontal[None].square()
     amplitude = torch.exp(-((math.pi * correlation_pixels) ** 2) * wavenumber)
     filtered = torch.fft.irfft2(torch.fft.rfft2(white) * amplitude, s=grid)
     power = torch.fft.irfft2(amplitude.square().to(torch.complex64), s=grid)[0, 0]

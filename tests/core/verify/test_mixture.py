@@ -4,6 +4,7 @@ import torch
 from scipy import stats
 
 from core.verify.mixture import Mixture, noise_field
+from tests.core.devices import needs_cuda
 
 
 @pytest.fixture(params=["per lead", "per sample"])
@@ -54,8 +55,11 @@ def test_members_are_seeded_draws_of_the_mixture():
     assert stats.kstest(sample, lambda z: stats.norm.cdf(z[:, None], np.linspace(-1, 1, 8), 0.7).mean(1)).pvalue > 0.01
 
 
-def test_noise_has_unit_variance_and_the_stated_correlation():
-    field = noise_field((300, 37, 53), torch.Generator().manual_seed(0), correlation_pixels=3.0)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+def test_noise_has_unit_variance_and_the_stated_correlation(device):
+    drawn = noise_field((300, 37, 53), torch.Generator(device).manual_seed(0), correlation_pixels=3.0)
+    assert drawn.device.type == device
+    field = drawn.cpu()
     assert field.shape == (300, 37, 53)
     assert float(field.var()) == pytest.approx(1.0, abs=0.03)
     for distance in (1, 3, 6):
