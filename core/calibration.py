@@ -36,11 +36,14 @@ class Calibration:
     factor: tuple[tuple[float, ...], ...]
 
     def __call__(self, mixture: Mixture) -> Mixture:
-        """The mixture with its std calibrated; means are kept, and a pixel's components share the pixel's factor."""
+        """The mixture with its std calibrated; means are kept, and a pixel's components share the pixel's factor.
+
+        A std that is not finite stays so: whoever scores the forecast says which it was.
+        """
         std = _noise(mixture)
         table = torch.tensor(self.factor, dtype=std.dtype, device=std.device).log()
         place = _place(std)
-        below = place.floor().clamp(max=len(STDS) - 2)
+        below = place.floor().nan_to_num().clamp(max=len(STDS) - 2)
         row = below.long() + len(STDS) * torch.arange(len(table), device=std.device)[:, None, None]
         table = table.flatten()
         factor = torch.lerp(table[row], table[row + 1], place - below).exp()

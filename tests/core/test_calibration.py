@@ -141,3 +141,10 @@ def test_one_factor_a_plane_of_an_older_checkpoint_is_that_of_all_classes():
     assert Calibration.from_json({"factor": [1.1, 0.9]}).factor == ((1.1,) * len(STDS), (0.9,) * len(STDS))
     found = Calibration(((1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6),))
     assert Calibration.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_a_forecast_that_is_not_finite_stays_so_where_it_is_not():
+    std = torch.full((1, 1, 1, 3, 3), 0.1)
+    std[..., 0, 0] = torch.nan
+    calibrated = Calibration(((1.5,) * len(STDS),))(Mixture(torch.zeros_like(std), std))
+    assert calibrated.std.isnan().sum() == calibrated.std[..., 0, 0].isnan().sum() == 1
