@@ -24,7 +24,7 @@ def serve_pages() -> int:
     store = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{data / 'mlflow.db'}")
     commands = {
         f"http://127.0.0.1:{prefect_port}": [
-            *(sys.executable, "-m", "prefect", "server", "start"),
+            *(sys.executable, "-m", "flows.server"),
             *("--host", "127.0.0.1", "--port", str(prefect_port)),
         ],
         f"http://127.0.0.1:{mlflow_port}": [
