@@ -2,7 +2,8 @@
 
 Prefect holds the values of a run against the JSON schema of its flow. That knows bounds, but not how two values must
 agree, and says no more than `101 is greater than the maximum of 100`. Prefect has no opening for another check, so ours
-is put before its own in the two modules that call it: one starts runs, the other answers a form while it is filled in.
+is put before its own where a run is started; the page shows the refusal beside its button. The form's own check, before
+that, would mark a field somewhere in a long form and say nothing where one looks: it leaves our flows to the start.
 """
 
 import sys
@@ -14,7 +15,6 @@ from prefect.cli import app
 from prefect.server.api import deployments
 from prefect.server.api.ui import schemas
 from prefect.utilities.schema_tools import validation
-from prefect.utilities.schema_tools.hydration import Placeholder
 from pydantic import ValidationError
 
 from core import config
@@ -29,7 +29,7 @@ theirs = validation.validate
 
 def main() -> None:
     """Start the server with the options of `prefect server start`."""
-    deployments.validate = schemas.validate = validate
+    deployments.validate, schemas.validate = validate, validate_form
     sys.argv[1:1] = ["server", "start"]
     app()
 
@@ -42,22 +42,32 @@ def validate(
     ignore_required: bool = False,
     allow_none_with_default: bool = False,
 ) -> list[SchemaError]:
-    """Prefect's check of values against a schema, after that of our models where the schema is of them.
+    """Prefect's check of the values of a run, after that of our models where the schema is of them.
 
-    What a deployment presets (`ignore_required`) may be a part of what a run needs, and values that stand for others
-    (Prefect's placeholders) are none yet: both are left to Prefect.
+    What a deployment presets (`ignore_required`) may be a part of what a run needs, and is left to Prefect.
     """
     found = [] if ignore_required else list(refusals(obj, schema))
-    if not found or any(isinstance(refusal.instance, Placeholder) for refusal in found):
-        return theirs(obj, schema, raise_on_error, preprocess, ignore_required, allow_none_with_default)
-    if raise_on_error:
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise validation.ValidationError(f"{found[0].message}{more}")
-    return found
+    if found:
+        raise validation.ValidationError(found[0] + (f" (and {len(found) - 1} more)" if len(found) > 1 else ""))
+    return theirs(obj, schema, raise_on_error, preprocess, ignore_required, allow_none_with_default)
 
 
-def refusals(values: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[SchemaError]:
-    """What our models refuse in the values of a run: one line each, at its place in the form."""
+def validate_form(
+    obj: dict[str, Any],
+    schema: Mapping[str, Any],
+    raise_on_error: bool = False,
+    preprocess: bool = True,
+    ignore_required: bool = False,
+    allow_none_with_default: bool = False,
+) -> list[SchemaError]:
+    """Prefect's check of a form, and none where a parameter is a stage of ours."""
+    if any(_stage(part, schema) for part in schema.get("properties", {}).values()):
+        return []
+    return theirs(obj, schema, raise_on_error, preprocess, ignore_required, allow_none_with_default)
+
+
+def refusals(values: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[str]:
+    """What our models refuse in the values of a run, one line each."""
     for name, part in schema.get("properties", {}).items():
         stage = _stage(part, schema)
         if stage is None or name not in values:
@@ -66,13 +76,9 @@ def refusals(values: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[S
             stage.model_validate(values[name])
         except ValidationError as error:
             for problem in problems(error, stage):
-                place = (name, *problem.place)
-                line = FewcastError(
-                    f"{'.'.join(map(str, place))} is refused",
-                    found=problem.found,
-                    mend=f"give it as described: {problem.meaning}",
-                )
-                yield SchemaError(str(line), path=place, instance=problem.given)
+                key = ".".join(map(str, (name, *problem.place)))
+                mend = f"give it as described: {problem.meaning}"
+                yield str(FewcastError(f"{key} is refused", found=problem.found, mend=mend))
 
 
 def _stage(part: Mapping[str, Any], schema: Mapping[str, Any]) -> type[config.Stage] | None:

@@ -13,7 +13,6 @@ class Problem(NamedTuple):
     """One value that a model does not take."""
 
     place: Place
-    given: Any
     found: str  # what was given, and what is wrong with it
     meaning: str  # the key's description with its bounds
 
@@ -25,7 +24,7 @@ class Problem(NamedTuple):
 def problems(error: ValidationError, kind: type[BaseModel]) -> list[Problem]:
     """What pydantic has found wrong with the values of a model, each problem in words for who gave them."""
     found = error.errors()
-    return [Problem(e["loc"], e["input"], _words(e, kind), _meaning(kind, e["loc"])) for e in found]
+    return [Problem(e["loc"], _words(e, kind), _meaning(kind, e["loc"])) for e in found]
 
 
 def _words(error: Any, kind: type[BaseModel]) -> str:
