@@ -1,5 +1,7 @@
 """An archive under the eye: every frame against its digest, and the newest against the clock."""
 
+from typing import Annotated
+
 from prefect import flow
 from pydantic import Field
 
@@ -18,11 +20,11 @@ def check_archive(url: str) -> str:
 
 
 @flow(name="archive-alarm")
-def check_fresh(config: IngestConfig, limit_minutes: int = Field(40, ge=1)) -> str:
+def check_fresh(config: IngestConfig, limit_minutes: Annotated[int, Field(ge=1, le=100_000)] = 40) -> str:
     """Say how old the newest complete frame is; fails where it is older than the limit.
 
     Args:
         config: Which archive, and what feeds it.
-        limit_minutes: The age in minutes from which on an archive is stale.
+        limit_minutes: The age in minutes from which on an archive is stale. From 1 to 100000.
     """
     return tasks.check_fresh(config, limit_minutes)

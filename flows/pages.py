@@ -24,7 +24,7 @@ def serve_pages() -> int:
     store = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{data / 'mlflow.db'}")
     commands = {
         f"http://127.0.0.1:{prefect_port}": [
-            *(sys.executable, "-m", "prefect", "server", "start"),
+            *(sys.executable, "-m", "flows.server"),
             *("--host", "127.0.0.1", "--port", str(prefect_port)),
         ],
         f"http://127.0.0.1:{mlflow_port}": [
@@ -33,9 +33,11 @@ def serve_pages() -> int:
             *("--host", "127.0.0.1", "--port", str(mlflow_port)),
         ],
     }
+    # Whatever the port, the page asks its own server: by default it asks the one at 4200.
+    told = os.environ | {"PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{prefect_port}/api"}
     with (data / "pages.log").open("ab") as log:
         processes = {
-            address: subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            address: subprocess.Popen(command, env=told, stdout=log, stderr=log, start_new_session=True)
             for address, command in commands.items()
         }
         previous = signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -5,17 +5,19 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
 from prefect.artifacts import create_image_artifact
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from PIL import Image
 
 _WIDTH = 900
 
 
 def publish_figure(key: str, figure: "Figure", description: str) -> None:
     """Put a figure on the run."""
+    from PIL import Image
+
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=80, bbox_inches="tight")
     buffer.seek(0)
@@ -27,12 +29,14 @@ def publish_file(key: str, path: Path, description: str) -> None:
 
     A whole animation a run, every few minutes, would be most of the server's database.
     """
+    from PIL import Image
+
     with Image.open(path) as picture:
         picture.seek(getattr(picture, "n_frames", 1) - 1)
         _publish(key, picture, description)
 
 
-def _publish(key: str, picture: Image.Image, description: str) -> None:
+def _publish(key: str, picture: "Image.Image", description: str) -> None:
     picture = picture.convert("RGB")
     picture.thumbnail((_WIDTH, 4 * _WIDTH))
     buffer = io.BytesIO()

@@ -99,16 +99,17 @@ def test_a_command_names_what_exists(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("program", "depth"), [("prefect server start", 3), ("prefect worker start", 3), ("mlflow server", 2)]
+    "words",
+    [["python", "-m", "flows.server"], ["prefect", "worker", "start"], ["mlflow", "server"]],
+    ids=" ".join,
 )
-def test_the_pinned_commands_take_the_options_given(program: str, depth: int, tmp_path: Path) -> None:
-    words = program.split()
-    given = [command for command in COMMANDS.values() if command[:depth] == words]
+def test_the_pinned_commands_take_the_options_given(words: list[str], tmp_path: Path) -> None:
+    given = [command for command in COMMANDS.values() if command[: len(words)] == words]
     help_text = subprocess.run(
         [str(Path(sys.executable).parent / words[0]), *words[1:], "--help"],
         capture_output=True, text=True, check=True, env={**os.environ, "PREFECT_HOME": str(tmp_path)},
     ).stdout  # fmt: skip
-    options = {word.split("=")[0] for command in given for word in command[depth:] if word.startswith("--")}
+    options = {word.split("=")[0] for command in given for word in command[len(words) :] if word.startswith("--")}
     assert given
     assert {option for option in options if option not in help_text} == set()
 

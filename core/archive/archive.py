@@ -9,7 +9,6 @@ from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from core.archive import layout, shard
@@ -38,10 +37,9 @@ class Archive:
         self.objects: Objects = open_objects(url)
         if self.objects.get("zarr.json") is None:
             raise FewcastError(f"no archive at {url}", found="no zarr.json there", mend="run `fewcast ingest` first")
-        made = layout.coordinates(self.objects)
-        self._made = layout.digest(made)
-        self._root = zarr.open_group(made, mode="r", zarr_format=3)
-        attributes: dict[str, Any] = dict(self._root.attrs)
+        self._coordinates = layout.coordinates(self.objects)
+        self._made = layout.digest(self._coordinates)
+        attributes: dict[str, Any] = layout.metadata(self._coordinates).get("attributes", {})
         if attributes.get("fewcast_archive_version") != layout.VERSION:
             raise FewcastError(
                 f"{url} is not an archive of this version",
@@ -110,18 +108,16 @@ class Archive:
     @cached_property
     def times(self) -> NDArray[np.datetime64]:
         """Every slot's nominal time (UTC, datetime64[ns])."""
-        variable = self._root["time"]
-        assert isinstance(variable, zarr.Array)
-        units = str(variable.attrs["units"])
+        made = layout.metadata(self._coordinates, "time")
+        units = str(made["attributes"]["units"])
         origin = np.datetime64(units.removeprefix("minutes since ").replace(" ", "T"), "ns")
-        return origin + np.asarray(variable[:]).astype("timedelta64[m]").astype("timedelta64[ns]")
+        (slots,) = made["shape"]  # the axis is regular by its making, and need not be read
+        return origin + np.arange(slots) * np.timedelta64(self.cadence_minutes, "m").astype("timedelta64[ns]")
 
     @cached_property
     def grid(self) -> Grid:
-        x, y, crs = (self._root[name] for name in ("x", "y", "crs"))
-        assert isinstance(x, zarr.Array)
-        assert isinstance(y, zarr.Array)
-        return Grid(np.asarray(x[:], np.float64), np.asarray(y[:], np.float64), dict(crs.attrs))
+        x, y = (layout.values(self._coordinates, name).astype(np.float64) for name in ("x", "y"))
+        return Grid(x, y, layout.metadata(self._coordinates, "crs")["attributes"])
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -1,21 +1,23 @@
 """What an archive looks like: its variables, attributes and codes (CF-1.11 on Zarr v3)."""
 
 import hashlib
+import json
 import warnings
 from collections.abc import Mapping
 from datetime import datetime
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
-from zarr.core.buffer import default_buffer_prototype
-from zarr.storage import MemoryStore
+from numpy.typing import NDArray
 
 from core.archive.objects import Objects
 from core.archive.packing import PACKINGS
 from core.archive.shard import CHUNK, MISSING, codecs, shard_shape
 from core.satellite.granule import PHYSICAL_RANGE, UNITS, Grid, Kind, Reason
+
+if TYPE_CHECKING:
+    import zarr
 
 VERSION = 1
 NO_TIME = np.iinfo(np.int64).min
@@ -48,6 +50,9 @@ def template(
 
     `channels` maps names to kinds, in order. The time axis is regular, `years` long, and never resized.
     """
+    import zarr  # a quarter of a second that a run which finds nothing new can do without
+    from zarr.storage import MemoryStore
+
     day = slots_per_day(cadence_minutes)
     slots = axis_slots(years, cadence_minutes)
     height, width = grid.shape
@@ -110,19 +115,35 @@ def template(
     return objects
 
 
-def coordinates(objects: Objects) -> MemoryStore:
+def coordinates(objects: Objects) -> dict[str, bytes]:
     """The metadata and coordinates that every use of an archive needs, fetched once."""
     keys = ["zarr.json", *(f"{name}/zarr.json" for name in ("time", "x", "y", "crs")), "time/c/0", "x/c/0", "y/c/0"]
     found = {key: objects.get(key) for key in keys}
+    return {key: data for key, data in found.items() if data is not None}
+
+
+def metadata(made: Mapping[str, bytes], name: str = "") -> dict[str, Any]:
+    """The `zarr.json` of a variable, or of the root."""
+    found: dict[str, Any] = json.loads(made[f"{name}/zarr.json".lstrip("/")])
+    return found
+
+
+def values(made: Mapping[str, bytes], name: str) -> NDArray[Any]:
+    """All values of a coordinate."""
+    import zarr
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.storage import MemoryStore
+
     buffer = default_buffer_prototype().buffer
-    return MemoryStore({key: buffer.from_bytes(data) for key, data in found.items() if data is not None})
+    store = MemoryStore({key: buffer.from_bytes(data) for key, data in made.items()})
+    return np.asarray(zarr.open_array(store, path=name, mode="r", zarr_format=3)[:])
 
 
-def digest(made: MemoryStore) -> str:
+def digest(made: Mapping[str, bytes]) -> str:
     """Hex digest of what an archive was made with: its metadata and its coordinates."""
     total = hashlib.blake2b(digest_size=16)
-    for key, value in sorted(made._store_dict.items()):
-        total.update(key.encode() + value.to_bytes())
+    for key, value in sorted(made.items()):
+        total.update(key.encode() + value)
     return total.hexdigest()
 
 
@@ -136,7 +157,7 @@ def axis_slots(years: int, cadence_minutes: int) -> int:
     return round(years * 365.25) * slots_per_day(cadence_minutes)
 
 
-def _declare_images(root: zarr.Group, kind: Kind, slots: int, channels: int, height: int, width: int) -> None:
+def _declare_images(root: "zarr.Group", kind: Kind, slots: int, channels: int, height: int, width: int) -> None:
     spec = PACKINGS[kind]
     low, high = (round((limit - spec.offset) / spec.scale) for limit in PHYSICAL_RANGE[kind])
     attributes: dict[str, Any] = {
@@ -167,7 +188,7 @@ def _declare_images(root: zarr.Group, kind: Kind, slots: int, channels: int, hei
 
 
 def _write(
-    root: zarr.Group, name: str, values: Any, dims: tuple[str, ...], chunks: tuple[int, ...], attrs: dict[str, Any]
+    root: "zarr.Group", name: str, values: Any, dims: tuple[str, ...], chunks: tuple[int, ...], attrs: dict[str, Any]
 ) -> None:
     array = root.create_array(
         name, shape=np.shape(values), dtype=np.asarray(values).dtype, chunks=chunks or "auto", dimension_names=dims
@@ -176,14 +197,14 @@ def _write(
     array.attrs.update(attrs)
 
 
-def _write_names(root: zarr.Group, name: str, names: list[str], long_name: str) -> None:
+def _write_names(root: "zarr.Group", name: str, names: list[str], long_name: str) -> None:
     array = root.create_array(name, shape=(len(names),), dtype="string", chunks=(len(names),), dimension_names=(name,))
     array[:] = np.array(names, dtype=object)
     array.attrs.update(long_name=long_name)
 
 
 def _declare(
-    root: zarr.Group, name: str, dtype: type, fill: int, shape: Mapping[str, Any], attributes: dict[str, Any]
+    root: "zarr.Group", name: str, dtype: type, fill: int, shape: Mapping[str, Any], attributes: dict[str, Any]
 ) -> None:
     """An array whose chunks are plain bytes, so that a day can be replaced by one put."""
     array = root.create_array(name, dtype=dtype, fill_value=fill, compressors=None, **shape)

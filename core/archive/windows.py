@@ -4,12 +4,12 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-
-from zarr.storage import LocalStore
-from zarrs.pipeline import CodecPipelineImpl
-from zarrs.utils import ChunkItem
+from typing import TYPE_CHECKING
 
 from core.archive.shard import Codes
+
+if TYPE_CHECKING:
+    from zarrs.pipeline import CodecPipelineImpl
 
 
 class Windows:
@@ -25,6 +25,8 @@ class Windows:
         Returns the positions that must be read again, each by itself: all of them where one is damaged, since it is
         not said which, and those replaced meanwhile, since a shard is opened more than once and may be a mixture.
         """
+        from zarrs.utils import ChunkItem
+
         pipeline, shard = self._pipeline(array)
         _, channels, height, width = out.shape
         window = [slice(0, 1), slice(0, channels), y, x]
@@ -45,9 +47,12 @@ class Windows:
             return list(range(len(keys)))
         return [t for t, key in enumerate(keys) if self._version(key) != before[t]]
 
-    def _pipeline(self, array: str) -> tuple[CodecPipelineImpl, list[int]]:
+    def _pipeline(self, array: str) -> tuple["CodecPipelineImpl", list[int]]:
         """The pipeline of an array and the shape of its shards."""
         if array not in self._pipelines:
+            from zarr.storage import LocalStore  # slow to import, and an ingest reads no windows
+            from zarrs.pipeline import CodecPipelineImpl
+
             metadata = (self.root / array / "zarr.json").read_text()
             pipeline = CodecPipelineImpl(metadata, LocalStore(self.root), validate_checksums=True)
             self._pipelines[array] = pipeline, json.loads(metadata)["chunk_grid"]["configuration"]["chunk_shape"]

@@ -40,7 +40,10 @@ class PipelineConfig(Stage):
         """Fill every empty location from the stage before, else from the root, so that each stage stands alone."""
         if not isinstance(values, dict) or "name" not in values:
             return values
-        root = (values.get("root") or f"data/{values['name']}").rstrip("/")
+        root = values.get("root") or f"data/{values['name']}"
+        if not isinstance(root, str):
+            return values
+        root = root.rstrip("/")
 
         def at(stage: str, key: str, name: str) -> str:
             """Where a stage was told to leave something: the stages after it look for it there."""

@@ -1,6 +1,5 @@
 """A TOML file and overrides to a validated configuration, or one clear line about what is wrong with it."""
 
-import difflib
 import re
 import tomllib
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from core.config.pipeline import EvaluationConfig, PipelineConfig
+from core.config.problems import problems
 from core.errors import FewcastError
 
 C = TypeVar("C", PipelineConfig, EvaluationConfig)
@@ -79,21 +79,5 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 
 def _first_problem(error: ValidationError, kind: type[BaseModel]) -> str:
-    problems = error.errors()
-    first = problems[0]
-    if first["type"] == "extra_forbidden":
-        return f"{'.'.join(map(str, first['loc']))}, which is no key{_nearest(kind, first['loc'])}"
-    where = ".".join(str(part) for part in first["loc"]) or "the whole"
-    given = "" if first["type"] == "missing" else f" (given: {first['input']!r})"
-    more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
-    return f"{where}: {first['msg']}{given}{more}"
-
-
-def _nearest(kind: type[BaseModel], place: tuple[int | str, ...]) -> str:
-    """`: is it steps?` for a key that is nearly one of its table's."""
-    table: Any = kind
-    for part in place[:-1]:
-        field = getattr(table, "model_fields", {}).get(part)
-        table = field.annotation if field else None
-    names = difflib.get_close_matches(str(place[-1]), list(getattr(table, "model_fields", {})), 1)
-    return f": is it {'.'.join(map(str, (*place[:-1], names[0])))}?" if names else ""
+    first, *others = problems(error, kind)
+    return f"{first.key}: {first.found}" + (f" and {len(others)} more" if others else "")

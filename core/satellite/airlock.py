@@ -133,7 +133,7 @@ def layout(found: Any) -> dict[str, Any] | None:
     filters = [created.get_filter(i)[0] for i in range(created.get_nfilters())]
     if found.chunks is None:
         offset = found.id.get_offset()
-        return None if offset is None or filters else {"offset": offset}
+        return None if offset is None or filters else {"offset": offset, "bytes": found.id.get_storage_size()}
     places: list[tuple[int, ...]] = []
     found.id.chunk_iter(lambda c: places.append((*c.chunk_offset, c.byte_offset, c.size, c.filter_mask)))
     return {"chunks": found.chunks, "filters": filters, "places": places}

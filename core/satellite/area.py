@@ -1,14 +1,16 @@
 """Areas by name or by bounds in degrees, and the window of a grid that covers one."""
 
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pyproj
 from numpy.typing import NDArray
 
 from core.errors import FewcastError
 from core.satellite.granule import Grid
+
+if TYPE_CHECKING:
+    import pyproj
 
 
 class Bounds(NamedTuple):
@@ -62,22 +64,26 @@ def bounds(text: str) -> Bounds | None:
 
 
 @lru_cache(maxsize=32)
-def _crs(items: tuple[tuple[str, Any], ...]) -> pyproj.CRS:
+def _crs(items: tuple[tuple[str, Any], ...]) -> "pyproj.CRS":
+    import pyproj  # where no frame comes, nothing is projected
+
     return pyproj.CRS.from_cf(dict(items))
 
 
-def crs(grid: Grid) -> pyproj.CRS:
+def crs(grid: Grid) -> "pyproj.CRS":
     # An archive gives back as lists what projections with two parallels have.
     return _crs(tuple((name, tuple(v) if isinstance(v, list) else v) for name, v in sorted(grid.crs.items())))
 
 
 @lru_cache(maxsize=32)
-def _transformer(source: pyproj.CRS, target: pyproj.CRS) -> pyproj.Transformer:
+def _transformer(source: "pyproj.CRS", target: "pyproj.CRS") -> "pyproj.Transformer":
+    import pyproj
+
     return pyproj.Transformer.from_crs(source, target, always_xy=True)
 
 
 def transform(
-    source: pyproj.CRS, target: pyproj.CRS, x: NDArray[np.float64], y: NDArray[np.float64]
+    source: "pyproj.CRS", target: "pyproj.CRS", x: NDArray[np.float64], y: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Coordinates in another system; NaN where there are none (off the disk)."""
     u, v = _transformer(source, target).transform(x, y)
@@ -89,7 +95,14 @@ def lonlat(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Longitude and latitude (Y, X) of the pixel centres in degrees, NaN off the disk."""
     system = crs(grid)
     x, y = np.meshgrid(grid.x, grid.y)
-    return transform(system, system.geodetic_crs or pyproj.CRS.from_epsg(4326), x, y)
+    return transform(system, _degrees(system), x, y)
+
+
+def _degrees(system: "pyproj.CRS") -> "pyproj.CRS":
+    """Longitude and latitude on the ellipsoid of a projection."""
+    import pyproj
+
+    return system.geodetic_crs or pyproj.CRS.from_epsg(4326)
 
 
 def window(grid: Grid, area: Bounds | None) -> tuple[slice, slice]:
@@ -102,7 +115,7 @@ def window(grid: Grid, area: Bounds | None) -> tuple[slice, slice]:
         return slice(0, rows), slice(0, columns)
     lon, lat = np.meshgrid(np.linspace(area.west, area.east, PROBES), np.linspace(area.south, area.north, PROBES))
     system = crs(grid)
-    x, y = transform(system.geodetic_crs or pyproj.CRS.from_epsg(4326), system, lon, lat)
+    x, y = transform(_degrees(system), system, lon, lat)
     seen = np.isfinite(x)
     dy, dx = grid.spacing
     if seen.any():

@@ -3,6 +3,7 @@
 zlib lets other threads run while it inflates, so a thread pool that ingests many granules uses all cores.
 """
 
+import math
 import zlib
 from typing import Any
 
@@ -25,11 +26,14 @@ def read(
 ) -> NDArray[Any] | None:
     """The window (top, bottom, left, right); None where the layout is left to the HDF5 library.
 
-    Raises `ValueError` or `zlib.error` for bytes that are not there or chunks that do not inflate to their size.
+    Raises `ValueError` or `zlib.error` for bytes that are not there, a shape that is not that of what lies there, and
+    chunks that do not inflate to their size.
     """
     if layout is None:
         return None
     if "offset" in layout:
+        if layout["bytes"] != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"{layout['bytes']} bytes of pixels, which are no {shape} of {dtype}")
         return _contiguous(layout["offset"], shape, dtype, window, content)
     if layout["filters"] not in ([DEFLATE], [SHUFFLE, DEFLATE]):
         return None

@@ -36,8 +36,8 @@ BANDS = {
 }  # fmt: skip
 SPACING_METRES = {"005": 501.0, "010": 1002.0, "020": 2004.0}
 EPOCH = np.datetime64("2000-01-01T12:00:00", "s")
-# How far the observation's start may lie from the key's time (s): FD takes 10 minutes, LA repeats every 2. Of a
-# series that starts within the key's minute, as FD does, the files of both neighbours lie outside.
+# How far the observation's start may lie from the key's time (s): FD takes 10 minutes, LA repeats every 2. Published
+# files start within the key's minute (LA: 42 and 56 s after it, FD: 32 s): those of both neighbours lie outside.
 START_SECONDS = {"la": (-60, 120), "fd": (-120, 600)}
 KEY = re.compile(r"gk2a_ami_le1b_([a-z]{2}\d{3})_(fd|la)(005|010|020)ge_(\d{12})\.nc$")
 QUALITY_SHIFT = 14

@@ -7,8 +7,8 @@ would hold space alone are not published.
 import hashlib
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from threading import Lock
 from typing import NamedTuple
@@ -113,24 +113,46 @@ class Tile:
     observed: np.datetime64
 
 
-# Where tile n of an image of this shape lies, learned from the tiles themselves: a crop then opens only what it needs.
-_PLACES: dict[tuple[tuple[int, int], int], Place] = {}
+@dataclass
+class Layout:
+    """How images of one shape lie and are cut: the size of every tile, and where tile n lies, as far as it was seen."""
+
+    grid: Grid
+    size: tuple[int, int]
+    places: dict[int, Place] = field(default_factory=dict)
+
+    def fits(self, tile: Tile) -> bool:
+        return tile.place[2:] == self.size and same_grid(tile.grid, self.grid)
+
+    def takes(self, n: int, place: Place) -> bool:
+        """Whether tile n has always lain there, and no other; where not, both are asked anew in the next image."""
+        denied = [m for m, known in self.places.items() if (m == n) != (known == place)]
+        for m in denied:
+            del self.places[m]
+        if not denied:
+            self.places[n] = place
+        return not denied
+
+
+# By the shape of the image, learned where two tiles agree: a crop then opens only what it needs.
+_LAYOUTS: dict[tuple[int, int], Layout] = {}
 _LOCK = Lock()
 
 
 def open(granule: Granule, files: Sequence[hdf5.File], config: IngestConfig) -> Image:
-    """Check one tile against the key; the others are opened, and checked, when a window touches them.
+    """Check the first tile against the key and its siblings; the others are opened when a window touches them.
 
     A corrupt tile is a gap in the image, not the end of it.
     """
     numbers = [number(part) for part in granule.parts]
     opened: dict[int, Tile | None] = {}
+    placed: dict[int, Tile | None] = {}
     refused: list[CorruptGranule] = []
 
     def tile(i: int) -> Tile | None:
         if i not in opened:
             try:
-                opened[i] = _tile(granule, numbers[i], files[i], config)
+                opened[i] = _tile(granule, files[i], config)
             except UnavailableGranule:
                 raise
             except CorruptGranule as error:
@@ -138,14 +160,23 @@ def open(granule: Granule, files: Sequence[hdf5.File], config: IngestConfig) -> 
                 refused.append(error)
         return opened[i]
 
-    first = next(filter(None, map(tile, range(len(numbers)))), None)
-    if first is None:
-        raise refused[0]
+    first, layout = _agreed(filter(None, map(tile, range(len(numbers)))), refused)
+
+    def fitting(i: int) -> Tile | None:
+        """Tile i, if it is of this image and lies where tile i has always lain."""
+        if i not in placed:
+            found = placed[i] = tile(i)
+            with _LOCK:
+                if found is not None and not (layout.fits(found) and layout.takes(numbers[i], found.place)):
+                    placed[i] = None
+                    text = f"tile {numbers[i]}, at {found.place} of {found.shape}, does not fit the others"
+                    refused.append(CorruptGranule(Reason.WRONG_GRID, text))
+        return placed[i]
 
     def place(i: int) -> Place:
         with _LOCK:
-            known = _PLACES.get((first.shape, numbers[i]))
-        found = None if known else tile(i)
+            known = layout.places.get(numbers[i])
+        found = None if known else fitting(i)
         return known or (found.place if found else NOWHERE)
 
     def read(rows: slice, columns: slice) -> Pixels:
@@ -155,12 +186,16 @@ def open(granule: Granule, files: Sequence[hdf5.File], config: IngestConfig) -> 
         wild, all_zero = 0, True
         for i in range(len(numbers)):
             window = place(i).overlap(rows, columns)
-            part = tile(i) if window else None
-            if window is None or part is None:
+            if window is None or (part := fitting(i)) is None:
                 continue
-            if part.shape != first.shape or not same_grid(part.grid, first.grid):
-                raise CorruptGranule(Reason.WRONG_GRID, f"tile {numbers[i]} is of another image")
-            raw = hdf5.read(part.pixels, *shifted(window, part.place.row, part.place.column)).view(np.uint16)
+            try:
+                raw = hdf5.read(part.pixels, *shifted(window, part.place.row, part.place.column)).view(np.uint16)
+            except UnavailableGranule:
+                raise
+            except CorruptGranule as error:
+                placed[i] = None
+                refused.append(error)
+                continue
             piece = hdf5.lookup(part.table, raw)
             wild += int(np.count_nonzero(np.isnan(piece) & (raw != part.fill)))
             all_zero &= not raw.any()
@@ -174,6 +209,31 @@ def open(granule: Granule, files: Sequence[hdf5.File], config: IngestConfig) -> 
     return Image(granule.channel, kind(granule.channel, config), granule.time, first.observed, first.grid, read)
 
 
+def _agreed(tiles: Iterable[Tile], refused: Sequence[CorruptGranule]) -> tuple[Tile, Layout]:
+    """A tile that another of its image bears out, or images before it, and how such an image is cut.
+
+    A damaged tile may agree with itself in all it says. One that is alone and of an unknown shape is believed, for this
+    image. Raises the first refusal where no tile is left, and `CorruptGranule` where no two agree.
+    """
+    seen: list[tuple[Tile, Layout]] = []
+    for tile in tiles:
+        own = Layout(tile.grid, (tile.place.rows, tile.place.columns))
+        with _LOCK:
+            known = _LAYOUTS.get(tile.shape)
+            if known and known.fits(tile):
+                return tile, known
+            if any(other.fits(tile) for _, other in seen):
+                _LAYOUTS[tile.shape] = own
+                return tile, own
+        seen.append((tile, own))
+    if not seen:
+        raise refused[0]
+    (tile, own), *others = seen
+    if others or tile.shape in _LAYOUTS:
+        raise CorruptGranule(Reason.WRONG_GRID, f"a tile at {tile.place} of {tile.shape} agrees with no other")
+    return tile, own
+
+
 def _lacking(gap: NDArray[np.bool_], grid: Grid) -> bool:
     """Whether pixels (Y, X) that no tile brought lie on the Earth: in the circle in it that meets its poles."""
     height = grid.crs["perspective_point_height"]
@@ -183,7 +243,7 @@ def _lacking(gap: NDArray[np.bool_], grid: Grid) -> bool:
     return any(row[first:last].any() for row, (first, last) in zip(gap, spans, strict=True))
 
 
-def _tile(granule: Granule, tile_number: int, file: hdf5.File, config: IngestConfig) -> Tile:
+def _tile(granule: Granule, file: hdf5.File, config: IngestConfig) -> Tile:
     pixels, attributes = hdf5.variable(file, "Sectorized_CMI", 2), file.attrs
     if pixels.dtype.itemsize != 2 or pixels.dtype.kind not in "iu":
         raise CorruptGranule(Reason.WRONG_SHAPE, f"Sectorized_CMI has type {pixels.dtype}")
@@ -197,17 +257,12 @@ def _tile(granule: Granule, tile_number: int, file: hdf5.File, config: IngestCon
         int(hdf5.number(attributes, "tile_column_offset", 0, shape[1] - 1)),
         *pixels.shape,
     )
-    if place.row + place.rows > shape[0] or place.column + place.columns > shape[1]:
-        raise CorruptGranule(Reason.WRONG_SHAPE, f"a tile at {place} in an image of {shape}")
+    if any(n % step or at % step for n, at, step in zip(shape, place[:2], place[2:], strict=True)):
+        raise CorruptGranule(Reason.WRONG_SHAPE, f"a tile at {place} in an image of {shape}, which is cut evenly")
     grid = _grid(file, place, (shape[0], shape[1]))
-    # A place is believed for as long as the process lives: the tile's own coordinates must bear it out.
-    (dy, dx), x, y = grid.spacing, grid.x, grid.y
+    (dy, dx), x, y = grid.spacing, grid.x, grid.y  # the tile's own coordinates must bear its place out
     if abs(x[0] + x[-1]) >= dx or abs(y[0] + y[-1]) >= dy:
         raise CorruptGranule(Reason.WRONG_GRID, f"a tile at {place} of a disk that is not centred")
-    with _LOCK:
-        known = _PLACES.setdefault(((shape[0], shape[1]), tile_number), place)
-    if known != place:
-        raise CorruptGranule(Reason.WRONG_GRID, f"tile {tile_number} lies at {place} instead of {known}")
     table, fill = _table(pixels, kind(granule.channel, config))
     return Tile(place, pixels, table, fill, (shape[0], shape[1]), grid, observed)
 

@@ -101,7 +101,7 @@ class Plan:
 
     def _prefect(self) -> Service:
         address = self.url("prefect")
-        words = ("server", "start", "--host", "127.0.0.1", "--port", str(self.ports["prefect"]))
+        words = ("--host", "127.0.0.1", "--port", str(self.ports["prefect"]))
         told = {
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             **RETENTION,
@@ -110,7 +110,7 @@ class Plan:
             **(self.auth.for_prefect_server() if self.auth else {}),
             **(self.postgres.for_prefect() if self.postgres else {}),
         }
-        return Service("prefect", _module("prefect", *words), f"{address}/api/health", address,
+        return Service("prefect", _module("flows.server", *words), f"{address}/api/health", address,
                        self.environment() | told)  # fmt: skip
 
     def _mlflow(self) -> Service:

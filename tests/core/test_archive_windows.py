@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zarrs.pipeline import CodecPipelineImpl
 
-from core.archive import Archive, shard, windows
+from core.archive import Archive, shard
 from core.archive.packing import pack
-from core.archive.windows import CodecPipelineImpl, Windows
+from core.archive.windows import Windows
 from core.errors import FewcastError
 from tests.core.test_archive import TIME, frame, make, put
 
@@ -71,7 +72,7 @@ def test_a_frame_replaced_while_it_is_read_is_never_a_mixture(archive, monkeypat
             self.real.retrieve_chunks_and_apply_index(items, out)
             out[..., :128] = before
 
-    monkeypatch.setattr(windows, "CodecPipelineImpl", Between)
+    monkeypatch.setattr("zarrs.pipeline.CodecPipelineImpl", Between)
     got = Archive.open(archive.url).read_packed(kind, [slot - 1, slot], slice(None), slice(None))
     assert np.array_equal(got[1, 0], pack(new.values, kind)[0])
     assert (got[0] == shard.MISSING).all()

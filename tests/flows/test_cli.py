@@ -38,6 +38,7 @@ def test_an_unknown_preset_is_answered_with_the_known_ones(capsys: pytest.Captur
         ("ingest.channels=[]", "ingest.channels"),
         ("train.steps", "key=value"),
         ("name.first=x", "name"),
+        ("root=3", "root: 3 (Input should be a valid string)"),
         ("ingest.times.end=2024-05-01T00:00:00Z", "ingest.times"),
         ("train.learner=alchemy", "train.learner"),
     ],

@@ -14,7 +14,8 @@ from core.ingest import ingest
 from core.satellite.simulator import simulate
 
 TINY = Path(__file__).with_name("tiny.toml")
-HEAVY = ("torch", "distributed", "dask", "xarray", "pandas", "matplotlib", "mlflow", "scipy")  # seconds, together
+HEAVY = ("torch", "distributed", "dask", "xarray", "pandas", "matplotlib", "mlflow", "scipy",
+         "zarr", "zarrs", "pyproj", "PIL")  # seconds, together  # fmt: skip
 RUN = f"""
 import json, sys
 from flows import embedded

@@ -1,4 +1,5 @@
 import itertools
+import struct
 import zlib
 
 import h5py
@@ -34,6 +35,18 @@ def test_other_layouts_too(options):
     opened = hdf5.opened(file(VALUES, **options))
     for rows, columns in WINDOWS:
         np.testing.assert_array_equal(hdf5.read(opened["v"], rows, columns), VALUES[rows, columns])
+
+
+def test_a_shape_that_is_not_what_lies_there_is_damage():
+    """Fewer columns than were written would read each row from the middle of another."""
+    values = VALUES.astype("<u2")
+    written = file(values)
+    damaged = written.replace(struct.pack("<QQ", 37, 53), struct.pack("<QQ", 37, 52))
+    assert damaged != written
+    opened = hdf5.opened(damaged)
+    with pytest.raises(CorruptGranule) as caught:
+        hdf5.read(opened["v"], slice(None), slice(None))
+    assert caught.value.reason is Reason.DAMAGED
 
 
 def image(write):

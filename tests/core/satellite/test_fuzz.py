@@ -97,7 +97,7 @@ def read_damaged(first: int, last: int) -> None:
         granule = Granule(url, channel, slot, 0, parts=(tile,)) if config.system == "himawari" else tile
 
         def read(content, granule=granule, config=config, name=name):
-            himawari._PLACES.clear()
+            himawari._LAYOUTS.clear()
             file = hdf5.opened(content)
             image = source.checked(granule, [file], config)
             return grid.align(image, whole.get(name) or image.grid)

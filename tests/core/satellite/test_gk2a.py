@@ -145,6 +145,21 @@ def test_a_header_that_lies_is_refused_with_its_reason(change, reason):
     assert caught.value.reason is reason
 
 
+@pytest.mark.parametrize(
+    ("time", "seconds"), [("202507190534", 806175282.4338461), ("202507190556", 806176616.1714611)]
+)
+def test_published_local_areas_are_of_their_key_and_of_no_neighbour(time, seconds):
+    """The `observation_start_time` of two files of 19 July 2025."""
+    start = {"observation_start_time": seconds}
+    image, _ = read(makers.gk2a("ir105", time, raw(), attributes=start), time=time)
+    assert 0 < image.observation_time - np.datetime64(f"2025-07-19T05:{time[-2:]}") < np.timedelta64(60, "s")
+    for minutes in (-2, 2):
+        neighbour = f"{int(time) + minutes}"
+        with pytest.raises(CorruptGranule) as caught:
+            read(makers.gk2a("ir105", neighbour, raw(), attributes=start), time=neighbour)
+        assert caught.value.reason is Reason.WRONG_TIME
+
+
 def test_two_files_open_at_once_stay_apart():
     """The HDF5 library takes two in-memory files of one name for the same file."""
     one, two = raw(seed=1), raw(seed=2)

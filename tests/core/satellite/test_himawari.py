@@ -1,3 +1,5 @@
+import struct
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ PLACES = {1: (0, 0), 2: (0, 15), 3: (12, 0), 4: (12, 15)}
 
 @pytest.fixture(autouse=True)
 def forget_places():
-    himawari._PLACES.clear()
+    himawari._LAYOUTS.clear()
 
 
 def config(root, **changes):
@@ -111,10 +113,82 @@ def test_a_tile_that_lies_of_its_place_is_a_gap_and_misleads_no_later_image(tmp_
     settings = config(tmp_path)
     first, second = source.list_granules(settings)
     grid = source.archive_grid([second], settings)
-    himawari._PLACES.clear()
+    himawari._LAYOUTS.clear()
     south = grid.window(slice(18, 24), slice(0, 30))
     assert source.read_frame(first, settings, south).reason is Reason.MISSING_TILES
     assert source.read_frame(second, settings, south).reason is Reason.NONE
+
+
+HALF = {"rows": 6}  # of twelve, with the coordinates of half a tile
+ELSEWHERE = {"product": (48, 60)}  # a whole tile, whose offsets and coordinates are those of a larger image
+
+
+@pytest.mark.parametrize("changes", [HALF, ELSEWHERE], ids=["half", "of a larger image"])
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_a_tile_that_agrees_with_itself_and_with_no_other_is_a_gap(tmp_path, n, changes):
+    later = "20232481810000"
+    values = write(tmp_path, "B13")
+    write(tmp_path, "B13", later)
+    row, column = PLACES[n]
+    part = values[row : row + changes.get("rows", 12), column : column + 15]
+    lying = imagers.tile("B13", START, part, (row, column), changes.get("product", PRODUCT))
+    (tmp_path / imagers.tile_name("B13", START, n)).write_bytes(lying)
+    settings = config(tmp_path)
+    first, second = source.list_granules(settings)
+    grid = source.archive_grid([second], settings)
+    himawari._LAYOUTS.clear()
+    frame = source.read_frame(first, settings, grid)
+    assert frame.reason is Reason.MISSING_TILES
+    expected = (values * 0.05 + 160).astype(np.float32)
+    expected[row : row + 12, column : column + 15] = np.nan
+    np.testing.assert_allclose(frame.values, expected, atol=1e-4)
+    assert source.read_frame(second, settings, grid).reason is Reason.NONE
+
+
+def test_tiles_of_which_no_two_agree_are_no_image(tmp_path):
+    values = write(tmp_path, "B13", tiles=(1,))
+    lying = imagers.tile("B13", START, values[:6, 15:], (0, 15), PRODUCT)
+    (tmp_path / imagers.tile_name("B13", START, 2)).write_bytes(lying)
+    settings = config(tmp_path)
+    (granule,) = source.list_granules(settings)
+    with pytest.raises(CorruptGranule) as caught, source.opened(granule, settings):
+        pass
+    assert caught.value.reason is Reason.WRONG_GRID
+
+
+def test_a_tile_under_another_s_number_is_a_gap_and_misleads_no_later_image(tmp_path):
+    later = "20232481810000"
+    write(tmp_path, "B13")
+    write(tmp_path, "B13", later)
+    third, fourth = (tmp_path / imagers.tile_name("B13", START, n) for n in (3, 4))
+    third.write_bytes(fourth.read_bytes())
+    settings = config(tmp_path)
+    first, second = source.list_granules(settings)
+    grid = source.archive_grid([second], settings)
+    himawari._LAYOUTS.clear()
+    southwest = grid.window(slice(12, 24), slice(0, 15))
+    with pytest.raises(CorruptGranule):
+        source.read_frame(first, settings, southwest)
+    assert source.read_frame(second, settings, southwest).reason is Reason.NONE
+
+
+def test_a_tile_whose_pixels_cannot_be_read_is_a_gap(tmp_path):
+    """Its rows lie in the file, and its shape says that there are fewer."""
+    write(tmp_path, "B13")
+    path = tmp_path / imagers.tile_name("B13", START, 2)
+    whole = path.read_bytes()
+    damaged = whole.replace(struct.pack("<QQ", 12, 15), struct.pack("<QQ", 6, 15)).replace(
+        struct.pack("<QQ", 12, 12), struct.pack("<QQ", 6, 6)
+    )
+    assert damaged != whole
+    settings = config(tmp_path)
+    (granule,) = source.list_granules(settings)
+    grid = source.archive_grid([granule], settings)
+    path.write_bytes(damaged)
+    frame = source.read_frame(granule, settings, grid)
+    assert frame.reason is Reason.MISSING_TILES
+    assert np.isnan(frame.values[:12, 15:]).all()
+    assert np.isnan(frame.values).sum() == 12 * 15
 
 
 def test_a_gap_counts_whatever_the_files_say_of_how_many_they_are(tmp_path):

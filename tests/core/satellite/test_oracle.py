@@ -106,7 +106,7 @@ def test_abi_agrees(tmp_path):
 @pytest.mark.parametrize("channel", list(himawari.BANDS))
 def test_ahi_agrees(tmp_path, channel):
     """One tile of each band, through satpy's reader of the same sectorized imagery."""
-    himawari._PLACES.clear()
+    himawari._LAYOUTS.clear()
     finer = imagers.AHI_FINER.get(channel, 1)
     raw = np.random.default_rng(int(channel[1:])).integers(500, 3000, (40, 50)).astype(np.int16)
     raw[3, :4] = -1

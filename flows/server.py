@@ -1,0 +1,95 @@
+"""`python -m flows.server` is `prefect server start`, whose forms refuse a bad value in our words.
+
+Prefect holds the values of a run against the JSON schema of its flow. That knows bounds, but not how two values must
+agree, and says no more than `101 is greater than the maximum of 100`. Prefect has no opening for another check, so ours
+is put before its own where a run is started; the page shows the refusal beside its button. The form's own check, before
+that, would mark a field somewhere in a long form and say nothing where one looks: it leaves our flows to the start.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jsonschema.exceptions import ValidationError as SchemaError
+from prefect.cli import app
+from prefect.server.api import deployments
+from prefect.server.api.ui import schemas
+from prefect.utilities.schema_tools import validation
+from pydantic import ValidationError
+
+from core import config
+from core.config.problems import problems
+from core.errors import FewcastError
+
+STAGES = {
+    name: item for name, item in vars(config).items() if isinstance(item, type) and issubclass(item, config.Stage)
+}
+theirs = validation.validate
+
+
+def main() -> None:
+    """Start the server with the options of `prefect server start`."""
+    deployments.validate, schemas.validate = validate, validate_form
+    sys.argv[1:1] = ["server", "start"]
+    app()
+
+
+def validate(
+    obj: dict[str, Any],
+    schema: Mapping[str, Any],
+    raise_on_error: bool = False,
+    preprocess: bool = True,
+    ignore_required: bool = False,
+    allow_none_with_default: bool = False,
+) -> list[SchemaError]:
+    """Prefect's check of the values of a run, after that of our models where the schema is of them.
+
+    What a deployment presets (`ignore_required`) may be a part of what a run needs, and is left to Prefect.
+    """
+    found = [] if ignore_required else list(refusals(obj, schema))
+    if found:
+        raise validation.ValidationError(found[0] + (f" (and {len(found) - 1} more)" if len(found) > 1 else ""))
+    return theirs(obj, schema, raise_on_error, preprocess, ignore_required, allow_none_with_default)
+
+
+def validate_form(
+    obj: dict[str, Any],
+    schema: Mapping[str, Any],
+    raise_on_error: bool = False,
+    preprocess: bool = True,
+    ignore_required: bool = False,
+    allow_none_with_default: bool = False,
+) -> list[SchemaError]:
+    """Prefect's check of a form, and none where a parameter is a stage of ours."""
+    if any(_stage(part, schema) for part in schema.get("properties", {}).values()):
+        return []
+    return theirs(obj, schema, raise_on_error, preprocess, ignore_required, allow_none_with_default)
+
+
+def refusals(values: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[str]:
+    """What our models refuse in the values of a run, one line each."""
+    for name, part in schema.get("properties", {}).items():
+        stage = _stage(part, schema)
+        if stage is None or name not in values:
+            continue
+        try:
+            stage.model_validate(values[name])
+        except ValidationError as error:
+            for problem in problems(error, stage):
+                key = ".".join(map(str, (name, *problem.place)))
+                mend = f"give it as described: {problem.meaning}"
+                yield str(FewcastError(f"{key} is refused", found=problem.found, mend=mend))
+
+
+def _stage(part: Mapping[str, Any], schema: Mapping[str, Any]) -> type[config.Stage] | None:
+    """The model of ours that a parameter is of, by its name and its keys: another's may bear the same name."""
+    for reference in (part, *part.get("allOf", ())):
+        name = reference.get("$ref", "").rpartition("/")[2]
+        keys = schema.get("definitions", {}).get(name, {}).get("properties", {}).keys()
+        if (stage := STAGES.get(name)) and stage.model_fields.keys() == keys:
+            return stage
+    return None
+
+
+if __name__ == "__main__":
+    main()
