@@ -1,12 +1,15 @@
 """Prior and held-out episodes to a scorecard."""
 
+from pathlib import Path
+
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
 from core.config import EvaluateConfig, TrackingConfig
 from core.verify.evaluate import evaluate as evaluate_run
-from core.verify.folder import Scorecard, files_of
-from tasks.pictures import publish_file
+from core.verify.folder import INPUTS, Scorecard, files_of
+from core.verify.tables import leads_of
+from tasks.pictures import last_frames, publish_file
 from tasks.policies import GPU, LOCAL, dask_client
 from tasks.records import tracking_folder
 from tasks.reporting import Reporting
@@ -31,15 +34,33 @@ def evaluate(config: EvaluateConfig, tracking: TrackingConfig) -> Scorecard:
 def remember(scorecard: Scorecard, config: EvaluateConfig, tracking: TrackingConfig) -> str:
     """Put a new scorecard into MLflow as a child of its training run, once; returns the way to its page."""
     folder = scorecard.folder / "tracking"
-    if not (scorecard.skipped and is_delivered(folder)):
+    if is_of_another(folder, scorecard):
         start_afresh(folder)
+    if not is_delivered(folder):
         parent = tracking_folder(config.run)
         with TrackedRun(folder, tracking, f"evaluate {config.split}", config, parent=parent) as tracked:
-            for step, values in curves(scorecard).items():
-                tracked.metrics(values, step)
-            for path in files_of(scorecard.folder):
-                tracked.artifact(path, "scorecard")
+            tell(tracked, scorecard)
     return run_page(folder)
+
+
+def is_of_another(folder: Path, scorecard: Scorecard) -> bool:
+    """Whether the record in `folder` is of an earlier scorecard: begun before this one was finished."""
+    journal = folder / "journal.jsonl"
+    return journal.exists() and journal.stat().st_mtime_ns < (scorecard.folder / INPUTS).stat().st_mtime_ns
+
+
+def tell(tracked: TrackedRun, scorecard: Scorecard) -> None:
+    """All of a scorecard: metrics, tables, plots, files, and the sample forecasts, of which a step is a lead time."""
+    for step, values in curves(scorecard).items():
+        tracked.metrics(values, step)
+    for name in ("scorecard", "cuts"):
+        tracked.table(scorecard.folder / f"{name}.parquet", f"{name}.json")
+    for path in files_of(scorecard.folder):
+        tracked.artifact(path, "figures" if path.suffix == ".png" else "scorecard")
+    leads = leads_of(scorecard.table)
+    for path in scorecard.moving:
+        for lead, picture in zip(leads, last_frames(path, len(leads)), strict=True):
+            tracked.image(path.stem.removeprefix("moving-"), picture, lead)
 
 
 def curves(scorecard: Scorecard) -> dict[int, dict[str, float]]:
