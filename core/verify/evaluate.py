@@ -16,7 +16,7 @@ from core.errors import FewcastError
 from core.report import Report, Silent
 from core.verify.baselines import BASELINES, CLIMATOLOGY, DRESSED, PERSISTENCE, STEPS
 from core.verify.cuts import cuts_table
-from core.verify.domain_rows import NAMES, Method, domain_windows
+from core.verify.domain_rows import NAMES, Job, Method, domain_windows, window_forecasts
 from core.verify.events import events_of
 from core.verify.fine_tuning import choose_fine_tuning
 from core.verify.folder import Scorecard, deliver, finished, folder_of, withdraw
@@ -26,16 +26,17 @@ from core.verify.pictures import draw_pictures
 from core.verify.rows import (
     LearnedRow,
     Plan,
+    adapted_row,
     forget_models,
     learned_rows,
     open_model,
 )
 from core.verify.scorecard import Settings, scorecard_table
-from core.verify.scoring import fit_dressing, forecasts_of, score_all
+from core.verify.scoring import adapted_forecast, fit_dressing, score_all
 from core.verify.tables import headline_windows
 from core.verify.units import Units, require_fit
 
-_FORMAT = 3  # raise it when the same inputs give another scorecard
+_FORMAT = 4  # raise it when the same inputs give another scorecard
 
 
 def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: Any = None) -> Scorecard:
@@ -74,12 +75,13 @@ def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: An
     known = config.simulator if config.simulator.enabled and config.simulator.process == "linear" else None
     plan = Plan(tuple(rows), dressing, "climatology" in config.baselines, config.members, config.seed, events, known)
     windows, failed = score_all(config, store, [int(i) for i in ids], plan, report, client)
+    jobs: list[Job] = []
     methods: list[Method] = [m for m in ("optical_flow", "steps") if m in config.baselines]
     if methods and config.split == "validation":
         names = " and ".join(NAMES[method] for method in methods)
         notes.append(f"{names} left out: they are scored on the test split alone, since STEPS is set on validation.")
     elif methods:
-        domain, more = domain_windows(config, store, methods, events, report, client)
+        domain, jobs, more = domain_windows(config, store, methods, events, report, client)
         windows, notes = pd.concat([*domain, windows], ignore_index=True), notes + more
     for name, error in failed.items():
         notes.append(f"{name} is left out: {error}.")
@@ -90,8 +92,9 @@ def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: An
     windows.to_parquet(folder / "windows.parquet", index=False)
     table.to_parquet(folder / "scorecard.parquet", index=False)
     all_notes = [*_notes(config, plan, store), *notes]
-    forecasts = partial(forecasts_of, config.episodes, plan)
-    pictures = draw_pictures(folder, windows, table, store, events, forecasts, report)
+    forecast = partial(adapted_forecast, config.episodes, plan)
+    beside = partial(window_forecasts, jobs, store)
+    pictures = draw_pictures(folder, windows, table, store, events, forecast, beside)
     cuts = cuts_table(windows, config.split, (spec.channels[events[0].channel], events[0].above), settings)
     cuts.to_parquet(folder / "cuts.parquet", index=False)
     (folder / "scorecard.md").write_text(scorecard_markdown(table, cuts, all_notes))
@@ -127,7 +130,7 @@ def comparisons(rows: Sequence[LearnedRow], windows: pd.DataFrame) -> list[tuple
     present = set(windows["learner"])
     main = [row.name for row in rows if row.main]
     others = [row.name for row in rows if row.shuffled]
-    adapted = main[1] if len(main) > 1 else main[0]
+    adapted = adapted_row(rows).name
     pairs = [(name, baseline) for name in main for baseline in (best_baseline(windows), DRESSED, STEPS)]
     pairs += [(adapted, name) for name in [*main, *others] if name != adapted]
     pairs += [(name, OPTIMUM) for name in [PERSISTENCE, DRESSED, CLIMATOLOGY, *(row.name for row in rows)]]

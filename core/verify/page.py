@@ -2,20 +2,13 @@
 
 import base64
 import html
-import io
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from PIL import Image
 
-from core.verify.colours import image_style, is_image, measure_of
 from core.verify.cuts import grids
 from core.verify.optimum import OPTIMUM
-from core.verify.plots import limits
 from core.verify.tables import BY_LEAD, SHOWN, by_lead, holdout_words, is_curve_point, markdown, markdown_table
 from core.verify.verdicts import heading, other_pairs, verdicts
 
@@ -96,39 +89,6 @@ def _figure(caption: str, path: Path) -> str:
         f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
         f"<figcaption><small>{html.escape(caption)}</small></figcaption></figure>"
     )
-
-
-def animation(inputs: np.ndarray, panels: Mapping[str, np.ndarray], lead_minutes: tuple[int, ...], kind: str) -> bytes:
-    """A moving PNG: the inputs in every panel, then the panels' own frames (L, Y, X), in physical units."""
-    style = image_style(kind)
-    images = [values for name, values in panels.items() if is_image(name)]
-    low, high = limits(np.concatenate([inputs.ravel(), *(v.ravel() for v in images)]))
-    step = lead_minutes[0]
-    frames = []
-    for t in range(len(inputs) + len(lead_minutes)):
-        lead = t - len(inputs)
-        figure = Figure(figsize=(1.75 * len(panels), 2.05))
-        when = f"{(lead + 1) * step:+d} min" if lead < 0 else f"+{lead_minutes[lead]} min"
-        figure.text(0.01, 0.93, when, fontsize=9, weight="bold" if lead >= 0 else "normal")
-        for i, (name, values) in enumerate(panels.items()):
-            axis = figure.add_axes((i / len(panels) + 0.004, 0.02, 1 / len(panels) - 0.008, 0.8))
-            axis.set(xticks=[], yticks=[], facecolor="#d9a0a0")
-            axis.set_title(name, fontsize=7.5, pad=2)
-            measure = measure_of(name)
-            if measure and lead >= 0:
-                axis.imshow(values[lead], cmap=measure.colours, vmin=0, vmax=measure.top or float(np.nanmax(values)))
-            elif not measure:
-                axis.imshow(values[lead] if lead >= 0 else inputs[t], cmap=style.colours, vmin=low, vmax=high)
-            else:
-                axis.set_facecolor("0.96")
-        canvas = FigureCanvasAgg(figure)
-        figure.set_dpi(110)
-        canvas.draw()
-        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
-    stream = io.BytesIO()
-    durations = [450] * (len(frames) - 1) + [1500]
-    frames[0].save(stream, "PNG", save_all=True, append_images=frames[1:], duration=durations, loop=0)
-    return stream.getvalue()
 
 
 def _score_table(group: pd.DataFrame, metric: str, reference: str, title: str) -> str:

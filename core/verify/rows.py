@@ -125,6 +125,12 @@ def own_rows(config: EvaluateConfig) -> list[str]:
     return [row.name for row in rows if row.runs == (config.run,)]
 
 
+def adapted_row(rows: Sequence[LearnedRow]) -> LearnedRow:
+    """The first run's main row with the most inner steps: what the scorecard is about."""
+    own = [row for row in rows if row.main and (row.runs, row.which) == (rows[0].runs, rows[0].which)]
+    return max(own, key=lambda row: row.steps)
+
+
 def adaptation_steps(model: Model) -> int:
     """Inner steps of the adapted row: as trained, and for a pooled run what its config would have a learner take."""
     return model.inner_steps or model.config.inner.steps

@@ -13,7 +13,7 @@ from core.forecast.newest import Newest
 from core.model import Model
 from core.training.train import train
 from core.verify.rows import LearnedRow, Plan
-from core.verify.scoring import forecasts_of, score_episodes
+from core.verify.scoring import adapted_forecast, score_episodes
 from tasks.tracking.model import signature
 
 EXTRA = ["location", "sun", "time"]
@@ -77,6 +77,7 @@ def test_runs_with_and_without_are_scored_side_by_side(run, chain):
     for row in (with_extra, without):
         for name, values in scores(row).items():
             np.testing.assert_allclose(found[name], values, rtol=1e-5)
-    query, predictions = forecasts_of(chain.store, Plan((without, with_extra), np.zeros((3, 2)), True, 2, 0), ids[0])
+    plan = Plan((with_extra, without), np.zeros((3, 2)), True, 2, 0)
+    query, name, _ = adapted_forecast(chain.store, plan, ids[0])
     assert query.x.shape[1] == 3, "pictures see the frames alone"
-    assert len(predictions) == 4
+    assert name == with_extra.name
