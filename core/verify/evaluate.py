@@ -23,6 +23,7 @@ from core.verify.folder import Scorecard, deliver, finished, folder_of, withdraw
 from core.verify.optimum import OPTIMUM
 from core.verify.page import scorecard_markdown, scorecard_page
 from core.verify.pictures import draw_pictures
+from core.verify.row_facts import run_notes, with_facts
 from core.verify.rows import (
     LearnedRow,
     Plan,
@@ -34,7 +35,7 @@ from core.verify.rows import (
 from core.verify.scorecard import Settings, scorecard_table
 from core.verify.scoring import adapted_forecast, fit_dressing, score_all
 from core.verify.tables import headline_windows
-from core.verify.units import Units, require_fit
+from core.verify.units import require_fit
 
 _FORMAT = 4  # raise it when the same inputs give another scorecard
 
@@ -86,12 +87,13 @@ def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: An
     for name, error in failed.items():
         notes.append(f"{name} is left out: {error}.")
         report.message(notes[-1])
+    windows = with_facts(windows, plan.rows)
     settings = Settings(config.bootstrap_samples, config.bootstrap_hours, config.seed)
     scales = dict(zip(store.channels, store.normalisation.std.tolist(), strict=True))
     table = scorecard_table(windows, settings, comparisons(plan.rows, windows), scales)
     windows.to_parquet(folder / "windows.parquet", index=False)
     table.to_parquet(folder / "scorecard.parquet", index=False)
-    all_notes = [*_notes(config, plan, store), *notes]
+    all_notes = [*_notes(config, store), *run_notes(plan.rows, store), *notes]
     forecast = partial(adapted_forecast, config.episodes, plan)
     beside = partial(window_forecasts, jobs, store)
     pictures = draw_pictures(folder, windows, table, store, events, forecast, beside)
@@ -144,22 +146,13 @@ def best_baseline(windows: pd.DataFrame) -> str:
     return str((sums["crps"] / sums["count"]).fillna(np.inf).idxmin())
 
 
-def _notes(config: EvaluateConfig, plan: Plan, store: EpisodeStore) -> list[str]:
-    notes = [
+def _notes(config: EvaluateConfig, store: EpisodeStore) -> list[str]:
+    return [
         f"Episodes {config.episodes} (version {store.version}, digest {store.digest[:16]}), {config.members} members.",
         "Scores are in standardised units: divided by each channel's std over the training split. "
         f"Intervals are 95 %, from {config.bootstrap_samples} resamples of blocks of tile x "
         f"{config.bootstrap_hours:g} hours. Undefined metrics are left out, not guessed.",
     ]
-    for run, which in dict.fromkeys((run, row.which) for row in plan.rows for run in row.runs):
-        model = open_model(run, which)
-        weights = sum(parameter.numel() for parameter in model.learner.network.parameters())
-        same = "same episodes" if model.episodes_digest == store.digest else "OTHER EPISODES"
-        if not Units.between(model.spec, store).same:
-            same += " whose mean and std are others (its values are mapped to and fro)"
-        notes.append(f"Run {run}{' (pooled start)' if which == 'pretrained' else ''}: {model.config.learner}, "
-                     f"{weights:,} weights, {model.step} steps, {same}, version {model.version}.")  # fmt: skip
-    return notes
 
 
 def inputs_of(config: EvaluateConfig, rows: Sequence[LearnedRow], digest: str) -> dict[str, Any]:

@@ -9,10 +9,23 @@ import pandas as pd
 
 from core.verify.cuts import grids
 from core.verify.optimum import OPTIMUM
-from core.verify.tables import BY_LEAD, SHOWN, by_lead, holdout_words, is_curve_point, markdown, markdown_table
+from core.verify.tables import (
+    BY_LEAD,
+    SHOWN,
+    by_lead,
+    holdout_words,
+    is_curve_point,
+    markdown,
+    markdown_table,
+    training,
+)
 from core.verify.verdicts import heading, other_pairs, verdicts
 
 _OF_CUTS = "CRPS over all lead times and kinds of hold-out, with 95 % intervals."
+_OF_TRAINING = (
+    "What made the checkpoints that forecast, a sum over the networks of an ensemble. Adapting, which each forecast "
+    "does anew, is not in it, nor what a fork began from."
+)
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 2rem auto; padding: 0 1rem; color: #1c1f24 }
 h1 { margin-bottom: .2em } h2 { margin-top: 2.2em; border-bottom: 1px solid #d5d9de; padding-bottom: .2em }
@@ -32,6 +45,7 @@ def scorecard_markdown(table: pd.DataFrame, cuts: pd.DataFrame, notes: Sequence[
     parts += [markdown(table), "## Cuts", "", _OF_CUTS, ""]
     for header, rows in grids(cuts):
         parts += [*markdown_table(header, rows), ""]
+    parts += ["## Training", "", _OF_TRAINING, "", *markdown_table(*training(table)), ""]
     parts += ["## Notes", *(f"\n{note}" for note in notes)]
     return "\n".join(parts) + "\n"
 
@@ -69,6 +83,7 @@ def scorecard_page(table: pd.DataFrame, cuts: pd.DataFrame, notes: Sequence[str]
         parts += ["<details><summary>Events and texture</summary>", _metric_table(group, rest), "</details>"]
     parts.append(f"<h2>Cuts</h2><p>{_OF_CUTS}</p>")
     parts += [_table(header, rows) for header, rows in grids(cuts)]
+    parts += [f"<h2>Training</h2><p>{_OF_TRAINING}</p>", _table(*training(table))]
     parts += ["<h2>Notes</h2>", *(f'<p class="note">{html.escape(note)}</p>' for note in notes)]
     body = "\n".join(parts)
     return (

@@ -119,6 +119,18 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join(parts)
 
 
+def training(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """What the learned rows cost to train: header, and a row each, whose time is compared with the first one's."""
+    learned = table[(table["weights"] > 0) & ~table["learner"].map(is_control)].drop_duplicates("learner")
+    rows = []
+    for row in learned.to_dict("records"):
+        known = row["training_seconds"] > 0 < learned["training_seconds"].iloc[0]
+        share = f"{row['training_seconds'] / learned['training_seconds'].iloc[0]:.2f}" if known else "-"
+        seconds = f"{row['training_seconds']:,.0f}" if row["training_seconds"] else "not recorded"
+        rows.append([row["learner"], f"{row['weights']:,}", f"{row['training_steps']:,}", seconds, share])
+    return ["trained", "weights", "steps", "seconds", "time / the first's"], rows
+
+
 def by_lead(
     group: pd.DataFrame, metric: str, reference: str = "", digits: int = 4
 ) -> tuple[list[str], list[list[str]]]:

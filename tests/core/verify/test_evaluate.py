@@ -13,6 +13,7 @@ from core.errors import FewcastError
 from core.meta.checks import Examples
 from core.model import DataSpec, Model, build_learner
 from core.report import Silent
+from core.training.pace import trained
 from core.verify.domain import StepsSettings
 from core.verify.evaluate import curve_within, evaluate, inputs_of
 from core.verify.pictures import telling_windows
@@ -62,6 +63,11 @@ def test_evaluate_scores_every_row_on_the_same_windows(config, chain, monkeypatc
     assert crps["abml, M = 1, N_S = 0"] == pytest.approx(crps["abml, M = 0"])
     assert crps["deep ensemble of 2"] < crps["persistence"]
     assert crps["abml, M = 1, shuffled support"] != crps["abml, M = 1"]
+    seconds = table.groupby("learner")["training_seconds"].first()
+    assert seconds["abml, M = 1"] == pytest.approx(trained(Model.load(chain.run).seconds))
+    assert seconds["abml, M = 1"] > seconds["pooled start"] > seconds["STEPS"] == 0
+    assert seconds["deep ensemble of 2"] == pytest.approx(2 * seconds["abml, M = 1"])
+    assert re.search(r": abml, [\d,]+ weights, \d steps in \d+ s of training \(steps", scorecard.markdown)
     page = Path(config.scorecard, "scorecard.html").read_text()
     assert page.count("data:image/png;base64,") == 10
     assert "nan" not in re.sub('base64,[^"]*', "", page)
