@@ -6,6 +6,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
 from core.config import EvaluateConfig, TrackingConfig
+from core.report import Report
 from core.verify.evaluate import evaluate as evaluate_run
 from core.verify.folder import INPUTS, Scorecard, files_of
 from core.verify.tables import leads_of
@@ -20,8 +21,8 @@ from tasks.tracking import TrackedRun, is_delivered, local_run, run_page, start_
 def evaluate(config: EvaluateConfig, tracking: TrackingConfig) -> Scorecard:
     """Score the run against the baselines on the held-out episodes."""
     with Reporting("evaluate") as report, dask_client() as client:
-        own = config.model_copy(update={"run": local_run(config.run, tracking, report)})
-        scorecard = evaluate_run(own, report=report, client=client)
+        own, names = with_local_runs(config, tracking, report)
+        scorecard = evaluate_run(own, names, report=report, client=client)
     address = remember(scorecard, config, tracking)
     for figure in scorecard.figures[:4]:
         publish_file(f"scorecard-{figure.stem}".replace("_", "-"), figure, figure.stem)
@@ -29,6 +30,20 @@ def evaluate(config: EvaluateConfig, tracking: TrackingConfig) -> Scorecard:
         f"{scorecard.markdown}\n\nScorecard: {scorecard.url}\n\nMLflow: {address}\n", key="scorecard"
     )
     return scorecard
+
+
+def with_local_runs(
+    config: EvaluateConfig, tracking: TrackingConfig, report: Report
+) -> tuple[EvaluateConfig, dict[str, str]]:
+    """The config with registered models as files of this machine, and what each such file was called in it."""
+    asked = dict.fromkeys([config.run, *config.more_runs, *config.deep_ensemble])
+    places = {run: local_run(run, tracking, report) for run in asked}
+    local = {
+        "run": places[config.run],
+        "more_runs": [places[run] for run in config.more_runs],
+        "deep_ensemble": [places[run] for run in config.deep_ensemble],
+    }
+    return config.model_copy(update=local), {place: run for run, place in places.items()}
 
 
 def remember(scorecard: Scorecard, config: EvaluateConfig, tracking: TrackingConfig) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -40,14 +40,21 @@ from core.verify.units import require_fit
 _FORMAT = 4  # raise it when the same inputs give another scorecard
 
 
-def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: Any = None) -> Scorecard:
+def evaluate(
+    config: EvaluateConfig,
+    names: Mapping[str, str] | None = None,
+    *,
+    report: Report | None = None,
+    client: Any = None,
+) -> Scorecard:
     """Score a run, adapted and not, beside persistence, on the held-out episodes of `config.split`.
 
+    `names` says what to call runs that are not to be called by their paths.
     Every row forecasts the same windows. Statistics are per window, so the result does not depend on how the episodes
     are spread over `client` (a Dask cluster; None: this process). The same inputs are scored once: a second call
     returns what is there. Raises FewcastError for a run or a store that is missing, or that do not fit.
     """
-    report = report or Silent()
+    report, names = report or Silent(), names or {}
     store = EpisodeStore.open(config.episodes)
     forget_models()
     ids = store.ids(config.split)
@@ -60,7 +67,7 @@ def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: An
     config, notes = curve_within(config, store)
     for run in dict.fromkeys([config.run, *config.more_runs, *config.deep_ensemble]):
         open_model(run, report=report)  # which tells where another checkpoint stands in for a damaged best
-    rows = learned_rows(config)
+    rows = learned_rows(config, names)
     for run in dict.fromkeys(run for row in rows for run in row.runs):
         require_fit(run, open_model(run).spec, store)
     folder, inputs = folder_of(config.scorecard), inputs_of(config, rows, store.digest)
@@ -79,8 +86,8 @@ def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: An
     jobs: list[Job] = []
     methods: list[Method] = [m for m in ("optical_flow", "steps") if m in config.baselines]
     if methods and config.split == "validation":
-        names = " and ".join(NAMES[method] for method in methods)
-        notes.append(f"{names} left out: they are scored on the test split alone, since STEPS is set on validation.")
+        both = " and ".join(NAMES[method] for method in methods)
+        notes.append(f"{both} left out: they are scored on the test split alone, since STEPS is set on validation.")
     elif methods:
         domain, jobs, more = domain_windows(config, store, methods, events, report, client)
         windows, notes = pd.concat([*domain, windows], ignore_index=True), notes + more
@@ -93,7 +100,7 @@ def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: An
     table = scorecard_table(windows, settings, comparisons(plan.rows, windows), scales)
     windows.to_parquet(folder / "windows.parquet", index=False)
     table.to_parquet(folder / "scorecard.parquet", index=False)
-    all_notes = [*_notes(config, store), *run_notes(plan.rows, store), *notes]
+    all_notes = [*_notes(config, store), *run_notes(plan.rows, store, names), *notes]
     forecast = partial(adapted_forecast, config.episodes, plan)
     beside = partial(window_forecasts, jobs, store)
     pictures = draw_pictures(folder, windows, table, store, events, forecast, beside)

@@ -1,6 +1,6 @@
 """What a scorecard says of its learned rows beside their scores: how large the networks are, and what training took."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -24,7 +24,7 @@ def _facts(model: Model) -> tuple[int, int, float]:
     return _weights(model), model.step, trained(model.seconds)
 
 
-def run_notes(rows: Sequence[LearnedRow], store: EpisodeStore) -> list[str]:
+def run_notes(rows: Sequence[LearnedRow], store: EpisodeStore, names: Mapping[str, str]) -> list[str]:
     """A line on each run: its size, the steps and seconds that made the checkpoint that forecasts, and its data."""
     notes = []
     for run, which in dict.fromkeys((run, row.which) for row in rows for run in row.runs):
@@ -32,8 +32,9 @@ def run_notes(rows: Sequence[LearnedRow], store: EpisodeStore) -> list[str]:
         same = "same episodes" if model.episodes_digest == store.digest else "OTHER EPISODES"
         if not Units.between(model.spec, store).same:
             same += " whose mean and std are others (its values are mapped to and fro)"
-        notes.append(f"Run {run}{' (pooled start)' if which == 'pretrained' else ''}: {model.config.learner}, "
-                     f"{_weights(model):,} weights, {_training(model)}, {same}, version {model.version}.")  # fmt: skip
+        name = names.get(run, run) + (" (pooled start)" if which == "pretrained" else "")
+        size = f"{model.config.learner}, {_weights(model):,} weights"
+        notes.append(f"Run {name}: {size}, {_training(model)}, {same}, version {model.version}.")
     return notes
 
 

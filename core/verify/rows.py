@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,18 +70,19 @@ class Plan:
     simulator: SimulatorConfig | None = None  # of the linear process, where the optimum is a row
 
 
-def learned_rows(config: EvaluateConfig) -> list[LearnedRow]:
+def learned_rows(config: EvaluateConfig, names: Mapping[str, str] | None = None) -> list[LearnedRow]:
     """The rows of the config's runs: each run without and with adaptation, then controls, curves and the ensemble.
 
-    Raises FewcastError where two rows would bear one name.
+    Runs of one learner are told apart by their paths, or by what `names` calls them. Raises FewcastError where two rows
+    would bear one name.
     """
-    rows: list[LearnedRow] = []
+    rows, called = list[LearnedRow](), names or {}
     runs = [config.run, *config.more_runs]
     models = {run: open_model(run) for run in runs}
     for run, model in models.items():
         learner, steps = model.config.learner, adaptation_steps(model)
-        alike = [other for other, beside in models.items() if beside.config.learner == learner]
-        name = learner if len(alike) == 1 else f"{learner} ({short_path(run, alike)})"
+        alike = [called.get(other, other) for other, beside in models.items() if beside.config.learner == learner]
+        name = learner if len(alike) == 1 else f"{learner} ({short_path(called.get(run, run), alike)})"
         rows += _run_rows(name, run, learner, steps)
         if run == config.run:
             first = rows[-1]

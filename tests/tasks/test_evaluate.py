@@ -11,7 +11,9 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from core.config import EvaluateConfig, TrackingConfig
+from core.report import Silent
 from core.verify.folder import Scorecard, deliver, finished, withdraw
+from tasks import evaluate
 from tasks.evaluate import remember
 from tasks.tracking import delivery, read_delivered
 from tasks.tracking.server import open_client
@@ -98,6 +100,17 @@ def test_mlflow_has_the_tables_the_sample_forecasts_and_the_plots(
     pd.testing.assert_frame_equal(tables["cuts"], pd.read_parquet(scorecard.folder / "cuts.parquet"))
     remember(dataclasses.replace(scorecard, skipped=True), config_of(scorecard), tracking)
     assert len(told(scorecard, client, tracking)["scorecard"]) == len(scorecard.table)
+
+
+def test_every_run_may_be_a_registered_model(tracking: TrackingConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "local_run", lambda run, *_: run.replace("models:/sky", "data/models/sky"))
+    asked = EvaluateConfig(
+        run="models:/sky@champion", more_runs=["models:/sky/3", "runs/maml"], deep_ensemble=["models:/sky/4", "runs/E1"]
+    )
+    found, names = evaluate.with_local_runs(asked, tracking, Silent())
+    assert (found.run, found.more_runs) == ("data/models/sky@champion", ["data/models/sky/3", "runs/maml"])
+    assert found.deep_ensemble == ["data/models/sky/4", "runs/E1"]
+    assert names["data/models/sky/3"] == "models:/sky/3"
 
 
 @pytest.mark.parametrize("last", ["log_table", "log_image", "log_artifact"])

@@ -98,6 +98,8 @@ def test_rows_of_runs_of_one_learner_are_told_apart_by_as_much_of_their_paths_as
     assert [row.name for row in learned_rows(both)] == [
         "abml (a/run), M = 0", "abml (a/run), M = 1", "abml (b/run), M = 0", "abml (b/run), M = 1",
     ]  # fmt: skip
+    called = {others[0]: "models:/sky@champion", others[1]: "models:/sky/3"}
+    assert [row.name for row in learned_rows(both, called)][::2] == ["abml (sky@champion), M = 0", "abml (3), M = 0"]
     assert short_path("runs/E1", ["runs/E1", "runs/E2"]) == "E1"
     with pytest.raises(FewcastError, match="one name"):
         learned_rows(both.model_copy(update={"more_runs": [f"{others[0]}/."]}))
