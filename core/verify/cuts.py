@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import pandas as pd
 
 from core.verify.bootstrap import blocks, interval
+from core.verify.kinds import CURVES
 from core.verify.scorecard import LEVEL, Settings, resample
-from core.verify.tables import is_curve_point
 
-COLUMNS = ["cut", "value", "learner", "crps", "low", "high", "windows", "blocks"]
+COLUMNS = ["cut", "value", "learner", "kind", "crps", "low", "high", "windows", "blocks"]
 
 
 def cuts_table(windows: pd.DataFrame, split: str, cloudy: tuple[str, bool], settings: Settings) -> pd.DataFrame:
@@ -28,13 +28,14 @@ def cuts_table(windows: pd.DataFrame, split: str, cloudy: tuple[str, bool], sett
             number = part["block"].nunique()
             low, high = interval(draws["crps"] / draws["count"], LEVEL) if number > 1 else (float("nan"),) * 2
             size = len(part[["episode", "window"]].drop_duplicates()), number
-            parts.append((name, str(value), learner, sums["crps"] / sums["count"], low, high, *size))
+            kind = part["kind"].iloc[0]
+            parts.append((name, str(value), learner, kind, sums["crps"] / sums["count"], low, high, *size))
     return pd.DataFrame(parts, columns=COLUMNS)
 
 
 def grids(cuts: pd.DataFrame) -> Iterator[tuple[list[str], list[list[str]]]]:
     """A table a cut: header, and a row a learner that is no point of a curve."""
-    for name, part in cuts[~cuts["learner"].map(is_curve_point).astype(bool)].groupby("cut", sort=False):
+    for name, part in cuts[~cuts["kind"].isin(CURVES)].groupby("cut", sort=False):
         values = sorted(part["value"].unique(), key=lambda value: _ORDER.get(value, value))
         cells = {(row["value"], row["learner"]): _cell(row) for _, row in part.iterrows()}
         sizes = {row["value"]: f"{row['value']} ({row['windows']} windows)" for _, row in part.iterrows()}

@@ -94,7 +94,7 @@ def evaluate(
     for name, error in failed.items():
         notes.append(f"{name} is left out: {error}.")
         report.message(notes[-1])
-    windows = with_facts(windows, plan.rows)
+    windows = with_facts(windows, plan.rows, store, names)
     settings = Settings(config.bootstrap_samples, config.bootstrap_hours, config.seed)
     scales = dict(zip(store.channels, store.normalisation.std.tolist(), strict=True))
     table = scorecard_table(windows, settings, comparisons(plan.rows, windows), scales)
@@ -138,7 +138,7 @@ def comparisons(rows: Sequence[LearnedRow], windows: pd.DataFrame) -> list[tuple
     """
     present = set(windows["learner"])
     main = [row.name for row in rows if row.main]
-    others = [row.name for row in rows if row.shuffled]
+    others = [row.name for row in rows if row.kind == "shuffled"]
     adapted = adapted_row(rows).name
     pairs = [(name, baseline) for name in main for baseline in (best_baseline(windows), DRESSED, STEPS)]
     pairs += [(adapted, name) for name in [*main, *others] if name != adapted]

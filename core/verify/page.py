@@ -8,13 +8,13 @@ from pathlib import Path
 import pandas as pd
 
 from core.verify.cuts import grids
+from core.verify.kinds import CURVES
 from core.verify.optimum import OPTIMUM
 from core.verify.tables import (
     BY_LEAD,
     SHOWN,
     by_lead,
     holdout_words,
-    is_curve_point,
     markdown,
     markdown_table,
     training,
@@ -61,7 +61,7 @@ def scorecard_page(table: pd.DataFrame, cuts: pd.DataFrame, notes: Sequence[str]
     parts += ["<p>Further paired differences:</p>", _table(header, rows)] if rows else []
     parts += ["<h2>Forecasts and scores</h2>", *(_figure(caption, path) for caption, path in pictures.items())]
     for (split, holdout, channel), whole in _widest_first(table):
-        on_curve = whole["learner"].map(is_curve_point)
+        on_curve = whole["kind"].isin(CURVES)
         group, curves = whole[~on_curve], whole[on_curve]
         size = group.iloc[0]
         title = f"{split}: {holdout_words(str(holdout))}" + ("" if table["channel"].nunique() == 1 else f", {channel}")

@@ -14,9 +14,9 @@ from core.verify.colours import line_styles
 from core.verify.diagnostics import curve_figure, reliability_figure, texture_figure
 from core.verify.ensemble import Ensemble, Prediction
 from core.verify.events import Event
+from core.verify.kinds import CONTROLS
 from core.verify.panels import panels
 from core.verify.plots import calibration, forecast_sheet, score_by_lead
-from core.verify.tables import is_control
 
 Forecast = Callable[[int], tuple[Windows, str, Prediction]]  # of an episode: its query, whose forecast, and which
 Beside = Callable[[int, int], dict[str, Ensemble]]  # of an episode's window: what the domain's baselines forecast
@@ -28,7 +28,7 @@ def draw_pictures(
 ) -> dict[str, Path]:  # fmt: skip
     """Write the PNGs into `folder`, and return the pictures of the page by caption."""
     split = str(windows["split"].iloc[0])
-    styles = line_styles(name for name in table["learner"] if not is_control(name))
+    styles = line_styles(table["learner"][~table["kind"].isin(CONTROLS)])
     figures: dict[str, tuple[str, Figure | None]] = {
         "crps": ("CRPS by lead time", score_by_lead(table, split, styles, "crps")),
         "rmse": ("RMSE by lead time", score_by_lead(table, split, styles, "rmse")),

@@ -1,4 +1,4 @@
-"""What a scorecard says of its learned rows beside their scores: how large the networks are, and what training took."""
+"""What a scorecard says of its rows beside their scores: what each is, how it adapts, and what its training took."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,21 +7,38 @@ import pandas as pd
 from core.episodes.store import EpisodeStore
 from core.model import Model
 from core.training.pace import WORK, trained
+from core.verify.baselines import CLIMATOLOGY
+from core.verify.optimum import OPTIMUM
 from core.verify.rows import LearnedRow, open_model
 from core.verify.scorecard import FACTS
 from core.verify.units import Units
 
 
-def with_facts(windows: pd.DataFrame, rows: Sequence[LearnedRow]) -> pd.DataFrame:
-    """Window statistics with the facts of each row, sums over its runs; 0 where nothing was trained."""
-    of_rows = {row.name: [_facts(open_model(run, row.which)) for run in row.runs] for row in rows}
-    names = windows["learner"].unique()
-    sums = [[sum(column) for column in zip(*of_rows.get(name, [(0, 0, 0.0)]), strict=True)] for name in names]
-    return windows.join(pd.DataFrame(sums, index=names, columns=FACTS), on="learner")
+def with_facts(
+    windows: pd.DataFrame, rows: Sequence[LearnedRow], store: EpisodeStore, names: Mapping[str, str]
+) -> pd.DataFrame:
+    """Window statistics with the FACTS of each row, of which those on training are sums over its runs.
+
+    What does not adapt has 0 support windows and inner steps, what was not trained no run, and 0 for all else.
+    """
+    learned = {row.name: _facts(row, store, names) for row in rows}
+    there = store.spec.support_windows
+    plain = {
+        name: ("optimum" if name == OPTIMUM else "baseline", "", "", there if name == CLIMATOLOGY else 0, 0, 0, 0, 0.0)
+        for name in windows["learner"].unique()
+    }
+    facts = pd.DataFrame.from_dict(plain | learned, orient="index", columns=FACTS)
+    return windows.join(facts, on="learner")
 
 
-def _facts(model: Model) -> tuple[int, int, float]:
-    return _weights(model), model.step, trained(model.seconds)
+def _facts(row: LearnedRow, store: EpisodeStore, names: Mapping[str, str]) -> tuple[str | int | float, ...]:
+    models = [open_model(run, row.which) for run in row.runs]
+    runs = ", ".join(names.get(run, run) for run in row.runs)
+    windows = 0 if not row.steps else store.spec.support_windows if row.windows < 0 else row.windows
+    return (
+        row.kind, runs, row.which, windows, row.steps if windows else 0,
+        sum(map(_weights, models)), sum(model.step for model in models), sum(trained(m.seconds) for m in models),
+    )  # fmt: skip
 
 
 def run_notes(rows: Sequence[LearnedRow], store: EpisodeStore, names: Mapping[str, str]) -> list[str]:

@@ -17,7 +17,7 @@ from core.verify.optimum import OPTIMUM
 from core.verify.state import all_metrics
 
 KEYS = ["learner", "split", "holdout", "episode", "window", "tile", "init_time", "lead_time", "channel"]
-FACTS = ["weights", "training_steps", "training_seconds"]
+FACTS = ["kind", "run", "checkpoint", "support_windows", "inner_steps", "weights", "training_steps", "training_seconds"]
 WINDOW = ["split", "holdout", "episode", "window", "lead_time", "channel"]
 _SCALED = ("crps", "mae", "rmse", "bias", "crps_difference")
 LEVEL = 0.95

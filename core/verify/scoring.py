@@ -46,7 +46,7 @@ def score_all(
         parts = fan_out(score, calls, client=client, report=report, note="forecasts scored")
     failed = {name: error for _, errors in parts for name, error in errors.items()}
     for row in plan.rows:
-        if row.main and row.name in failed and config.run in row.runs and row.which == "best":
+        if row.kind == "learner" and row.name in failed and (row.runs, row.which) == ((config.run,), "best"):
             raise FewcastError(
                 f"{row.name} cannot be scored",
                 found=failed[row.name],
@@ -61,7 +61,7 @@ def score_episodes(url: str, plan: Plan, ids: Sequence[int]) -> tuple[pd.DataFra
     store = EpisodeStore.open(url)
     loader = Loader(store, split="train", extra=extra_inputs(plan.rows))
     batch = loader.load(ids)
-    shuffled = any(row.shuffled for row in plan.rows)
+    shuffled = any(row.kind == "shuffled" for row in plan.rows)
     frames, failed = [], {}
     for e, episode in enumerate(ids):
         entry = store.catalog.iloc[episode]

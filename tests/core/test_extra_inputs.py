@@ -63,8 +63,8 @@ def test_a_forecast_sees_what_training_saw(run, chain, tmp_path):
 def test_runs_with_and_without_are_scored_side_by_side(run, chain):
     """Each row sees its own planes: the scores of a run do not depend on what stands beside it."""
     ids = EpisodeStore.open(chain.store).ids("test")[:2].tolist()
-    with_extra, without = (LearnedRow(name, (url,), steps=1, main=True) for name, url in (("a", run), ("b", chain.run)))
-    together = LearnedRow("both", (run, chain.run), shuffled=True)
+    with_extra, without = (LearnedRow(name, (url,), steps=1) for name, url in (("a", run), ("b", chain.run)))
+    together = LearnedRow("both", (run, chain.run), "shuffled")
 
     def scores(*rows: LearnedRow) -> dict[str, np.ndarray]:
         table, failed = score_episodes(chain.store, Plan(rows, np.zeros((3, 2)), True, 2, 0), ids)

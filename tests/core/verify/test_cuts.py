@@ -15,10 +15,10 @@ def windows() -> pd.DataFrame:
     for window in range(12):
         start = pd.Timestamp("2024-02-29T01:00") + pd.Timedelta(hours=7 * (window // 2))
         for channel in ("ir", "vis"):
-            for learner, scale in (("a", 1.0), ("b", 2.0), ("a, N_S = 1", 3.0)):
+            for learner, kind, scale in (("a", "learner", 1.0), ("b", "baseline", 2.0), ("c", "support_curve", 3.0)):
                 rows.append({
-                    "learner": learner, "split": "test", "holdout": "both", "episode": 0, "window": window,
-                    "tile": window % 2, "init_time": start, "lead_time": 10, "channel": channel,
+                    "learner": learner, "kind": kind, "split": "test", "holdout": "both", "episode": 0,
+                    "window": window, "tile": window % 2, "init_time": start, "lead_time": 10, "channel": channel,
                     "observed": 10.0 * (window if channel == "ir" else -window), "count": 10.0,
                     "crps": scale * float(rng.uniform(1, 2)),
                 })  # fmt: skip
