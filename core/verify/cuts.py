@@ -57,7 +57,8 @@ def _cuts(own: pd.DataFrame, channel: str, above: bool) -> Iterator[tuple[str, p
     yield "season", (own["init_time"].dt.month % 12 // 3).map(dict(enumerate(_SEASONS))).rename("value")
     seen = own[own["channel"] == channel].groupby(["episode", "window"])[["observed", "count"]].sum()
     mean = (seen["observed"] / seen["count"].where(seen["count"] > 0)) * (1 if above else -1)
-    third = pd.cut(mean.rank(pct=True).fillna(0.5), [0, 1 / 3, 2 / 3, 1], labels=list(_CLOUDINESS)).astype(str)
+    place = (mean.rank() - 0.5) / mean.count()  # of one window alone, the middle
+    third = pd.cut(place.fillna(0.5), [0, 1 / 3, 2 / 3, 1], labels=list(_CLOUDINESS)).astype(str)
     of_window = pd.MultiIndex.from_frame(own[["episode", "window"]])
     yield f"cloudiness ({channel})", pd.Series(third.reindex(of_window).to_numpy(), index=own.index, name="value")
 

@@ -21,6 +21,7 @@ FACTS = ["kind", "run", "checkpoint", "support_windows", "inner_steps", "weights
 WINDOW = ["split", "holdout", "episode", "window", "lead_time", "channel"]
 _SCALED = ("crps", "mae", "rmse", "bias", "crps_difference")
 LEVEL = 0.95
+_ROUNDING = 1e-6  # of a normalised pixel in single precision: a CRPS as small is no error
 
 
 @dataclass(frozen=True)
@@ -131,9 +132,10 @@ def _pair(
     with np.errstate(divide="ignore", invalid="ignore"):
         a, b = sums_a["crps"] / sums_a["count"], sums_b["crps"] / sums_b["count"]
         draw_a, draw_b = draws_a["crps"] / draws_a["count"], draws_b["crps"] / draws_b["count"]
-        pair = {"crps_skill": (1 - a / b, 1 - draw_a / draw_b), "crps_difference": (a - b, draw_a - draw_b)}
+        ratio, draws = a / np.where(b > _ROUNDING, b, np.nan), draw_a / draw_b
+        pair = {"crps_skill": (1 - ratio, 1 - draws), "crps_difference": (a - b, draw_a - draw_b)}
         if reference == OPTIMUM:
-            pair["crps_ratio"] = (a / b, draw_a / draw_b)
+            pair["crps_ratio"] = (ratio, draws)
     return [_row(metric, name, reference, cut, float(value), draw, size) for metric, (value, draw) in pair.items()]
 
 

@@ -49,6 +49,13 @@ def test_where_cloud_is_bright_the_thirds_turn_round(windows):
     assert of(cold, "clear") == of(bright, "cloudy") != of(cold, "cloudy")
 
 
+def test_one_window_alone_is_neither_clear_nor_cloudy(windows):
+    table = cuts_table(windows[windows["window"] == 0], "test", ("ir", False), Settings(samples=200))
+    assert set(table[table["cut"] == "cloudiness (ir)"]["value"]) == {"mixed"}
+    assert table["low"].isna().all()
+    assert "nan" not in str(list(grids(table)))
+
+
 def test_the_tables_are_in_order_and_without_points_of_curves(windows):
     tables = {
         header[0]: (header, rows) for header, rows in grids(cuts_table(windows, "test", ("ir", False), Settings()))
