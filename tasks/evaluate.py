@@ -14,7 +14,7 @@ from tasks.pictures import last_frames, publish_file
 from tasks.policies import GPU, LOCAL, dask_client
 from tasks.records import tracking_folder
 from tasks.reporting import Reporting
-from tasks.tracking import TrackedRun, is_delivered, local_run, run_page, start_afresh
+from tasks.tracking import TrackedRun, is_delivered, local_run, run_page, start_afresh, training_run
 
 
 @task(name="evaluate", tags=[GPU], **LOCAL)
@@ -52,8 +52,10 @@ def remember(scorecard: Scorecard, config: EvaluateConfig, tracking: TrackingCon
     if is_of_another(folder, scorecard):
         start_afresh(folder)
     if not is_delivered(folder):
-        parent = tracking_folder(config.run)
-        with TrackedRun(folder, tracking, f"evaluate {config.split}", config, parent=parent) as tracked:
+        name, parent = f"evaluate {config.split}", tracking_folder(config.run)
+        above = training_run(config.run, tracking)  # of a registered model, which has no folder here
+        tags = {"mlflow.parentRunId": above} if above else {}
+        with TrackedRun(folder, tracking, name, config, parent=parent, tags=tags) as tracked:
             tell(tracked, scorecard)
     return run_page(folder)
 

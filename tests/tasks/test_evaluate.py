@@ -102,6 +102,22 @@ def test_mlflow_has_the_tables_the_sample_forecasts_and_the_plots(
     assert len(told(scorecard, client, tracking)["scorecard"]) == len(scorecard.table)
 
 
+def test_the_evaluation_of_a_registered_model_is_inside_the_run_that_trained_it(
+    scorecard: Scorecard, tracking: TrackingConfig, client: MlflowClient
+) -> None:
+    experiment = client.create_experiment("training")
+    training = client.create_run(experiment).info.run_id
+    client.create_registered_model("sky")
+    version = client.create_model_version("sky", "anywhere", training).version
+    client.set_registered_model_alias("sky", "champion", version)
+    for run in ("models:/sky@champion", f"models:/sky/{version}"):
+        remember(scorecard, config_of(scorecard).model_copy(update={"run": run}), tracking)
+        made = client.get_run(read_delivered(scorecard.folder / "tracking").run_id)
+        assert made.data.tags["mlflow.parentRunId"] == training
+        deliver(scorecard.url, {"digest": "again"})
+    assert evaluate.training_run("models:/sky@nobody", tracking) == evaluate.training_run("runs/mine", tracking) == ""
+
+
 def test_every_run_may_be_a_registered_model(tracking: TrackingConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate, "local_run", lambda run, *_: run.replace("models:/sky", "data/models/sky"))
     asked = EvaluateConfig(
