@@ -109,6 +109,8 @@ class Model:
     episodes_digest: str  # of the episode store that it was trained on
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)  # of `adapted` and of `prior` forecasts
     chosen_steps: int = 0  # inner steps that validation chose, where it tried several
+    seconds: Mapping[str, float] = field(default_factory=dict)  # up to this step, by what (`core.training.pace`)
+    forked_from: str = ""  # where training began, if at another run's checkpoint
 
     @classmethod
     def load(
@@ -136,7 +138,8 @@ class Model:
                 found=str(error).splitlines()[0],
                 mend="train again, or use the version that wrote it",
             ) from error
-        fitted = found.meta["progress"].get("calibrations", {})
+        progress = found.meta["progress"]
+        fitted = progress.get("calibrations", {})
         calibrations = {name: Calibration.from_json(values) for name, values in fitted.items()}
         average = branch(found.tensors, AVERAGE)
         trained = {name: leaf for name, leaf in found.tensors.items() if not name.startswith(f"{AVERAGE}/")}
@@ -145,8 +148,8 @@ class Model:
         if average:
             state = replace(state, theta={name: leaf.to(device) for name, leaf in average.items()})
         return cls(learner, state, learner.config, spec, found.step, found.path, found.digest[:16],
-                   found.meta["episodes_digest"], calibrations,
-                   found.meta["progress"].get("inner_steps", 0))  # fmt: skip
+                   found.meta["episodes_digest"], calibrations, progress.get("inner_steps", 0),
+                   progress.get("seconds", {}), progress.get("forked_from", ""))  # fmt: skip
 
     @property
     def extra_inputs(self) -> tuple[ExtraInput, ...]:

@@ -12,7 +12,6 @@ from prefect.artifacts import create_markdown_artifact
 from core.config import PipelineConfig, change
 from core.errors import FewcastError
 from core.verify.folder import Scorecard
-from core.verify.rows import own_rows
 from core.verify.scorecard import defined_metric
 from flows.evaluate import evaluate
 from flows.train import train
@@ -54,7 +53,7 @@ def sweep(config: PipelineConfig, grid: list[str]) -> str:
             try:
                 train(point.config.train, point.config.tracking)
                 scorecard = evaluate(point.config.evaluate, point.config.tracking)
-                rows.append(Row(point.settings, *validation_scores(scorecard, own_rows(point.config.evaluate))))
+                rows.append(Row(point.settings, *validation_scores(scorecard, point.config.evaluate.run)))
             except FewcastError as error:
                 rows.append(Row(point.settings, failure=str(error)))
         table = describe(rows)
@@ -99,14 +98,15 @@ def points(config: PipelineConfig, grid: Sequence[str]) -> Iterator[Point]:
     yield from found
 
 
-def validation_scores(scorecard: Scorecard, rows: Sequence[str]) -> tuple[float, float]:
-    """CRPS of the last and of the first of some rows over all leads and all held-out windows."""
+def validation_scores(scorecard: Scorecard, run: str) -> tuple[float, float]:
+    """CRPS of a run's forecasts, adapted and not, over all leads and all held-out windows."""
     table = defined_metric(scorecard.table, "crps")
-    whole = table[table["lead_time"] == 0]
+    own = (table["kind"] == "learner") & (table["run"] == run) & (table["checkpoint"] == "best")
+    whole = table[own & (table["lead_time"] == 0)]
     for column in ("channel", "holdout"):  # "all" stands only where there are several
         whole = whole[whole[column] == ("all" if (whole[column] == "all").any() else whole[column].iloc[0])]
-    scores = dict(zip(whole["learner"], whole["value"].astype(float), strict=True))
-    return scores[rows[-1]], scores[rows[0]]
+    scores = whole.sort_values("inner_steps", kind="stable")["value"].astype(float)
+    return scores.iloc[-1], scores.iloc[0]
 
 
 def describe(rows: Sequence[Row]) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,17 @@ def publish_file(key: str, path: Path, description: str) -> None:
     with Image.open(path) as picture:
         picture.seek(getattr(picture, "n_frames", 1) - 1)
         _publish(key, picture, description)
+
+
+def last_frames(path: Path, count: int) -> "Iterator[Image.Image]":
+    """The last frames of an animation on disk, in order."""
+    from PIL import Image
+
+    with Image.open(path) as moving:
+        frames = getattr(moving, "n_frames", 1)
+        for frame in range(frames - count, frames):
+            moving.seek(frame)
+            yield moving.convert("RGB")
 
 
 def _publish(key: str, picture: "Image.Image", description: str) -> None:

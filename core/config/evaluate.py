@@ -11,9 +11,11 @@ from core.config.ingest import SimulatorConfig
 class EvaluateConfig(Stage):
     """Prior and held-out episodes to a scorecard."""
 
-    run: str = Field("", description="Directory of the trained run; empty: under the pipeline's root.")
-    more_runs: list[str] = Field([], description="Directories of further runs to score beside it.")
-    deep_ensemble: list[str] = Field([], description="Runs whose forecasts are pooled into one more row.")
+    run: str = Field(
+        "", description="Directory of the trained run, or models:/NAME@ALIAS; empty: under the pipeline's root."
+    )
+    more_runs: list[str] = Field([], description="Further runs, or models, to score beside it.")
+    deep_ensemble: list[str] = Field([], description="Runs, or models, whose forecasts are pooled into one more row.")
     episodes: str = Field("", description="URL of the episode store; empty: under the pipeline's root.")
     archive: str = Field("", description="URL of the archive, for baselines that see the whole domain.")
     scorecard: str = Field("", description="Directory of the scorecard; empty: under the pipeline's root.")

@@ -1,6 +1,6 @@
 """Where a run's time goes, how fast its steps are, and the means of its metrics between two reports."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 WORK = ("steps", "data", "validation")
 """What a run is for; the rest of its seconds is overhead."""
@@ -40,6 +40,11 @@ class Pace:
         means["steps_per_second"] = self.steps_per_second = self._steps / max(self._stepping, 1e-9)
         self._sums, self._steps, self._stepping = {}, 0, 0.0
         return means
+
+
+def trained(seconds: Mapping[str, float]) -> float:
+    """How long a run has trained: all but the starts of its processes."""
+    return sum(spent for what, spent in seconds.items() if what != "start")
 
 
 def overhead(seconds: dict[str, float]) -> float:

@@ -17,6 +17,7 @@ from core.meta.learner import Learner
 from core.meta.state import LearnerState
 from core.model import AVERAGE, DataSpec, Model, as_pooled, build_learner
 from core.report import Report
+from core.training.pace import trained
 from core.training.schedule import fitted, total_steps
 
 
@@ -39,8 +40,8 @@ class Progress:
 
     @property
     def trained_seconds(self) -> float:
-        """What a budget counts: all calls, without their starts."""
-        return sum(spent for what, spent in self.seconds.items() if what != "start")
+        """What a budget counts, over all calls."""
+        return trained(self.seconds)
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Self:

@@ -15,7 +15,7 @@ from core.meta.state import LearnerState
 from core.training.validation import Validation
 from core.verify.baselines import last_frame
 from core.verify.mixture import Mixture
-from core.verify.pictures import panels
+from core.verify.panels import panels
 from core.verify.plots import forecast_sheet
 from core.verify.scoring import episode_of
 
@@ -34,11 +34,11 @@ def step_images(
         return query.only().to("cpu"), Mixture(mixture.means.cpu(), mixture.std.cpu())
 
     for identity, (query, mixture) in zip(chosen, workers.map(forecast, chosen), strict=True):
-        inputs, rows = panels(query, {"adapted": mixture}, 0, store)
+        inputs, shown = panels(query, 0, "adapted", mixture, store)
         title = f"validation episode {identity}, {query.init_time[0].astype('datetime64[m]')} UTC, step {step}"
         yield (
             f"validation-{identity}",
-            forecast_sheet(inputs, rows, tuple(store.lead_minutes), store.spec.kinds[0], title),
+            forecast_sheet(inputs, shown, tuple(store.lead_minutes), store.spec.kinds[0], title),
         )
 
 

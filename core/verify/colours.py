@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 
 # Warm ground dark to cloud grey, then an enhancement of the coldest tops: the habit of infrared pictures, but with
@@ -63,21 +64,16 @@ def image_style(kind: str) -> ImageStyle:
 
 @dataclass(frozen=True)
 class Measure:
-    """How a row of a forecast that is no image is drawn: on a scale of its own, from 0 to `top` (0: the largest)."""
+    """How what is no image is drawn: on a scale of its own, from 0 to `top` (0: the largest)."""
 
     colours: str
     top: float
     label: str
 
-
-MEASURES = {"spread": Measure("magma", 0.0, "spread (std)"), "chance": Measure("cividis", 1.0, "probability")}
-
-
-def measure_of(name: str) -> Measure | None:
-    """What a row shows by the first word of its name; None for an image."""
-    return MEASURES.get(name.split(" ")[0].rstrip(":"))
+    def range(self, values: np.ndarray) -> tuple[float, float]:
+        """The scale for some values, not all of them NaN."""
+        return 0.0, self.top or float(np.nanmax(values))
 
 
-def is_image(name: str) -> bool:
-    """Whether a row shows what the satellite would see."""
-    return measure_of(name) is None
+SPREAD = Measure("magma", 0.0, "spread (std)")
+CHANCE = Measure("cividis", 1.0, "probability")

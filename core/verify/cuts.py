@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import pandas as pd
 
 from core.verify.bootstrap import blocks, interval
+from core.verify.kinds import CURVES
 from core.verify.scorecard import LEVEL, Settings, resample
-from core.verify.tables import is_curve_point
 
-COLUMNS = ["cut", "value", "learner", "crps", "low", "high", "windows", "blocks"]
+COLUMNS = ["cut", "value", "learner", "kind", "crps", "low", "high", "windows", "blocks"]
 
 
 def cuts_table(windows: pd.DataFrame, split: str, cloudy: tuple[str, bool], settings: Settings) -> pd.DataFrame:
@@ -28,13 +28,14 @@ def cuts_table(windows: pd.DataFrame, split: str, cloudy: tuple[str, bool], sett
             number = part["block"].nunique()
             low, high = interval(draws["crps"] / draws["count"], LEVEL) if number > 1 else (float("nan"),) * 2
             size = len(part[["episode", "window"]].drop_duplicates()), number
-            parts.append((name, str(value), learner, sums["crps"] / sums["count"], low, high, *size))
+            kind = part["kind"].iloc[0]
+            parts.append((name, str(value), learner, kind, sums["crps"] / sums["count"], low, high, *size))
     return pd.DataFrame(parts, columns=COLUMNS)
 
 
 def grids(cuts: pd.DataFrame) -> Iterator[tuple[list[str], list[list[str]]]]:
     """A table a cut: header, and a row a learner that is no point of a curve."""
-    for name, part in cuts[~cuts["learner"].map(is_curve_point).astype(bool)].groupby("cut", sort=False):
+    for name, part in cuts[~cuts["kind"].isin(CURVES)].groupby("cut", sort=False):
         values = sorted(part["value"].unique(), key=lambda value: _ORDER.get(value, value))
         cells = {(row["value"], row["learner"]): _cell(row) for _, row in part.iterrows()}
         sizes = {row["value"]: f"{row['value']} ({row['windows']} windows)" for _, row in part.iterrows()}
@@ -56,7 +57,8 @@ def _cuts(own: pd.DataFrame, channel: str, above: bool) -> Iterator[tuple[str, p
     yield "season", (own["init_time"].dt.month % 12 // 3).map(dict(enumerate(_SEASONS))).rename("value")
     seen = own[own["channel"] == channel].groupby(["episode", "window"])[["observed", "count"]].sum()
     mean = (seen["observed"] / seen["count"].where(seen["count"] > 0)) * (1 if above else -1)
-    third = pd.cut(mean.rank(pct=True).fillna(0.5), [0, 1 / 3, 2 / 3, 1], labels=list(_CLOUDINESS)).astype(str)
+    place = (mean.rank() - 0.5) / mean.count()  # of one window alone, the middle
+    third = pd.cut(place.fillna(0.5), [0, 1 / 3, 2 / 3, 1], labels=list(_CLOUDINESS)).astype(str)
     of_window = pd.MultiIndex.from_frame(own[["episode", "window"]])
     yield f"cloudiness ({channel})", pd.Series(third.reindex(of_window).to_numpy(), index=own.index, name="value")
 

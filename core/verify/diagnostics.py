@@ -1,18 +1,18 @@
 """Pictures of what lies behind the scores: reliability, texture, few-shot curves, and cuts by hour and by cloud."""
 
-import re
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from core.verify.colours import line_styles
 from core.verify.events import RELIABILITY_BINS, reliability
-from core.verify.optimum import OPTIMUM
 from core.verify.plots import Styles, legend_below, line_of, plain_axis
 from core.verify.tables import headline, headline_windows, holdout_words
 
-_CURVE = re.compile(r"(?P<name>.*), (?:N_S = (?P<windows>\d+)|M = (?P<steps>\d+) \(curve\))$")
+_CURVE_AXES = {
+    "support_curve": ("support_windows", "support windows N_S"),
+    "step_curve": ("inner_steps", "inner steps M"),
+}
 
 
 def reliability_figure(windows: pd.DataFrame, split: str, styles: Styles) -> Figure | None:
@@ -79,24 +79,23 @@ def curve_figure(table: pd.DataFrame, split: str) -> Figure | None:
     """CRPS over all lead times against the number of support windows, and of inner steps; dashed: the optimum."""
     rows = table[(table["split"] == split) & (table["metric"] == "crps") & (table["reference"] == "")]
     rows = rows[(rows["lead_time"] == 0) & (rows["channel"] == rows["channel"].iloc[-1])]
-    found = rows["learner"].str.extract(_CURVE)
-    rows = rows.assign(windows_given=found["windows"].astype(float), steps=found["steps"].astype(float))
-    kinds = [k for k in ("windows_given", "steps") if rows[k].notna().any()]
+    kinds = [kind for kind in _CURVE_AXES if (rows["kind"] == kind).any()]
     if not kinds:
         return None
     figure = Figure(figsize=(1 + 4.4 * len(kinds), 3.8), layout="constrained")
     axes = figure.subplots(1, len(kinds), squeeze=False)[0]
     for axis, kind in zip(axes, kinds, strict=True):
+        column, words = _CURVE_AXES[kind]
         for holdout, style in line_styles(rows["holdout"]).items():
-            own = rows[rows[kind].notna() & (rows["holdout"] == holdout)].sort_values(kind)
+            own = rows[(rows["kind"] == kind) & (rows["holdout"] == holdout)].sort_values(column)
             colour = style.colour
-            axis.plot(own[kind], own["value"], label=holdout_words(holdout), **line_of(style))
-            axis.fill_between(own[kind], own["low"], own["high"], color=colour, alpha=0.12, linewidth=0)
-            best = rows[(rows["learner"] == OPTIMUM) & (rows["holdout"] == holdout)]["value"]
+            axis.plot(own[column], own["value"], label=holdout_words(holdout), **line_of(style))
+            axis.fill_between(own[column], own["low"], own["high"], color=colour, alpha=0.12, linewidth=0)
+            best = rows[(rows["kind"] == "optimum") & (rows["holdout"] == holdout)]["value"]
             for value in best:
                 axis.axhline(value, color=colour, linewidth=1, linestyle="--")
-        axis.set_xticks(np.unique(rows[kind].dropna()))
-        axis.set_xlabel("support windows N_S" if kind == "windows_given" else "inner steps M")
+        axis.set_xticks(np.unique(rows[column][rows["kind"] == kind]))
+        axis.set_xlabel(words)
         axis.set_ylabel("CRPS (standardised units)")
         plain_axis(axis)
     legend_below(figure, axes[0])

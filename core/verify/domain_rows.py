@@ -3,6 +3,7 @@
 import hashlib
 import io
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -51,13 +52,13 @@ def domain_windows(
     events: tuple[Event, ...],
     report: Report,
     client: Any = None,
-) -> tuple[list[pd.DataFrame], list[str]]:
-    """Window statistics of each method over the split, and a note on how STEPS was set.
+) -> tuple[list[pd.DataFrame], list[Job], list[str]]:
+    """Window statistics of each method over the split, how it forecast, and a note on how STEPS was set.
 
     Each start's statistics are kept in the scorecard's `baselines`, under the digest of all that they depend on, so
     that another run scored on the same episodes, or the same command after a kill, does not forecast again.
     """
-    frames, notes, folder = [], [], f"{config.scorecard}/baselines"
+    frames, jobs, notes, folder = [], [], [], f"{config.scorecard}/baselines"
     for method in methods:
         if store.spec.input_frames < 2:
             notes.append(f"{NAMES[method]} needs two input frames and is left out.")
@@ -68,7 +69,14 @@ def domain_windows(
             job = choose_steps(job, store, folder, report, client)
             notes.append(f"STEPS: {members} members, whole domain; {job.settings}, chosen on validation by CRPS.")
         frames.append(score_starts(job, store, config.split, folder, report, client))
-    return frames, notes
+        jobs.append(job)
+    return frames, jobs, notes
+
+
+def window_forecasts(jobs: Sequence[Job], store: EpisodeStore, episode: int, window: int) -> dict[str, Ensemble]:
+    """What some methods forecast for one query window, (L*C, Y, X), as it was scored."""
+    start, entry = store.init_times([episode])[1][0, window], store.catalog.iloc[episode]
+    return {NAMES[job.method]: _tile(_forecast(job, store, start), store, entry) for job in jobs}
 
 
 def choose_steps(job: Job, store: EpisodeStore, folder: str, report: Report, client: Any = None) -> Job:
@@ -116,13 +124,12 @@ def _score_start(job: Job, folder: str, call: tuple[np.datetime64, list[tuple[in
     store = EpisodeStore.open(job.episodes)
     forecast = _forecast(job, store, start)
     loader = Loader(store, split=str(store.catalog["split"].iloc[0]))
-    side, channels = store.spec.tile_pixels, len(store.channels)
+    channels = len(store.channels)
     frames = []
     for episode, window in windows:
         entry = store.catalog.iloc[episode]
         query = loader.load([episode]).query
-        tile = forecast[..., entry["y0"] : entry["y0"] + side, entry["x0"] : entry["x0"] + side]
-        ensemble = Ensemble(torch.from_numpy(np.ascontiguousarray(tile))[:, None])
+        ensemble = Ensemble(_tile(forecast, store, entry).members[:, None])
         stats = all_statistics(ensemble, query.y[:, window], query.mask[:, window], job.events, channels, job.seed)
         frames.append(
             as_frame(stats, NAMES[job.method], entry, query.init_time[0, window : window + 1], store, [window])
@@ -130,6 +137,13 @@ def _score_start(job: Job, folder: str, call: tuple[np.datetime64, list[tuple[in
     table = pd.concat(frames, ignore_index=True)
     place.put(key, table.to_parquet(index=False))
     return table
+
+
+def _tile(forecast: np.ndarray, store: EpisodeStore, entry: pd.Series) -> Ensemble:
+    """An episode's tile (L*C, Y, X) of a forecast of the whole domain; `entry` is the episode's row of the catalog."""
+    side = store.spec.tile_pixels
+    tile = forecast[..., entry["y0"] : entry["y0"] + side, entry["x0"] : entry["x0"] + side]
+    return Ensemble(torch.from_numpy(np.ascontiguousarray(tile)))
 
 
 def _forecast(job: Job, store: EpisodeStore, start: np.datetime64) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,36 +16,45 @@ from core.errors import FewcastError
 from core.report import Report, Silent
 from core.verify.baselines import BASELINES, CLIMATOLOGY, DRESSED, PERSISTENCE, STEPS
 from core.verify.cuts import cuts_table
-from core.verify.domain_rows import NAMES, Method, domain_windows
+from core.verify.domain_rows import NAMES, Job, Method, domain_windows, window_forecasts
 from core.verify.events import events_of
 from core.verify.fine_tuning import choose_fine_tuning
 from core.verify.folder import Scorecard, deliver, finished, folder_of, withdraw
 from core.verify.optimum import OPTIMUM
 from core.verify.page import scorecard_markdown, scorecard_page
 from core.verify.pictures import draw_pictures
+from core.verify.row_facts import run_notes, with_facts
 from core.verify.rows import (
     LearnedRow,
     Plan,
+    adapted_row,
     forget_models,
     learned_rows,
     open_model,
 )
 from core.verify.scorecard import Settings, scorecard_table
-from core.verify.scoring import fit_dressing, forecasts_of, score_all
+from core.verify.scoring import adapted_forecast, fit_dressing, score_all
 from core.verify.tables import headline_windows
-from core.verify.units import Units, require_fit
+from core.verify.units import require_fit
 
-_FORMAT = 3  # raise it when the same inputs give another scorecard
+_FORMAT = 4  # raise it when the same inputs give another scorecard
 
 
-def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: Any = None) -> Scorecard:
+def evaluate(
+    config: EvaluateConfig,
+    names: Mapping[str, str] | None = None,
+    *,
+    report: Report | None = None,
+    client: Any = None,
+) -> Scorecard:
     """Score a run, adapted and not, beside persistence, on the held-out episodes of `config.split`.
 
+    `names` says what to call runs that are not to be called by their paths.
     Every row forecasts the same windows. Statistics are per window, so the result does not depend on how the episodes
     are spread over `client` (a Dask cluster; None: this process). The same inputs are scored once: a second call
     returns what is there. Raises FewcastError for a run or a store that is missing, or that do not fit.
     """
-    report = report or Silent()
+    report, names = report or Silent(), names or {}
     store = EpisodeStore.open(config.episodes)
     forget_models()
     ids = store.ids(config.split)
@@ -58,7 +67,7 @@ def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: An
     config, notes = curve_within(config, store)
     for run in dict.fromkeys([config.run, *config.more_runs, *config.deep_ensemble]):
         open_model(run, report=report)  # which tells where another checkpoint stands in for a damaged best
-    rows = learned_rows(config)
+    rows = learned_rows(config, names)
     for run in dict.fromkeys(run for row in rows for run in row.runs):
         require_fit(run, open_model(run).spec, store)
     folder, inputs = folder_of(config.scorecard), inputs_of(config, rows, store.digest)
@@ -74,24 +83,27 @@ def evaluate(config: EvaluateConfig, *, report: Report | None = None, client: An
     known = config.simulator if config.simulator.enabled and config.simulator.process == "linear" else None
     plan = Plan(tuple(rows), dressing, "climatology" in config.baselines, config.members, config.seed, events, known)
     windows, failed = score_all(config, store, [int(i) for i in ids], plan, report, client)
+    jobs: list[Job] = []
     methods: list[Method] = [m for m in ("optical_flow", "steps") if m in config.baselines]
     if methods and config.split == "validation":
-        names = " and ".join(NAMES[method] for method in methods)
-        notes.append(f"{names} left out: they are scored on the test split alone, since STEPS is set on validation.")
+        both = " and ".join(NAMES[method] for method in methods)
+        notes.append(f"{both} left out: they are scored on the test split alone, since STEPS is set on validation.")
     elif methods:
-        domain, more = domain_windows(config, store, methods, events, report, client)
+        domain, jobs, more = domain_windows(config, store, methods, events, report, client)
         windows, notes = pd.concat([*domain, windows], ignore_index=True), notes + more
     for name, error in failed.items():
         notes.append(f"{name} is left out: {error}.")
         report.message(notes[-1])
+    windows = with_facts(windows, plan.rows, store, names)
     settings = Settings(config.bootstrap_samples, config.bootstrap_hours, config.seed)
     scales = dict(zip(store.channels, store.normalisation.std.tolist(), strict=True))
     table = scorecard_table(windows, settings, comparisons(plan.rows, windows), scales)
     windows.to_parquet(folder / "windows.parquet", index=False)
     table.to_parquet(folder / "scorecard.parquet", index=False)
-    all_notes = [*_notes(config, plan, store), *notes]
-    forecasts = partial(forecasts_of, config.episodes, plan)
-    pictures = draw_pictures(folder, windows, table, store, events, forecasts, report)
+    all_notes = [*_notes(config, store), *run_notes(plan.rows, store, names), *notes]
+    forecast = partial(adapted_forecast, config.episodes, plan)
+    beside = partial(window_forecasts, jobs, store)
+    pictures = draw_pictures(folder, windows, table, store, events, forecast, beside)
     cuts = cuts_table(windows, config.split, (spec.channels[events[0].channel], events[0].above), settings)
     cuts.to_parquet(folder / "cuts.parquet", index=False)
     (folder / "scorecard.md").write_text(scorecard_markdown(table, cuts, all_notes))
@@ -126,8 +138,8 @@ def comparisons(rows: Sequence[LearnedRow], windows: pd.DataFrame) -> list[tuple
     """
     present = set(windows["learner"])
     main = [row.name for row in rows if row.main]
-    others = [row.name for row in rows if row.shuffled]
-    adapted = main[1] if len(main) > 1 else main[0]
+    others = [row.name for row in rows if row.kind == "shuffled"]
+    adapted = adapted_row(rows).name
     pairs = [(name, baseline) for name in main for baseline in (best_baseline(windows), DRESSED, STEPS)]
     pairs += [(adapted, name) for name in [*main, *others] if name != adapted]
     pairs += [(name, OPTIMUM) for name in [PERSISTENCE, DRESSED, CLIMATOLOGY, *(row.name for row in rows)]]
@@ -141,22 +153,13 @@ def best_baseline(windows: pd.DataFrame) -> str:
     return str((sums["crps"] / sums["count"]).fillna(np.inf).idxmin())
 
 
-def _notes(config: EvaluateConfig, plan: Plan, store: EpisodeStore) -> list[str]:
-    notes = [
+def _notes(config: EvaluateConfig, store: EpisodeStore) -> list[str]:
+    return [
         f"Episodes {config.episodes} (version {store.version}, digest {store.digest[:16]}), {config.members} members.",
         "Scores are in standardised units: divided by each channel's std over the training split. "
         f"Intervals are 95 %, from {config.bootstrap_samples} resamples of blocks of tile x "
         f"{config.bootstrap_hours:g} hours. Undefined metrics are left out, not guessed.",
     ]
-    for run, which in dict.fromkeys((run, row.which) for row in plan.rows for run in row.runs):
-        model = open_model(run, which)
-        weights = sum(parameter.numel() for parameter in model.learner.network.parameters())
-        same = "same episodes" if model.episodes_digest == store.digest else "OTHER EPISODES"
-        if not Units.between(model.spec, store).same:
-            same += " whose mean and std are others (its values are mapped to and fro)"
-        notes.append(f"Run {run}{' (pooled start)' if which == 'pretrained' else ''}: {model.config.learner}, "
-                     f"{weights:,} weights, {model.step} steps, {same}, version {model.version}.")  # fmt: skip
-    return notes
 
 
 def inputs_of(config: EvaluateConfig, rows: Sequence[LearnedRow], digest: str) -> dict[str, Any]:

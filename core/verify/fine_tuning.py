@@ -37,36 +37,49 @@ Choice = tuple[float, int]  # step size, number of steps
 def choose_fine_tuning(
     config: EvaluateConfig, store: EpisodeStore, rows: Sequence[LearnedRow], report: Report, client: Any = None
 ) -> tuple[list[LearnedRow], list[str]]:
-    """The rows, those of fine-tuning with what validation chose for them, and notes that say what it was.
+    """The rows, those of fine-tuning with what validation chose for their network, and notes that say what it was.
 
-    Without validation episodes they keep their run's step size; one whose every step size diverges is left out.
+    Its control and its curves are tuned as the learner is, which comes before them; a curve of steps keeps its own.
+    Without validation episodes they keep their run's step size; those whose every step size diverges are left out.
     """
+    found: dict[tuple[tuple[str, ...], str], LearnedRow | None] = {}
     chosen, notes = [], []
     for row in rows:
-        ids = validation_ids(store, row) if row.fine_tuned else []
-        if not ids:
-            chosen.append(row)
-            continue
-        few = spread_evenly(ids, _EPISODES)
-        steps = tuple(sorted({*STEPS, row.steps}))
-        scores = crps_of_choices(config.episodes, row, few, steps, report, client)
-        if not scores:
-            notes.append(f"{row.name}: every step size diverged on validation, so it is left out.")
-            continue
-        rate, count = best = min(scores, key=scores.__getitem__)
-        tuned = replace(row, name=f"{row.name.removesuffix(f' {row.steps}')} {count}", rate=rate, steps=count)
-        note = (
-            f"{tuned.name}: step size {rate:g}, {count} steps, of least CRPS on {len(few)} validation episodes among "
-            f"step sizes of {RATES[0]:g} to {RATES[-1]:g} and {', '.join(map(str, steps))} steps"
-        )
-        note += ", at the edge of what was tried." if at_the_edge(best, steps) else "."
-        if open_model(row.runs[0], row.which).config.calibrate:
-            new_times = [i for i in ids if store.catalog.loc[i, "holdout"] != "region"] or ids
-            tuned = replace(tuned, calibration=fit_calibration(config.episodes, tuned, new_times, report, client))
-            note += f" Its std is calibrated on {len(new_times)} of them, as the run's own."
-        chosen.append(tuned)
-        notes.append(note)
+        network = row.runs, row.which
+        if row.fine_tuned and network not in found:
+            found[network], note = _tuned(config, store, row, report, client)
+            notes += note
+        tuned = found[network] if row.fine_tuned else row
+        if tuned is not None:
+            steps = row.steps if row.kind == "step_curve" else tuned.steps
+            chosen.append(replace(row, steps=steps, rate=tuned.rate, calibration=tuned.calibration))
     return chosen, notes
+
+
+def _tuned(
+    config: EvaluateConfig, store: EpisodeStore, row: LearnedRow, report: Report, client: Any
+) -> tuple[LearnedRow | None, list[str]]:
+    """The row with what validation chose, or None where every choice diverged; and a note."""
+    ids = validation_ids(store, row)
+    if not ids:
+        return row, []
+    few = spread_evenly(ids, _EPISODES)
+    steps = tuple(sorted({*STEPS, row.steps}))
+    scores = crps_of_choices(config.episodes, row, few, steps, report, client)
+    if not scores:
+        return None, [f"{row.name}: every step size diverged on validation, so it is left out."]
+    rate, count = best = min(scores, key=scores.__getitem__)
+    tuned = replace(row, rate=rate, steps=count)
+    note = (
+        f"{tuned.name}: step size {rate:g}, {count} steps, of least CRPS on {len(few)} validation episodes among "
+        f"step sizes of {RATES[0]:g} to {RATES[-1]:g} and {', '.join(map(str, steps))} steps"
+    )
+    note += ", at the edge of what was tried." if at_the_edge(best, steps) else "."
+    if open_model(row.runs[0], row.which).config.calibrate:
+        new_times = [i for i in ids if store.catalog.loc[i, "holdout"] != "region"] or ids
+        tuned = replace(tuned, calibration=fit_calibration(config.episodes, tuned, new_times, report, client))
+        note += f" Its std is calibrated on {len(new_times)} of them, as the run's own."
+    return tuned, [note]
 
 
 def validation_ids(store: EpisodeStore, row: LearnedRow) -> list[int]:

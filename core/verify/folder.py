@@ -14,8 +14,9 @@ from core.verify import tables
 from core.verify.verdicts import heading, verdicts
 
 INPUTS = "inputs.json"
+_MOVING = "moving-*.png"
 _OWN = ("scorecard.*", "windows.parquet", "cuts.parquet", "crps.png", "rmse.png", "calibration.png", "reliability.png",
-        "texture.png", "curves.png", "forecast-*.png", "moving-*.png")  # fmt: skip
+        "texture.png", "curves.png", "forecast-*.png", _MOVING)  # fmt: skip
 _COPIES = Path("data/scorecards")
 
 
@@ -26,6 +27,7 @@ class Scorecard:
     url: str
     folder: Path  # `url` itself, or the copy of it on this machine
     figures: tuple[Path, ...]
+    moving: tuple[Path, ...]  # the animated ones among them: the inputs, then a frame a lead time
     skipped: bool
     table: pd.DataFrame = field(repr=False)
     markdown: str = field(repr=False)
@@ -79,7 +81,9 @@ def finished(url: str, inputs: dict[str, Any]) -> Scorecard | None:
     except (OSError, ValueError):
         return None
     terminal = "\n".join([tables.compact_table(table), "", f"{heading(table)}:", *verdicts(table)])
-    return Scorecard(url, folder, tuple(sorted(folder.glob("*.png"))), True, table, text, terminal)
+    figures = tuple(sorted(folder.glob("*.png")))
+    moving = tuple(path for path in figures if fnmatch(path.name, _MOVING))
+    return Scorecard(url, folder, figures, moving, True, table, text, terminal)
 
 
 def files_of(folder: Path) -> list[Path]:

@@ -2,24 +2,30 @@
 
 import base64
 import html
-import io
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from PIL import Image
 
-from core.verify.colours import image_style, is_image, measure_of
 from core.verify.cuts import grids
+from core.verify.kinds import CURVES
 from core.verify.optimum import OPTIMUM
-from core.verify.plots import limits
-from core.verify.tables import BY_LEAD, SHOWN, by_lead, holdout_words, is_curve_point, markdown, markdown_table
+from core.verify.tables import (
+    BY_LEAD,
+    SHOWN,
+    by_lead,
+    holdout_words,
+    markdown,
+    markdown_table,
+    training,
+)
 from core.verify.verdicts import heading, other_pairs, verdicts
 
 _OF_CUTS = "CRPS over all lead times and kinds of hold-out, with 95 % intervals."
+_OF_TRAINING = (
+    "What made the checkpoints that forecast, a sum over the networks of an ensemble. Adapting, which each forecast "
+    "does anew, is not in it, nor what a fork began from."
+)
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 2rem auto; padding: 0 1rem; color: #1c1f24 }
 h1 { margin-bottom: .2em } h2 { margin-top: 2.2em; border-bottom: 1px solid #d5d9de; padding-bottom: .2em }
@@ -39,6 +45,7 @@ def scorecard_markdown(table: pd.DataFrame, cuts: pd.DataFrame, notes: Sequence[
     parts += [markdown(table), "## Cuts", "", _OF_CUTS, ""]
     for header, rows in grids(cuts):
         parts += [*markdown_table(header, rows), ""]
+    parts += ["## Training", "", _OF_TRAINING, "", *markdown_table(*training(table)), ""]
     parts += ["## Notes", *(f"\n{note}" for note in notes)]
     return "\n".join(parts) + "\n"
 
@@ -54,7 +61,7 @@ def scorecard_page(table: pd.DataFrame, cuts: pd.DataFrame, notes: Sequence[str]
     parts += ["<p>Further paired differences:</p>", _table(header, rows)] if rows else []
     parts += ["<h2>Forecasts and scores</h2>", *(_figure(caption, path) for caption, path in pictures.items())]
     for (split, holdout, channel), whole in _widest_first(table):
-        on_curve = whole["learner"].map(is_curve_point)
+        on_curve = whole["kind"].isin(CURVES)
         group, curves = whole[~on_curve], whole[on_curve]
         size = group.iloc[0]
         title = f"{split}: {holdout_words(str(holdout))}" + ("" if table["channel"].nunique() == 1 else f", {channel}")
@@ -76,6 +83,7 @@ def scorecard_page(table: pd.DataFrame, cuts: pd.DataFrame, notes: Sequence[str]
         parts += ["<details><summary>Events and texture</summary>", _metric_table(group, rest), "</details>"]
     parts.append(f"<h2>Cuts</h2><p>{_OF_CUTS}</p>")
     parts += [_table(header, rows) for header, rows in grids(cuts)]
+    parts += [f"<h2>Training</h2><p>{_OF_TRAINING}</p>", _table(*training(table))]
     parts += ["<h2>Notes</h2>", *(f'<p class="note">{html.escape(note)}</p>' for note in notes)]
     body = "\n".join(parts)
     return (
@@ -96,39 +104,6 @@ def _figure(caption: str, path: Path) -> str:
         f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
         f"<figcaption><small>{html.escape(caption)}</small></figcaption></figure>"
     )
-
-
-def animation(inputs: np.ndarray, panels: Mapping[str, np.ndarray], lead_minutes: tuple[int, ...], kind: str) -> bytes:
-    """A moving PNG: the inputs in every panel, then the panels' own frames (L, Y, X), in physical units."""
-    style = image_style(kind)
-    images = [values for name, values in panels.items() if is_image(name)]
-    low, high = limits(np.concatenate([inputs.ravel(), *(v.ravel() for v in images)]))
-    step = lead_minutes[0]
-    frames = []
-    for t in range(len(inputs) + len(lead_minutes)):
-        lead = t - len(inputs)
-        figure = Figure(figsize=(1.75 * len(panels), 2.05))
-        when = f"{(lead + 1) * step:+d} min" if lead < 0 else f"+{lead_minutes[lead]} min"
-        figure.text(0.01, 0.93, when, fontsize=9, weight="bold" if lead >= 0 else "normal")
-        for i, (name, values) in enumerate(panels.items()):
-            axis = figure.add_axes((i / len(panels) + 0.004, 0.02, 1 / len(panels) - 0.008, 0.8))
-            axis.set(xticks=[], yticks=[], facecolor="#d9a0a0")
-            axis.set_title(name, fontsize=7.5, pad=2)
-            measure = measure_of(name)
-            if measure and lead >= 0:
-                axis.imshow(values[lead], cmap=measure.colours, vmin=0, vmax=measure.top or float(np.nanmax(values)))
-            elif not measure:
-                axis.imshow(values[lead] if lead >= 0 else inputs[t], cmap=style.colours, vmin=low, vmax=high)
-            else:
-                axis.set_facecolor("0.96")
-        canvas = FigureCanvasAgg(figure)
-        figure.set_dpi(110)
-        canvas.draw()
-        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
-    stream = io.BytesIO()
-    durations = [450] * (len(frames) - 1) + [1500]
-    frames[0].save(stream, "PNG", save_all=True, append_images=frames[1:], duration=durations, loop=0)
-    return stream.getvalue()
 
 
 def _score_table(group: pd.DataFrame, metric: str, reference: str, title: str) -> str:

@@ -1,6 +1,6 @@
 """The pictures of a scorecard. Each function takes tables or arrays and gives a matplotlib Figure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from core.verify.baselines import CLIMATOLOGY
-from core.verify.colours import LineStyle, image_style, is_image, measure_of
+from core.verify.colours import LineStyle, image_style
+from core.verify.panels import Panel
 from core.verify.statistics import PIT_BINS, pit_histogram
 from core.verify.tables import headline, headline_windows, holdout_words
 
@@ -86,16 +87,12 @@ def calibration(windows: pd.DataFrame, table: pd.DataFrame, split: str, styles: 
 
 
 def forecast_sheet(
-    inputs: np.ndarray, rows: Mapping[str, np.ndarray], lead_minutes: tuple[int, ...], kind: str, title: str = ""
+    inputs: np.ndarray, panels: Sequence[Panel], lead_minutes: tuple[int, ...], kind: str, title: str = ""
 ) -> Figure:
-    """One window: k inputs above, then one row of L frames for each of `rows`, in physical units, NaN where missing.
-
-    Rows named "spread..." and "chance..." have scales of their own; all others share the images' scale.
-    """
+    """One window: k inputs above, then a row of L frames for each of the panels; all images share one scale."""
     style, columns = image_style(kind), max(len(inputs), len(lead_minutes))
-    images = {name: values for name, values in rows.items() if is_image(name)}
-    low, high = limits(np.concatenate([inputs.ravel(), *(v.ravel() for v in images.values())]))
-    page = _Page(inputs.shape[-2:], columns, 1 + len(rows), title)
+    low, high = image_limits(inputs, panels)
+    page = _Page(inputs.shape[-2:], columns, 1 + len(panels), title)
     step = lead_minutes[1] - lead_minutes[0] if len(lead_minutes) > 1 else lead_minutes[0]
     first = columns - len(inputs)
     bars: dict[str, AxesImage] = {}
@@ -104,13 +101,11 @@ def forecast_sheet(
         bars[style.label] = _image(axis, frame, style.colours, low, high)
         ago = (i + 1 - len(inputs)) * step
         axis.set_title(f"{ago:+d} min" if ago else "init", fontsize=8, pad=3)
-    for r, (name, frames) in enumerate(rows.items(), start=1):
-        measure = measure_of(name)
-        for i, frame in enumerate(frames):
-            axis = page.axis(r, i, label=name if i == 0 else "")
-            if measure:
-                top = measure.top or float(np.nanmax(frames))
-                bars[measure.label] = _image(axis, frame, measure.colours, 0.0, top)
+    for r, panel in enumerate(panels, start=1):
+        for i, frame in enumerate(panel.values):
+            axis = page.axis(r, i, label=panel.title if i == 0 else "")
+            if measure := panel.measure:
+                bars[measure.label] = _image(axis, frame, measure.colours, *measure.range(panel.values))
             else:
                 _image(axis, frame, style.colours, low, high)
             if r == 1:
@@ -166,6 +161,11 @@ def _image(axis: Axes, frame: np.ndarray, colours: Colormap | str, low: float, h
     for spine in axis.spines.values():
         spine.set(color="0.6", linewidth=0.5)
     return axis.imshow(frame, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
+
+
+def image_limits(inputs: np.ndarray, panels: Sequence[Panel]) -> tuple[float, float]:
+    """The scale that the inputs and all panels that are images share."""
+    return limits(np.concatenate([inputs.ravel(), *(p.values.ravel() for p in panels if p.measure is None)]))
 
 
 def limits(values: np.ndarray) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from core.verify.baselines import (
 )
 from core.verify.ensemble import Prediction
 from core.verify.events import Event
+from core.verify.kinds import MAIN, Kind
 from core.verify.mixture import Mixture
 from core.verify.units import Units
 
@@ -45,16 +46,35 @@ class LearnedRow:
     own calibration: fine-tuning has both found for it (`core.verify.fine_tuning`).
     """
 
-    name: str
+    label: str  # of the run or the runs, whatever is done with them
     runs: tuple[str, ...]
+    kind: Kind = "learner"
     which: str = "best"
+    pooled: bool = False  # a plain network, whose adaptation is fine-tuning
     steps: int = 0
     windows: int = -1
-    shuffled: bool = False
     rate: float = 0.0
     calibration: Calibration | None = None
-    fine_tuned: bool = False
-    main: bool = False  # whether it is one of the rows that the scorecard is about, not a control or a curve
+
+    @property
+    def name(self) -> str:
+        """What the row is called, wherever it is shown."""
+        if self.kind == "ensemble":
+            return self.label
+        pooled = f"{self.label}, fine-tuned {self.steps}" if self.steps else self.label
+        adapted = pooled if self.pooled else f"{self.label}, M = {self.steps}"
+        return adapted + {
+            "shuffled": ", shuffled support", "support_curve": f", N_S = {self.windows}", "step_curve": " (curve)",
+        }.get(self.kind, "")  # fmt: skip
+
+    @property
+    def main(self) -> bool:
+        """Whether the scorecard is about it, and it is no control and no point of a curve."""
+        return self.kind in MAIN
+
+    @property
+    def fine_tuned(self) -> bool:
+        return self.pooled and self.steps > 0
 
 
 @dataclass(frozen=True)
@@ -70,31 +90,33 @@ class Plan:
     simulator: SimulatorConfig | None = None  # of the linear process, where the optimum is a row
 
 
-def learned_rows(config: EvaluateConfig) -> list[LearnedRow]:
+def learned_rows(config: EvaluateConfig, names: Mapping[str, str] | None = None) -> list[LearnedRow]:
     """The rows of the config's runs: each run without and with adaptation, then controls, curves and the ensemble.
 
-    Raises FewcastError where two rows would bear one name.
+    Runs of one learner are told apart by their paths, or by what `names` calls them. Raises FewcastError where two rows
+    would bear one name.
     """
-    rows: list[LearnedRow] = []
+    rows, called = list[LearnedRow](), names or {}
     runs = [config.run, *config.more_runs]
     models = {run: open_model(run) for run in runs}
     for run, model in models.items():
         learner, steps = model.config.learner, adaptation_steps(model)
-        alike = [other for other, beside in models.items() if beside.config.learner == learner]
-        name = learner if len(alike) == 1 else f"{learner} ({short_path(run, alike)})"
-        rows += _run_rows(name, run, learner, steps)
+        alike = [called.get(other, other) for other, beside in models.items() if beside.config.learner == learner]
+        name = learner if len(alike) == 1 else f"{learner} ({short_path(called.get(run, run), alike)})"
+        own = LearnedRow(name, (run,), pooled=learner == "pooled")
+        rows += [replace(own, steps=m) for m in dict.fromkeys((0, steps))]
         if run == config.run:
-            first = rows[-1]
-            if config.pretrained and learner != "pooled" and _has_pretrained(run):
-                rows += _run_rows("pooled start", run, "pooled", steps, which="pretrained")
+            adapted = rows[-1]
+            if config.pretrained and not own.pooled and _has_pretrained(run):
+                start = replace(own, label="pooled start", which="pretrained", pooled=True)
+                rows += [replace(start, steps=m) for m in dict.fromkeys((0, steps))]
             if config.shuffled and steps:
-                rows.append(replace(first, name=f"{first.name}, shuffled support", shuffled=True, main=False))
-            for n in dict.fromkeys(config.support_curve):
-                rows.append(replace(first, name=f"{first.name}, N_S = {n}", windows=n, main=False))
-            for m in dict.fromkeys(config.step_curve):
-                rows.append(LearnedRow(f"{name}, M = {m} (curve)", (run,), steps=m))
+                rows.append(replace(adapted, kind="shuffled"))
+            rows += [replace(adapted, kind="support_curve", windows=n) for n in dict.fromkeys(config.support_curve)]
+            rows += [replace(own, kind="step_curve", steps=m) for m in dict.fromkeys(config.step_curve)]
     if config.deep_ensemble:
-        rows.append(LearnedRow(f"deep ensemble of {len(config.deep_ensemble)}", tuple(config.deep_ensemble), main=True))
+        label = f"deep ensemble of {len(config.deep_ensemble)}"
+        rows.append(LearnedRow(label, tuple(config.deep_ensemble), "ensemble"))
     if twice := [name for name, count in Counter(row.name for row in rows).items() if count > 1]:
         raise FewcastError("two rows of the scorecard would bear one name", found=", ".join(twice),
                            mend="give each run once in evaluate.run and evaluate.more_runs")  # fmt: skip
@@ -109,20 +131,10 @@ def short_path(run: str, runs: Sequence[str]) -> str:
     return "/".join(Path(run).parts[-enough:])
 
 
-def _run_rows(name: str, run: str, learner: str, steps: int, which: str = "best") -> list[LearnedRow]:
-    word = (
-        (lambda m: f"{name}, fine-tuned {m}" if m else name) if learner == "pooled" else (lambda m: f"{name}, M = {m}")
-    )
-    return [
-        LearnedRow(word(m), (run,), which, steps=m, main=True, fine_tuned=learner == "pooled" and m > 0)
-        for m in dict.fromkeys((0, steps))
-    ]
-
-
-def own_rows(config: EvaluateConfig) -> list[str]:
-    """Names of the rows of the config's own run: without adaptation first, as it forecasts last."""
-    rows = [row for row in learned_rows(config) if row.main and row.which == "best"]
-    return [row.name for row in rows if row.runs == (config.run,)]
+def adapted_row(rows: Sequence[LearnedRow]) -> LearnedRow:
+    """Of the first row's run the main row with the most inner steps: what the scorecard is about."""
+    own = [row for row in rows if row.main and (row.runs, row.which) == (rows[0].runs, rows[0].which)]
+    return max(own, key=lambda row: row.steps)
 
 
 def adaptation_steps(model: Model) -> int:
@@ -152,7 +164,7 @@ def episode_predictions(
     if baselines and plan.climatology and len(support.y):
         yield CLIMATOLOGY, climatology(support.y, support.mask, query.y.shape, len(spec.channels))
     for row in plan.rows:
-        used = other if row.shuffled and other is not None else support
+        used = other if row.kind == "shuffled" and other is not None else support
         yield row.name, _forecast(row, used, query, store, plan.members, seed)
 
 

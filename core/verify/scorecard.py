@@ -1,8 +1,8 @@
 """Window statistics to one table: metric x learner x lead time x split, with intervals and paired differences.
 
 The state (`core.verify.statistics`) is a table with one row per learner, window, lead time and channel, whose key
-columns are KEYS and whose other columns add up. `lead_time` is in minutes; in the scorecard 0 stands for all lead times
-together, and "all" for all kinds of hold-out or all channels together.
+columns are KEYS, whose FACTS say what each learner is, and whose other columns add up. `lead_time` is in minutes; in
+the scorecard 0 stands for all lead times together, and "all" for all kinds of hold-out or all channels together.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +17,11 @@ from core.verify.optimum import OPTIMUM
 from core.verify.state import all_metrics
 
 KEYS = ["learner", "split", "holdout", "episode", "window", "tile", "init_time", "lead_time", "channel"]
+FACTS = ["kind", "run", "checkpoint", "support_windows", "inner_steps", "weights", "training_steps", "training_seconds"]
 WINDOW = ["split", "holdout", "episode", "window", "lead_time", "channel"]
 _SCALED = ("crps", "mae", "rmse", "bias", "crps_difference")
 LEVEL = 0.95
+_ROUNDING = 1e-6  # of a normalised pixel in single precision: a CRPS as small is no error
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ def scorecard_table(
     scales: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
     """The scorecard: columns metric, learner, reference, split, holdout, lead_time, channel, value, low, high,
-    units, physical, windows, blocks.
+    windows, blocks, units, physical, and FACTS of the learner.
 
     For each (learner, reference) of `pairs` it adds `crps_skill` = 1 - CRPS / CRPS of the reference and
     `crps_difference` = CRPS - CRPS of the reference, both over the windows that the two share and both resampled
@@ -48,7 +50,7 @@ def scorecard_table(
     needs two blocks, and with one it is missing. `pit_distance` has none: resampling moves it away from 0.
     """
     rows: list[dict[str, object]] = []
-    stats = [c for c in windows.columns if c not in KEYS and not c.startswith("rel_")]
+    stats = [c for c in windows.columns if c not in (*KEYS, *FACTS) and not c.startswith("rel_")]
     frame = windows.assign(block=blocks(windows["tile"], windows["init_time"], settings.hours))
     for cut, group in _cuts(frame):
         learners = {str(name): part for name, part in group.groupby("learner", sort=False, observed=True)}
@@ -69,7 +71,7 @@ def scorecard_table(
     table["units"] = [units_of(metric) for metric in table["metric"]]
     scale = table["channel"].map(dict(scales or {})).astype(float)
     table["physical"] = (table["value"] * scale).where(table["units"] == "std")
-    return table
+    return table.join(windows.drop_duplicates("learner").set_index("learner")[FACTS], on="learner")
 
 
 def units_of(metric: str) -> str:
@@ -130,9 +132,10 @@ def _pair(
     with np.errstate(divide="ignore", invalid="ignore"):
         a, b = sums_a["crps"] / sums_a["count"], sums_b["crps"] / sums_b["count"]
         draw_a, draw_b = draws_a["crps"] / draws_a["count"], draws_b["crps"] / draws_b["count"]
-        pair = {"crps_skill": (1 - a / b, 1 - draw_a / draw_b), "crps_difference": (a - b, draw_a - draw_b)}
+        ratio, draws = a / np.where(b > _ROUNDING, b, np.nan), draw_a / draw_b
+        pair = {"crps_skill": (1 - ratio, 1 - draws), "crps_difference": (a - b, draw_a - draw_b)}
         if reference == OPTIMUM:
-            pair["crps_ratio"] = (a / b, draw_a / draw_b)
+            pair["crps_ratio"] = (ratio, draws)
     return [_row(metric, name, reference, cut, float(value), draw, size) for metric, (value, draw) in pair.items()]
 
 

@@ -19,7 +19,14 @@ from core.report import Report
 from core.verify.baselines import DressedPersistence, last_frame
 from core.verify.ensemble import Prediction
 from core.verify.optimum import OPTIMUM, optimal_forecast
-from core.verify.rows import Plan, episode_predictions, episode_seed, extra_inputs, one_torch_thread
+from core.verify.rows import (
+    Plan,
+    adapted_row,
+    episode_predictions,
+    episode_seed,
+    extra_inputs,
+    one_torch_thread,
+)
 from core.verify.state import all_statistics, as_frame
 
 _DRESSING_EPISODES = 128
@@ -39,7 +46,7 @@ def score_all(
         parts = fan_out(score, calls, client=client, report=report, note="forecasts scored")
     failed = {name: error for _, errors in parts for name, error in errors.items()}
     for row in plan.rows:
-        if row.main and row.name in failed and config.run in row.runs and row.which == "best":
+        if row.kind == "learner" and row.name in failed and (row.runs, row.which) == ((config.run,), "best"):
             raise FewcastError(
                 f"{row.name} cannot be scored",
                 found=failed[row.name],
@@ -54,7 +61,7 @@ def score_episodes(url: str, plan: Plan, ids: Sequence[int]) -> tuple[pd.DataFra
     store = EpisodeStore.open(url)
     loader = Loader(store, split="train", extra=extra_inputs(plan.rows))
     batch = loader.load(ids)
-    shuffled = any(row.shuffled for row in plan.rows)
+    shuffled = any(row.kind == "shuffled" for row in plan.rows)
     frames, failed = [], {}
     for e, episode in enumerate(ids):
         entry = store.catalog.iloc[episode]
@@ -78,13 +85,14 @@ def score_episodes(url: str, plan: Plan, ids: Sequence[int]) -> tuple[pd.DataFra
     return pd.concat(frames, ignore_index=True), failed
 
 
-def forecasts_of(url: str, plan: Plan, episode: int) -> tuple[Windows, dict[str, Prediction]]:
-    """The query windows of an episode, and the forecasts of the baselines and of the first run's rows."""
+def adapted_forecast(url: str, plan: Plan, episode: int) -> tuple[Windows, str, Prediction]:
+    """The query windows of an episode, and whose forecast of them it is: of the first run, adapted."""
     store = EpisodeStore.open(url)
-    own = replace(plan, rows=tuple(row for row in plan.rows if row.main)[:2], climatology=False)
+    own = replace(plan, rows=(adapted_row(plan.rows),))
     batch = Loader(store, split="train", extra=extra_inputs(own.rows)).load([episode])
-    support, query = episode_of(batch.support, 0), episode_of(batch.query, 0)
-    return query.only(), dict(episode_predictions(support, query, None, store, own, episode_seed(plan.seed, episode)))
+    support, query, seed = episode_of(batch.support, 0), episode_of(batch.query, 0), episode_seed(plan.seed, episode)
+    [(name, forecast)] = episode_predictions(support, query, None, store, own, seed, baselines=False)
+    return query.only(), name, forecast
 
 
 def episode_of(windows: Windows, e: int) -> Windows:

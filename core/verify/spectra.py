@@ -63,7 +63,8 @@ def _members(prediction: Prediction, seed: int) -> Tensor | None:
 def _power(fields: Tensor) -> Tensor:
     height, width = fields.shape[-2:]
     taper = torch.hann_window(height, periodic=False)[:, None] * torch.hann_window(width, periodic=False)[None]
-    anomaly = fields - fields.mean((-2, -1), keepdim=True)
+    flat = fields.amax((-2, -1), keepdim=True) == fields.amin((-2, -1), keepdim=True)
+    anomaly = torch.where(flat, 0, fields - fields.mean((-2, -1), keepdim=True))  # no rounding for power
     return torch.fft.fft2(anomaly * taper.to(fields)).abs().square()
 
 

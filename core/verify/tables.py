@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from core.verify.kinds import CURVES, MAIN
 from core.verify.optimum import OPTIMUM
 from core.verify.scorecard import defined_metric
 
@@ -36,24 +37,12 @@ def headline_windows(windows: pd.DataFrame) -> pd.DataFrame:
     return windows if holdout == "all" else windows[windows["holdout"] == holdout]
 
 
-def is_control(learner: str) -> bool:
-    """Whether a row is a control or a point of a curve, which crowd a picture of the learners."""
-    return "shuffled" in learner or is_curve_point(learner)
-
-
-def is_curve_point(learner: str) -> bool:
-    """Whether a row is a point of a few-shot curve: another number of support windows, or of inner steps."""
-    return ", N_S = " in learner or "(curve)" in learner
-
-
 def compact_table(table: pd.DataFrame) -> str:
     """CRPS per lead time, with spread-skill and 90 % coverage over all leads: what a terminal line can hold."""
     chosen = choose(table)
     leads, rows = leads_of(chosen), []
     header = ["learner", *(f"{lead} min" for lead in leads), "all", "95 % interval", "RMSE", "spread/skill", "cover 90"]
-    for learner in chosen["learner"].unique():
-        if is_curve_point(learner):
-            continue
+    for learner in chosen["learner"][~chosen["kind"].isin(CURVES)].unique():
         own = chosen[chosen["learner"] == learner]
         whole = defined_metric(own, "crps")
         whole = whole[whole["lead_time"] == 0]
@@ -91,7 +80,7 @@ def markdown(table: pd.DataFrame) -> str:
     only_channel = table["channel"].nunique() == 1
     parts = []
     for (split, holdout, channel), whole in table.groupby(["split", "holdout", "channel"], sort=False):
-        on_curve = whole["learner"].map(is_curve_point)
+        on_curve = whole["kind"].isin(CURVES)
         group, curves = whole[~on_curve], whole[on_curve]
         title = f"## {split}: {holdout_words(str(holdout))}"
         parts += [title if only_channel else f"{title}, {channel}", ""]
@@ -117,6 +106,18 @@ def markdown(table: pd.DataFrame) -> str:
             parts += ["CRPS by number of support windows (N_S) and of inner steps (M):", ""]
             parts += [*markdown_table(*by_lead(curves, "crps")), ""]
     return "\n".join(parts)
+
+
+def training(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """What the learned rows cost to train: header, and a row each, whose time is compared with the first one's."""
+    learned = table[table["kind"].isin(MAIN)].drop_duplicates("learner")
+    rows = []
+    for row in learned.to_dict("records"):
+        known = row["training_seconds"] > 0 < learned["training_seconds"].iloc[0]
+        share = f"{row['training_seconds'] / learned['training_seconds'].iloc[0]:.2f}" if known else "-"
+        seconds = f"{row['training_seconds']:,.0f}" if row["training_seconds"] else "not recorded"
+        rows.append([row["learner"], f"{row['weights']:,}", f"{row['training_steps']:,}", seconds, share])
+    return ["trained", "weights", "steps", "seconds", "time / the first's"], rows
 
 
 def by_lead(

@@ -6,7 +6,7 @@ or changed for another: training does not notice, and what was not delivered is,
 
 from tasks.tracking.compare import compare
 from tasks.tracking.journal import Delivered, is_delivered, read_delivered, start_afresh
-from tasks.tracking.local import local_run
+from tasks.tracking.local import local_run, training_run
 from tasks.tracking.page import model_page, run_page
 from tasks.tracking.run import TrackedRun
 from tasks.tracking.uri import tracking_uri
@@ -22,4 +22,5 @@ __all__ = [
     "run_page",
     "start_afresh",
     "tracking_uri",
+    "training_run",
 ]

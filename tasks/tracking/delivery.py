@@ -4,8 +4,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from PIL import Image
 
 from core.config import TrackingConfig
 from tasks.tracking.journal import Delivered, Journal, read_delivered
@@ -92,10 +94,32 @@ def _tell(client: MlflowClient, run_id: str, record: dict[str, Any], tracking: T
         client.log_artifacts(run_id, str(path), f"{record['under']}/{path.name}".lstrip("/"))
     elif kind == "artifact" and path.exists():
         client.log_artifact(run_id, str(path), record["under"] or None)
+    elif kind == "image" and Path(record["path"]).exists():
+        _tell_image(client, run_id, record)
+    elif kind == "table" and Path(record["path"]).exists():
+        _tell_table(client, run_id, record)
     elif kind == "model" and Path(record["path"]).is_dir():
         register(client, run_id, Path(record["path"]), tracking.experiment or "fewcast", record["tags"])
     elif kind == "end":
         client.set_terminated(run_id, record["status"])
+
+
+def _tell_image(client: MlflowClient, run_id: str, record: dict[str, Any]) -> None:
+    """A picture of a step, once: each call would add another one. The small copy is what MLflow writes last."""
+    begins = f"images/{record['key']}+step+{record['step']}+timestamp+{record['time']}+"
+    told = [file.path for file in client.list_artifacts(run_id, "images") if file.path.startswith(begins)]
+    if not any("+compressed" in path for path in told):
+        with Image.open(record["path"]) as picture:
+            client.log_image(
+                run_id, picture, key=record["key"], step=record["step"], timestamp=record["time"], synchronous=True
+            )
+
+
+def _tell_table(client: MlflowClient, run_id: str, record: dict[str, Any]) -> None:
+    """A Parquet file as a table, once: each call would append its rows, so where they are there it appends none."""
+    table, name = pd.read_parquet(record["path"]), record["name"]
+    there = name in (file.path for file in client.list_artifacts(run_id))
+    client.log_table(run_id, table.iloc[:0] if there else table, name)
 
 
 def _key(name: str) -> str:

@@ -4,6 +4,7 @@ import os
 import shutil
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.config import TrackingConfig
 from core.errors import AwayError, FewcastError
@@ -11,6 +12,11 @@ from core.links import point
 from core.report import Report, Silent
 from tasks.tracking.uri import tracking_uri
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+_MODELS = "models:/"
 KEPT = Path("data/models")
 # What the registry answers where there is no such name, alias or version; everything else is no answer.
 _NONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
@@ -23,23 +29,19 @@ def local_run(run: str, tracking: TrackingConfig, report: Report | None = None) 
     version that the name last stood for serves on, and the report says so: forecasts do not wait for a registry.
     Raises `FewcastError` where there is no such model, `AwayError` where nothing answers and nothing was kept.
     """
-    if not run.startswith("models:/"):
+    if not run.startswith(_MODELS):
         return run
     # Here and not above: mlflow takes seconds to import.
     from mlflow.exceptions import MlflowException
 
     from tasks.tracking.server import open_client
 
-    own, name = tracking_uri(tracking), run.removeprefix("models:/")
+    own, name = tracking_uri(tracking), run.removeprefix(_MODELS)
     if "@" not in name and "/" not in name:
         raise _no_model(run, "neither an alias nor a version")
     last = KEPT / f"{name.replace('/', ' ')} {sha256(own.encode()).hexdigest()[:8]}"
     try:
-        client = open_client(own)
-        if "@" in name:
-            version = client.get_model_version_by_alias(*name.split("@", 1))
-        else:
-            version = client.get_model_version(*name.rsplit("/", 1))
+        version = _version(open_client(own), name)
         if not own.startswith("http"):
             return _downloaded(f"{version.source}/artifacts", own)
         place = _kept(f"{version.source}/artifacts", own, version.name)
@@ -55,6 +57,27 @@ def local_run(run: str, tracking: TrackingConfig, report: Report | None = None) 
         return str(last.resolve())
     point(last, place.resolve())
     return str(place)
+
+
+def training_run(run: str, tracking: TrackingConfig) -> str:
+    """The id of the MLflow run that a registered model came out of; empty for a folder, or where nothing answers."""
+    if not run.startswith(_MODELS):
+        return ""
+    from mlflow.exceptions import MlflowException
+
+    from tasks.tracking.server import open_client
+
+    try:
+        return str(_version(open_client(tracking_uri(tracking)), run.removeprefix(_MODELS)).run_id or "")
+    except MlflowException:
+        return ""
+
+
+def _version(client: "MlflowClient", name: str) -> "ModelVersion":
+    """Of NAME@ALIAS or NAME/VERSION."""
+    if "@" in name:
+        return client.get_model_version_by_alias(*name.split("@", 1))
+    return client.get_model_version(*name.rsplit("/", 1))
 
 
 def _no_model(run: str, found: str) -> FewcastError:

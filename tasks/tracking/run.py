@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from PIL import Image
 from pydantic import BaseModel
 
 from core.config import TrackingConfig
@@ -88,10 +89,24 @@ class TrackedRun(Silent):
         return self._journal.history()
 
     def figure(self, name: str, figure: Figure, step: int) -> None:
-        path = self._journal.folder / "figures" / f"{name}-{step:07d}.png"
-        path.parent.mkdir(exist_ok=True)
+        path = self._image_path(name, step)
         figure.savefig(path, dpi=110, bbox_inches="tight")
-        self.artifact(path, "figures")
+        self._journal.once("image", path=str(path), key=name, step=step)
+
+    def image(self, name: str, picture: Image.Image, step: int) -> None:
+        """Keep a picture of a step, which MLflow shows beside those of the other steps of its name."""
+        path = self._image_path(name, step)
+        picture.save(path)
+        self._journal.once("image", path=str(path), key=name, step=step)
+
+    def _image_path(self, name: str, step: int) -> Path:
+        path = (self._journal.folder / "images" / f"{name}-{step:07d}.png").resolve()
+        path.parent.mkdir(exist_ok=True)
+        return path
+
+    def table(self, path: Path, name: str) -> None:
+        """Show a Parquet file as a table of the run; `name` ends in .json, which is what the page can show."""
+        self._journal.once("table", path=str(path.resolve()), name=name)
 
     def artifact(self, path: Path, under: str = "") -> None:
         """Keep a file or a folder with the run, once."""

@@ -100,7 +100,7 @@ def test_a_pipeline_started_from_the_page_ends_with_its_artifacts_and_its_mlflow
         if address == training:
             keep(page, "mlflow-run")
     page.get_by_role("tab", name="Artifacts").click()
-    page.locator("[artifact-name='scorecard']").click()
+    page.locator("[artifact-name='figures']").click()
     page.locator("[artifact-name='crps.png']").click()
     picture = page.locator("img[src^='blob:'], .image-outer-container img, [class*=image] img").first
     expect(picture).to_be_visible()

@@ -26,29 +26,21 @@ def _range(first: float, last: float) -> TimeRange:
     return TimeRange(start=START + timedelta(hours=first), end=START + timedelta(hours=last))
 
 
-@pytest.fixture(scope="session")
-def tiny_store(tmp_path_factory) -> str:
-    """Episodes of 2 + 2 windows of 2 input and 2 target frames, 12 x 12 pixels with a margin of 2."""
-    root = tmp_path_factory.mktemp("tiny")
-    rng = np.random.default_rng(0)
-    grid = Grid(np.arange(64) * 2000.0, -np.arange(48) * 2000.0, CRS)
+def write_archive(url: str, frames: dict[int, np.ndarray], cadence_minutes: int = 30) -> None:
+    """An archive of one thermal channel whose frames (Y, X) in kelvin are given by slot."""
+    height, width = next(iter(frames.values())).shape
+    grid = Grid(np.arange(width) * 2000.0, -np.arange(height) * 2000.0, CRS)
     archive = Archive.create(
-        str(root / "archive.zarr"),
+        url,
         grid=grid,
         channels={"ir": "brightness_temperature"},
         origin=START,
-        cadence_minutes=30,
+        cadence_minutes=cadence_minutes,
         years=1,
     )
-    y, x = np.meshgrid(np.arange(48), np.arange(64), indexing="ij")
     stored = []
-    for slot in range(3 * 48):
-        if slot in (20, 21, 70):
-            continue
-        wave = 20 * np.sin(0.3 * x - 0.25 * slot) * np.cos(0.2 * y + 0.1 * slot)
-        values = (260 + wave + rng.normal(0, 1.5, wave.shape)).astype(np.float32)
-        values[rng.uniform(size=wave.shape) < 0.01] = np.nan
-        time = np.datetime64((START + slot * timedelta(minutes=30)).replace(tzinfo=None), "s")
+    for slot, values in frames.items():
+        time = np.datetime64((START + slot * timedelta(minutes=cadence_minutes)).replace(tzinfo=None), "s")
         stored += archive.write_frame(
             slot,
             Frame(
@@ -56,25 +48,44 @@ def tiny_store(tmp_path_factory) -> str:
             ),
         )
     archive.record(stored)
-    url = str(root / "episodes.zarr")
-    build(
-        EpisodesConfig(
-            archive=str(root / "archive.zarr"),
-            store=url,
-            input_frames=2,
-            target_frames=2,
-            tile_pixels=12,
-            margin_pixels=2,
-            span="hours",
-            support_windows=2,
-            query_windows=2,
-            train_episodes=24,
-            validation_episodes=3,
-            test_episodes=1,
-            allow_partial=True,
-            split=SplitConfig(modulus=4, train=[_range(0, 32)], validation=[_range(34, 50)], test=[_range(52, 72)]),
-        )
+
+
+def tiny_episodes(archive: str, store: str, query_windows: int = 2) -> EpisodesConfig:
+    """Of the tiny archive."""
+    return EpisodesConfig(
+        archive=archive,
+        store=store,
+        input_frames=2,
+        target_frames=2,
+        tile_pixels=12,
+        margin_pixels=2,
+        span="hours",
+        support_windows=2,
+        query_windows=query_windows,
+        train_episodes=24,
+        validation_episodes=3,
+        test_episodes=1,
+        allow_partial=True,
+        split=SplitConfig(modulus=4, train=[_range(0, 32)], validation=[_range(34, 50)], test=[_range(52, 72)]),
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tmp_path_factory) -> str:
+    """Episodes of 2 + 2 windows of 2 input and 2 target frames, 12 x 12 pixels with a margin of 2."""
+    root = tmp_path_factory.mktemp("tiny")
+    rng = np.random.default_rng(0)
+    y, x = np.meshgrid(np.arange(48), np.arange(64), indexing="ij")
+    frames = {}
+    for slot in range(3 * 48):
+        if slot in (20, 21, 70):
+            continue
+        wave = 20 * np.sin(0.3 * x - 0.25 * slot) * np.cos(0.2 * y + 0.1 * slot)
+        frames[slot] = (260 + wave + rng.normal(0, 1.5, wave.shape)).astype(np.float32)
+        frames[slot][rng.uniform(size=wave.shape) < 0.01] = np.nan
+    write_archive(str(root / "archive.zarr"), frames)
+    url = str(root / "episodes.zarr")
+    build(tiny_episodes(str(root / "archive.zarr"), url))
     return url
 
 

@@ -13,7 +13,7 @@ from core.forecast.newest import Newest
 from core.model import Model
 from core.training.train import train
 from core.verify.rows import LearnedRow, Plan
-from core.verify.scoring import forecasts_of, score_episodes
+from core.verify.scoring import adapted_forecast, score_episodes
 from tasks.tracking.model import signature
 
 EXTRA = ["location", "sun", "time"]
@@ -63,8 +63,8 @@ def test_a_forecast_sees_what_training_saw(run, chain, tmp_path):
 def test_runs_with_and_without_are_scored_side_by_side(run, chain):
     """Each row sees its own planes: the scores of a run do not depend on what stands beside it."""
     ids = EpisodeStore.open(chain.store).ids("test")[:2].tolist()
-    with_extra, without = (LearnedRow(name, (url,), steps=1, main=True) for name, url in (("a", run), ("b", chain.run)))
-    together = LearnedRow("both", (run, chain.run), shuffled=True)
+    with_extra, without = (LearnedRow(name, (url,), steps=1) for name, url in (("a", run), ("b", chain.run)))
+    together = LearnedRow("both", (run, chain.run), "shuffled")
 
     def scores(*rows: LearnedRow) -> dict[str, np.ndarray]:
         table, failed = score_episodes(chain.store, Plan(rows, np.zeros((3, 2)), True, 2, 0), ids)
@@ -77,6 +77,7 @@ def test_runs_with_and_without_are_scored_side_by_side(run, chain):
     for row in (with_extra, without):
         for name, values in scores(row).items():
             np.testing.assert_allclose(found[name], values, rtol=1e-5)
-    query, predictions = forecasts_of(chain.store, Plan((without, with_extra), np.zeros((3, 2)), True, 2, 0), ids[0])
+    plan = Plan((with_extra, without), np.zeros((3, 2)), True, 2, 0)
+    query, name, _ = adapted_forecast(chain.store, plan, ids[0])
     assert query.x.shape[1] == 3, "pictures see the frames alone"
-    assert len(predictions) == 4
+    assert name == with_extra.name

@@ -93,7 +93,9 @@ def test_mlflow_has_the_training_with_its_evaluation_inside(
     assert {item.dataset.name for item in train.inputs.dataset_inputs} == {"episodes", "archive"}
     assert train.data.params["inner.steps"] == "1"
     assert [file.path for file in client.list_artifacts(train.info.run_id, "checkpoint")]
-    assert [file.path for file in client.list_artifacts(evaluate.info.run_id, "scorecard")]
+    kept = {file.path for file in client.list_artifacts(evaluate.info.run_id)}
+    assert {"scorecard", "scorecard.json", "cuts.json", "figures", "images"} <= kept
+    assert [file.path for file in client.list_artifacts(train.info.run_id, "images")]
 
 
 def test_the_candidate_in_the_registry_adapts_and_forecasts(

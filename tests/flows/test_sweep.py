@@ -12,6 +12,7 @@ from core.errors import FewcastError
 from flows import sweep as flow
 from flows.sweep import Row, describe, folder_of, points, validation_scores
 
+RUN = "data/tiny/run"
 TINY = load(Path(__file__).with_name("tiny.toml"))
 
 
@@ -50,16 +51,19 @@ def test_the_table_is_sorted_best_first() -> None:
 
 def scorecard(crps: float) -> Any:
     """What an evaluation leaves, with rows that score better than the run and are not its forecast."""
-    others = {"optimum": 0.01, "abml, M = 2 (curve)": 0.02, "abml, M = 1, N_S = 8": 0.03, "deep ensemble of 2": 0.04}
-    values = {"abml, M = 0": 0.9, "abml, M = 1": crps, "dressed persistence": 0.05, **others}
-    table = pd.DataFrame({"learner": values.keys(), "value": values.values()})
+    rows = [
+        ("optimum", "", "", 0, 0.01), ("step_curve", RUN, "best", 2, 0.02), ("support_curve", RUN, "best", 1, 0.03),
+        ("ensemble", RUN, "best", 0, 0.04), ("baseline", "", "", 0, 0.05), ("learner", RUN, "pretrained", 4, 0.06),
+        ("learner", "another", "best", 4, 0.07), ("learner", RUN, "best", 1, crps), ("learner", RUN, "best", 0, 0.9),
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["kind", "run", "checkpoint", "inner_steps", "value"])
     return SimpleNamespace(
         table=table.assign(metric="crps", reference="", lead_time=0, channel="ir", holdout="time", split="validation")
     )
 
 
 def test_a_point_is_judged_by_its_own_adapted_forecast() -> None:
-    assert validation_scores(scorecard(0.5), ["abml, M = 0", "abml, M = 1"]) == (0.5, 0.9)
+    assert validation_scores(scorecard(0.5), RUN) == (0.5, 0.9)
 
 
 def test_a_point_that_fails_does_not_keep_the_others_from_a_score(
@@ -83,7 +87,7 @@ def test_a_point_that_fails_does_not_keep_the_others_from_a_score(
 
     monkeypatch.setattr(flow, "train", train)
     monkeypatch.setattr(flow, "evaluate", lambda config, _: scorecard({2: 0.6, 3: 0.4}[int(config.run[-5])]))
-    monkeypatch.setattr(flow, "own_rows", lambda config: ["abml, M = 0", "abml, M = 1"])
+    monkeypatch.setattr(flow, "validation_scores", lambda scorecard, _: validation_scores(scorecard, RUN))
     monkeypatch.setattr(flow, "TrackedRun", Run)
     monkeypatch.setattr(flow, "create_markdown_artifact", lambda text, key: published.append(text))
     config = TINY.model_copy(update={"root": str(tmp_path)})

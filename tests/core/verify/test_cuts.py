@@ -15,10 +15,10 @@ def windows() -> pd.DataFrame:
     for window in range(12):
         start = pd.Timestamp("2024-02-29T01:00") + pd.Timedelta(hours=7 * (window // 2))
         for channel in ("ir", "vis"):
-            for learner, scale in (("a", 1.0), ("b", 2.0), ("a, N_S = 1", 3.0)):
+            for learner, kind, scale in (("a", "learner", 1.0), ("b", "baseline", 2.0), ("c", "support_curve", 3.0)):
                 rows.append({
-                    "learner": learner, "split": "test", "holdout": "both", "episode": 0, "window": window,
-                    "tile": window % 2, "init_time": start, "lead_time": 10, "channel": channel,
+                    "learner": learner, "kind": kind, "split": "test", "holdout": "both", "episode": 0,
+                    "window": window, "tile": window % 2, "init_time": start, "lead_time": 10, "channel": channel,
                     "observed": 10.0 * (window if channel == "ir" else -window), "count": 10.0,
                     "crps": scale * float(rng.uniform(1, 2)),
                 })  # fmt: skip
@@ -47,6 +47,13 @@ def test_where_cloud_is_bright_the_thirds_turn_round(windows):
         return table[(table["value"] == value) & (table["learner"] == "a")]["crps"].item()
 
     assert of(cold, "clear") == of(bright, "cloudy") != of(cold, "cloudy")
+
+
+def test_one_window_alone_is_neither_clear_nor_cloudy(windows):
+    table = cuts_table(windows[windows["window"] == 0], "test", ("ir", False), Settings(samples=200))
+    assert set(table[table["cut"] == "cloudiness (ir)"]["value"]) == {"mixed"}
+    assert table["low"].isna().all()
+    assert "nan" not in str(list(grids(table)))
 
 
 def test_the_tables_are_in_order_and_without_points_of_curves(windows):

@@ -13,11 +13,12 @@ from core.errors import FewcastError
 from core.meta.checks import Examples
 from core.model import DataSpec, Model, build_learner
 from core.report import Silent
+from core.training.pace import trained
 from core.verify.domain import StepsSettings
 from core.verify.evaluate import curve_within, evaluate, inputs_of
 from core.verify.pictures import telling_windows
-from core.verify.rows import LearnedRow, Plan, learned_rows, own_rows, short_path
-from core.verify.scorecard import KEYS
+from core.verify.rows import LearnedRow, Plan, learned_rows, short_path
+from core.verify.scorecard import FACTS, KEYS
 from core.verify.scoring import fit_dressing, partner, score_all, score_episodes
 from core.verify.statistics import window_statistics
 
@@ -62,6 +63,21 @@ def test_evaluate_scores_every_row_on_the_same_windows(config, chain, monkeypatc
     assert crps["abml, M = 1, N_S = 0"] == pytest.approx(crps["abml, M = 0"])
     assert crps["deep ensemble of 2"] < crps["persistence"]
     assert crps["abml, M = 1, shuffled support"] != crps["abml, M = 1"]
+    facts = table.groupby("learner")[FACTS].first()
+    kinds = {"persistence": "baseline", "abml, M = 0": "learner", "deep ensemble of 2": "ensemble",
+             "abml, M = 1, shuffled support": "shuffled", "abml, M = 1, N_S = 1": "support_curve",
+             "abml, M = 2 (curve)": "step_curve"}  # fmt: skip
+    assert facts["kind"][list(kinds)].to_dict() == kinds
+    assert facts["support_windows"]["abml, M = 1, N_S = 1"] == 1
+    assert facts["support_windows"]["abml, M = 1"] == facts["support_windows"]["climatology of the support"] == 2
+    assert facts["inner_steps"]["abml, M = 2 (curve)"] == 2
+    assert facts["checkpoint"]["pooled start, fine-tuned 1"] == "pretrained"
+    assert facts["run"][["STEPS", "abml, M = 1"]].tolist() == ["", chain.run]
+    seconds = facts["training_seconds"]
+    assert seconds["abml, M = 1"] == pytest.approx(trained(Model.load(chain.run).seconds))
+    assert seconds["abml, M = 1"] > seconds["pooled start"] > seconds["STEPS"] == 0
+    assert seconds["deep ensemble of 2"] == pytest.approx(2 * seconds["abml, M = 1"])
+    assert re.search(r": abml, [\d,]+ weights, \d steps in \d+ s of training \(steps", scorecard.markdown)
     page = Path(config.scorecard, "scorecard.html").read_text()
     assert page.count("data:image/png;base64,") == 10
     assert "nan" not in re.sub('base64,[^"]*', "", page)
@@ -73,10 +89,6 @@ def test_a_second_call_skips_and_other_inputs_do_not(config):
     assert (first.skipped, again.skipped) == (False, True)
     pd.testing.assert_frame_equal(first.table, again.table)
     assert not evaluate(config.model_copy(update={"members": 5})).skipped
-
-
-def test_a_run_s_own_rows_are_its_forecasts_without_and_with_adaptation(config):
-    assert own_rows(config) == ["abml, M = 0", "abml, M = 1"]
 
 
 def test_a_run_beside_and_a_run_in_the_ensemble_are_other_inputs(config, tmp_path):
@@ -92,6 +104,8 @@ def test_rows_of_runs_of_one_learner_are_told_apart_by_as_much_of_their_paths_as
     assert [row.name for row in learned_rows(both)] == [
         "abml (a/run), M = 0", "abml (a/run), M = 1", "abml (b/run), M = 0", "abml (b/run), M = 1",
     ]  # fmt: skip
+    called = {others[0]: "models:/sky@champion", others[1]: "models:/sky/3"}
+    assert [row.name for row in learned_rows(both, called)][::2] == ["abml (sky@champion), M = 0", "abml (3), M = 0"]
     assert short_path("runs/E1", ["runs/E1", "runs/E2"]) == "E1"
     with pytest.raises(FewcastError, match="one name"):
         learned_rows(both.model_copy(update={"more_runs": [f"{others[0]}/."]}))
@@ -141,7 +155,7 @@ def test_one_window_alone_is_scored_and_drawn():
 
 def test_a_row_that_diverges_is_left_out_and_named(config):
     store = EpisodeStore.open(config.episodes)
-    wild = LearnedRow("wild", (config.run,), steps=40, rate=1e6, which="pretrained")
+    wild = LearnedRow("wild", (config.run,), "ensemble", which="pretrained", steps=40, rate=1e6)
     plan = Plan((wild,), fit_dressing(store, 0), False, 2, 0)
     windows, failed = score_all(config, store, store.ids("test").tolist()[:2], plan, Silent())
     assert set(failed) == {"wild"}
@@ -152,15 +166,15 @@ def test_a_row_that_diverges_is_left_out_and_named(config):
 def test_a_row_left_out_says_its_own_reason(config):
     """Two runs of which one has several components and one a single one cannot be pooled, which is no divergence."""
     store = EpisodeStore.open(config.episodes)
-    mixed = LearnedRow("mixed", (config.run, config.run), steps=0)
-    single = LearnedRow("none there", (config.run,), windows=0, shuffled=True)
+    mixed = LearnedRow("mixed", (config.run, config.run), "ensemble")
+    single = LearnedRow("none there", (config.run,), "shuffled", windows=0)
     plan = Plan((mixed, single), fit_dressing(store, 0), False, 3, 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("core.verify.rows.pooled_mixture", _refuse)
         windows, failed = score_all(config, store, store.ids("test").tolist()[:1], plan, Silent())
     assert list(failed) == ["mixed"]
     assert failed["mixed"].endswith("unequal numbers of components")
-    assert "none there" in set(windows["learner"])
+    assert single.name in set(windows["learner"])
 
 
 def _refuse(*_):

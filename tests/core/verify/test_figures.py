@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgb
 
 from core.verify.baselines import CLIMATOLOGY, PERSISTENCE
 from core.verify.colours import image_style, line_styles
-from core.verify.diagnostics import reliability_figure, texture_figure
+from core.verify.diagnostics import curve_figure, reliability_figure, texture_figure
 from core.verify.events import RELIABILITY_BINS
 from core.verify.plots import score_by_lead
 
@@ -61,6 +61,23 @@ def test_a_climatology_far_above_all_is_named_and_left_off():
     assert figure.legends[0].get_title().get_text() == f"not shown: {CLIMATOLOGY}, 0.53 to 0.56"
     near = _table([PERSISTENCE, CLIMATOLOGY]).assign(value=0.2)
     assert CLIMATOLOGY in score_by_lead(near, "test", line_styles(NAMES)).axes[0].get_legend_handles_labels()[1]
+
+
+def test_a_curve_is_drawn_by_what_its_rows_are_and_not_by_their_names():
+    points = [("support_curve", 8, 6, 0.2), ("support_curve", 0, 0, 0.3), ("step_curve", 16, 3, 0.1),
+              ("learner", 16, 6, 0.15), ("optimum", 0, 0, 0.05)]  # fmt: skip
+    table = pd.DataFrame(
+        [{"kind": kind, "support_windows": windows, "inner_steps": steps, "value": value, "low": value, "high": value,
+          "learner": f"row {i}", "metric": "crps", "reference": "", "split": "test", "holdout": "both",
+          "channel": "ir", "lead_time": 0} for i, (kind, windows, steps, value) in enumerate(points)]
+    )  # fmt: skip
+    figure = curve_figure(table, "test")
+    assert figure is not None
+    (few, few_best), (steps, steps_best) = (axis.lines for axis in figure.axes)
+    assert few.get_xydata().tolist() == [[0, 0.3], [8, 0.2]]
+    assert steps.get_xydata().tolist() == [[3, 0.1]]
+    assert {line.get_ydata()[0] for line in (few_best, steps_best)} == {0.05}
+    assert curve_figure(table[table["kind"] == "learner"], "test") is None
 
 
 @pytest.mark.parametrize("kind", ["brightness_temperature", "reflectance", "display_count"])

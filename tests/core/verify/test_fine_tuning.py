@@ -70,6 +70,25 @@ def test_the_best_of_all_choices_is_taken_and_one_that_diverges_is_not(config, s
     assert ("at the edge" in note) == (best[0] == 1e-2 or best[1] == 3)
 
 
+def test_its_control_and_its_curves_are_tuned_as_it_is_and_called_by_what_they_do(config, store, row):
+    points = [
+        replace(row, kind="shuffled"), replace(row, kind="support_curve", windows=row.steps),
+        replace(row, kind="step_curve", steps=2), replace(row, kind="step_curve", steps=0),
+    ]  # fmt: skip
+    [tuned, shuffled, few, two, none], [note] = choose_fine_tuning(config, store, [row, *points], Silent())
+    assert shuffled == replace(tuned, kind="shuffled")
+    assert few == replace(tuned, kind="support_curve", windows=row.steps)
+    assert two == replace(tuned, kind="step_curve", steps=2)
+    assert none == points[-1]
+    assert [made.name for made in (shuffled, few, two, none)] == [
+        f"pooled start, fine-tuned {tuned.steps}, shuffled support",
+        f"pooled start, fine-tuned {tuned.steps}, N_S = {row.steps}",
+        "pooled start, fine-tuned 2 (curve)",
+        "pooled start (curve)",
+    ]
+    assert note.startswith(f"{tuned.name}: step size")
+
+
 def test_its_forecasts_are_calibrated_as_they_are_and_not_as_those_of_the_pooled_start(config, store, row):
     wide = replace(row, rate=0.1, steps=3)
     ids = store.ids("validation").tolist()[:4]

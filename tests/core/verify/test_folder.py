@@ -42,7 +42,14 @@ def _table():
         ("crps_skill", lead, 0.1, 0.05, 0.2) for lead in (0, 30)
     ]
     return pd.DataFrame(rows, columns=["metric", "lead_time", "value", "low", "high"]).assign(
-        learner="a", reference=["", "", "b", "b"], split="test", holdout="both", channel="ir", windows=3, blocks=2
+        learner="a",
+        kind="learner",
+        reference=["", "", "b", "b"],
+        split="test",
+        holdout="both",
+        channel="ir",
+        windows=3,
+        blocks=2,
     )
 
 

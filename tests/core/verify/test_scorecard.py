@@ -14,12 +14,16 @@ from core.verify.optimum import OPTIMUM
 from core.verify.page import scorecard_markdown, scorecard_page
 from core.verify.plots import calibration
 from core.verify.rows import LearnedRow
-from core.verify.scorecard import Settings, scorecard_table
+from core.verify.scorecard import FACTS, Settings, scorecard_table
 from core.verify.statistics import PIT_COLUMNS
 from core.verify.verdicts import heading, other_pairs, verdicts
 
 SETTINGS = Settings(samples=400, hours=6.0, seed=1)
 
+FACTS_OF = {
+    STEPS: dict(zip(FACTS, ("baseline", "", "", 0, 0, 0, 0, 0.0), strict=True)),
+    "learner": dict(zip(FACTS, ("learner", "run", "best", 8, 2, 1234, 700, 61.7), strict=True)),
+}
 NO_CUTS = pd.DataFrame(columns=COLUMNS)
 
 
@@ -42,7 +46,7 @@ def _windows(days=6, tiles=3, channels=("ir",), better=0.1, spread=0.05):
                             "lead_time": lead, "channel": channel, "count": 80.0,
                             "error": 0.0, "absolute_error": count, "squared_error": count, "variance": count,
                             "crps": 80 * crps * (1 - gain), "inside_50%": 40.0, "inside_90%": 72.0, "inside_95%": 76.0,
-                            **dict.fromkeys(PIT_COLUMNS, 4.0),
+                            **dict.fromkeys(PIT_COLUMNS, 4.0), **FACTS_OF[learner],
                         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -163,7 +167,7 @@ def test_the_verdict_is_against_the_best_baseline_and_other_pairs_are_a_table():
     windows = _windows(better=0.1)
     flow = windows[windows["learner"] == STEPS].assign(learner=OPTICAL_FLOW, crps=lambda own: 0.95 * own["crps"])
     windows = pd.concat([windows, flow])
-    pairs = comparisons([LearnedRow("learner", (), main=True)], windows)
+    pairs = comparisons([LearnedRow("learner", (), "ensemble")], windows)
     assert pairs == [("learner", OPTICAL_FLOW), ("learner", STEPS)]
     table = scorecard_table(windows, SETTINGS, pairs)
     [line] = verdicts(table)
@@ -206,6 +210,23 @@ def test_markdown_has_every_learner_and_lead_time():
     ):
         assert word in text
     assert "nan" not in text
+
+
+def test_what_the_learned_rows_cost_to_train_is_in_the_table_and_told():
+    windows = _windows()
+    twice = windows[windows["learner"] == "learner"].assign(learner="twice", training_seconds=123.4)
+    older = windows[windows["learner"] == "learner"].assign(learner="older", training_seconds=0.0)
+    table = scorecard_table(pd.concat([windows, twice, older]), SETTINGS, [("learner", STEPS)])
+    assert set(table[table["learner"] == "twice"]["training_seconds"]) == {123.4}
+    header, rows = tables.training(table)
+    assert header == ["trained", "weights", "steps", "seconds", "time / the first's"]
+    assert rows == [
+        ["learner", "1,234", "700", "62", "1.00"],
+        ["twice", "1,234", "700", "123", "2.00"],
+        ["older", "1,234", "700", "not recorded", "-"],
+    ]
+    for text in (scorecard_markdown(table, NO_CUTS, []), scorecard_page(table, NO_CUTS, [], {})):
+        assert "not recorded" in text
 
 
 def test_calibration_by_lead_time_is_readable_with_its_intervals():

@@ -69,7 +69,8 @@ def test_a_run_and_its_child_are_complete(tmp_path: Path, tracking: TrackingConf
     history = client.get_metric_history(stored.info.run_id, "loss")
     assert [(m.step, m.value) for m in history] == [(step, 1.0 / (step + 1)) for step in range(2000)]
     assert "noise_lead 30 min_" in stored.data.metrics
-    assert [f.path for f in client.list_artifacts(stored.info.run_id, "figures")] == ["figures/loss-0000003.png"]
+    images = [f.path.split("+timestamp")[0] for f in client.list_artifacts(stored.info.run_id, "images")]
+    assert images == ["images/loss+step+3"] * 2  # whole, and small for the page
     assert [f.path for f in client.list_artifacts(stored.info.run_id, "checkpoint")] == ["checkpoint/prior"]
     assert get(client, child).data.tags["mlflow.parentRunId"] == stored.info.run_id
 
