@@ -93,9 +93,9 @@ class TrackedRun(Silent):
         figure.savefig(path, dpi=110, bbox_inches="tight")
         self.artifact(path, "figures")
 
-    def artifact(self, path: Path, under: str = "") -> None:
-        """Keep a file or a folder with the run, once."""
-        self._journal.artifact(path, under)
+    def artifact(self, path: Path, under: str = "", *, digest: str = "") -> None:
+        """Keep a file or a folder with the run, once; or once for each `digest`, where its content may change."""
+        self._journal.artifact(path, under, digest)
 
     def tag(self, tags: Mapping[str, str]) -> None:
         self._journal.append("tags", tags=dict(tags))
