@@ -92,7 +92,13 @@ def follow(config: PipelineConfig) -> int:
     from core.training.train import train
     from tasks.stopping import run_until_stopped
 
-    run_until_stopped(lambda stop: train(config.train, stop=stop))
+    here = config.train
+    if here.fork:
+        # Here and not above: prefect takes seconds to import, and this rank does without.
+        from tasks.train import located
+
+        here = located(here, config.tracking)
+    run_until_stopped(lambda stop: train(here, stop=stop))
     return 0
 
 
@@ -100,10 +106,11 @@ def probe(config: PipelineConfig) -> int:
     """Print a suggested learning rate and KL weight."""
     from core.training.probe import probe as probe_training
     from tasks.reporting import Terminal
+    from tasks.train import located
 
     terminal = Terminal("probe", Console(stderr=True))
     try:
-        for line in probe_training(config.train, report=terminal).lines():
+        for line in probe_training(located(config.train, config.tracking, terminal), report=terminal).lines():
             print(line)
     finally:
         terminal.close()

@@ -5,6 +5,7 @@ so Prefect's caching stays off: its keys see a task's own lines and would return
 Only steps that talk to a network are retried, and only on errors that pass.
 """
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,8 @@ def worth_another_try(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> 
 
 
 def worth_resuming(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
-    """True unless only the user can mend it."""
-    return not isinstance(state.data, FewcastError)
+    """True unless only the user can mend it; a rank of torchrun cannot begin again without the others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) == 1 and not isinstance(state.data, FewcastError)
 
 
 # The tag of what fills a GPU for long: the server lets one task that bears it run at a time. A nowcast bears none: it

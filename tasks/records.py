@@ -1,4 +1,4 @@
-"""What a training run tells MLflow beyond its metrics: the data it saw, its checkpoint, and the model with its card."""
+"""What a training run tells MLflow beyond its metrics: its data, its checkpoints, and the model with its card."""
 
 import hashlib
 import json
@@ -12,7 +12,10 @@ from core.meta import checkpoint
 from core.model import Model
 from core.training.run import episodes_of
 from core.training.train import TrainSummary
-from tasks.tracking import TrackedRun, read_delivered
+from tasks.tracking import BEST, TrackedRun, read_delivered
+
+CHECKPOINTS = "checkpoints"
+"""Where they lie among the artifacts of a run in MLflow, each in a folder named by its step."""
 
 
 def tracking_folder(run: str) -> Path:
@@ -39,14 +42,25 @@ def tell_data(tracked: TrackedRun, config: TrainConfig) -> None:
     )
 
 
-def tell_checkpoint(tracked: TrackedRun, config: TrainConfig) -> None:
-    """The best checkpoint so far, however training ended; and of a fork, from which one it started."""
+def tell_checkpoints(tracked: TrackedRun, config: TrainConfig, *, ended: bool) -> None:
+    """The best checkpoint so far, all that are kept where training has `ended`; and of a fork, where it started.
+
+    The best is the one that the tag `BEST` names.
+    """
+    run = Path(config.run)
     with suppress(FewcastError):  # where no checkpoint is good, training itself has said so
-        found = checkpoint.load_latest(Path(config.run))
-        if found and (origin := found.meta["progress"].get("forked_from")):
+        found = checkpoint.load_latest(run)
+        if found is None:
+            return
+        if origin := found.meta["progress"].get("forked_from"):
             tracked.tag({"fewcast.forked_from_checkpoint": origin})
-        if found and found.meta["best_step"] is not None:
-            tracked.artifact(found.path.with_name(f"step_{found.meta['best_step']:08d}"), "checkpoint")
+        best = found.meta["best_step"]
+        for step in checkpoint.steps(run) if ended else [best] if best is not None else []:
+            with suppress(FewcastError):  # one that is damaged is passed over, as by training
+                kept = checkpoint.load(run, step)
+                tracked.artifact(kept.path, CHECKPOINTS, digest=kept.digest)
+                if step == best:
+                    tracked.tag({BEST: f"{CHECKPOINTS}/{kept.path.name}"})
 
 
 def tell_result(tracked: TrackedRun, config: TrainConfig, summary: TrainSummary) -> None:

@@ -1,11 +1,13 @@
 """A clean stop for long work: on SIGTERM, on a cancel from the UI and on Ctrl-C."""
 
 import contextvars
+import logging
 import threading
 from collections.abc import Callable
 from typing import TypeVar
 
 Result = TypeVar("Result")
+_LOGGER = logging.getLogger(__name__)
 
 
 def run_until_stopped(work: Callable[[Callable[[], bool]], Result]) -> Result:
@@ -34,6 +36,8 @@ def run_until_stopped(work: Callable[[Callable[[], bool]], Result]) -> Result:
     except BaseException:
         stop.set()
         done.wait()
+        for error in errors:  # the signal hides it, and may have come because of it: torchrun ends all ranks after one
+            _LOGGER.warning("%s", error)
         raise
     if errors:
         raise errors[0]

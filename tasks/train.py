@@ -7,16 +7,18 @@ from pathlib import Path
 from prefect import task
 
 from core.config import TrackingConfig, TrainConfig
+from core.meta import checkpoint
+from core.report import Report
 from core.training.renewal import renewed
 from core.training.train import TrainSummary
 from core.training.train import train as train_learner
 from tasks.curve import Curve
 from tasks.policies import GPU, NETWORK, SEGMENT
-from tasks.records import origin, tell_checkpoint, tell_data, tell_result, tracking_folder
+from tasks.records import origin, tell_checkpoints, tell_data, tell_result, tracking_folder
 from tasks.reporting import Reporting
 from tasks.stopping import run_until_stopped
 from tasks.summary import publish
-from tasks.tracking import TrackedRun, run_page
+from tasks.tracking import TrackedRun, is_in_mlflow, local_run, run_page
 
 
 @task(name="renew", **NETWORK)
@@ -39,12 +41,15 @@ def train(config: TrainConfig, tracking: TrackingConfig, segment_steps: int = 0)
         Reporting("train", tracked, Curve(tracked.history())) as report,
     ):
         tell_data(tracked, config)
+        ended = True
         try:
+            here = located(config, tracking, report)
             summary = run_until_stopped(
-                lambda stop: train_learner(config, report=report, stop=stop, segment=segment_steps)
+                lambda stop: train_learner(here, report=report, stop=stop, segment=segment_steps)
             )
+            ended = summary.finished
         finally:
-            tell_checkpoint(tracked, config)
+            tell_checkpoints(tracked, config, ended=ended)
         tell_result(tracked, config, summary)
         report.message(describe(summary))
         around = time.monotonic() - begun - sum(summary.seconds.values())
@@ -53,6 +58,15 @@ def train(config: TrainConfig, tracking: TrackingConfig, segment_steps: int = 0)
             tracked.goes_on()
     publish("train", summary, mlflow=run_page(folder))
     return summary
+
+
+def located(config: TrainConfig, tracking: TrackingConfig, report: Report | None = None) -> TrainConfig:
+    """The config with what it forks from on this machine; a run that has begun keeps to what it began from."""
+    if not is_in_mlflow(config.fork):
+        return config
+    begun = checkpoint.load_latest(Path(config.run))
+    fork = begun.meta["config"]["fork"] if begun else local_run(config.fork, tracking, report)
+    return config.model_copy(update={"fork": fork})
 
 
 def describe(summary: TrainSummary) -> str:

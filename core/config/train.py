@@ -93,7 +93,11 @@ class TrainConfig(Stage):
     )
     inner: InnerConfig = InnerConfig()
     outer: OuterConfig = OuterConfig()
-    fork: str = Field("", description="Directory of a run whose best checkpoint this one starts from; empty: afresh.")
+    fork: str = Field(
+        "",
+        description="What this run starts from: another's directory (its best checkpoint), one checkpoint's, or a "
+        "model or run in MLflow (models:/NAME@ALIAS, runs:/ID, runs:/ID/checkpoints/step_...); empty: afresh.",
+    )
     pretrain_steps: int = Field(
         0, ge=0, description="Pooled steps before the meta-steps: they make the first mean of the prior (MOPED)."
     )

@@ -12,8 +12,9 @@ from core.episodes.loader import EpisodeBatch, Loader
 from core.errors import FewcastError
 from core.meta.checks import DivergedError
 from core.meta.learner import Learner
-from core.meta.parallel import Ranks, Workers
+from core.meta.parallel import Ranks
 from core.meta.state import LearnerState
+from core.meta.workers import Workers
 from core.model import build_learner
 from core.report import Report, Silent
 from core.training.run import Run, device_of

@@ -1,5 +1,6 @@
 """A training run's state: where it starts from (afresh, resumed or forked) and what it leaves in its directory."""
 
+import hashlib
 import os
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -80,6 +81,13 @@ class Run:
     def judged(self) -> LearnerState:
         """The state that is validated and used: the average where there is one."""
         return replace(self.state, theta=self.average) if self.average else self.state
+
+    def fingerprint(self) -> str:
+        """A digest of where this run stands, and on which episodes."""
+        digest = hashlib.sha256(f"{self.store.digest} {self.progress.phase} {self.progress.step}".encode())
+        for tensor in self.state.tensors().values():
+            digest.update(tensor.detach().cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     def advance(self, state: LearnerState) -> None:
         """Take the state after one more step into the run."""

@@ -10,8 +10,8 @@ from core.episodes.loader import Windows
 from core.episodes.store import EpisodeStore
 from core.meta.checks import Examples
 from core.meta.learner import Learner
-from core.meta.parallel import Workers
 from core.meta.state import LearnerState
+from core.meta.workers import Workers
 from core.training.validation import Validation
 from core.verify.baselines import last_frame
 from core.verify.mixture import Mixture

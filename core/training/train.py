@@ -19,8 +19,9 @@ from core.episodes.loader import EpisodeBatch, Loader
 from core.errors import FewcastError
 from core.meta import checkpoint
 from core.meta.checks import Examples
-from core.meta.parallel import RankLostError, Ranks, Workers, join, share
+from core.meta.parallel import RankLostError, Ranks, joined, share
 from core.meta.state import LearnerState
+from core.meta.workers import Workers
 from core.report import Report, Silent
 from core.training.guards import GradientGuard, check_loss, check_prior, gradient_norm
 from core.training.metrics import step_metrics, validation_metrics
@@ -66,14 +67,10 @@ def train(
     if config.threads:
         torch.set_num_threads(config.threads)
     device = device_of(config.device)
-    ranks = join(device)
-    try:
-        with checkpoint.owned(Path(config.run)) if ranks.leads else nullcontext():
-            loop = _Loop(config, (report if ranks.leads else None) or Silent(), ranks, device, clock)
-            with closing(loop):
-                return loop.go(stop, segment)
-    finally:
-        ranks.leave()
+    with joined(device) as ranks, checkpoint.owned(Path(config.run)) if ranks.leads else nullcontext():
+        loop = _Loop(config, (report if ranks.leads else None) or Silent(), ranks, device, clock)
+        with closing(loop):
+            return loop.go(stop, segment)
 
 
 def _batch_size(config: TrainConfig, phase: str) -> int:
@@ -92,6 +89,7 @@ class _Loop:
         for phase in _PHASES if config.pretrain_steps else ("meta",):  # now, and not after hours of pooled steps
             share(_batch_size(config, phase), ranks)
         self.run = Run(config, report, device)
+        ranks.require_same_start(self.run.fingerprint())
         self.before = dict(self.run.progress.seconds)
         self.pace = Pace(clock, self.run.progress.seconds, begun)
         self.validation = validation_of(self.run, ranks)
@@ -151,12 +149,12 @@ class _Loop:
             self.guard = GradientGuard()
         step = run.progress.step
         gradient, metrics, size = self._differentiate(run.progress.phase, run.state, batch, step)
-        mine = graft("gradient", gradient) | graft("metric", {n: v.double() for n, v in metrics.items()})
-        mine["flags"] = torch.tensor([stop, over_budget], dtype=torch.float64, device=self.device)
+        mine = graft("metric", {name: value.double() for name, value in metrics.items()})
+        mine["flags"] = torch.tensor([stop, over_budget], dtype=torch.float64)
         summed = self.ranks.sum(mine)
-        gradient = {name: leaf / size for name, leaf in branch(summed, "gradient").items()}
         means = {name: float(value) / size for name, value in branch(summed, "metric").items()}
         check_loss(means["loss"], step)
+        gradient = {name: leaf / size for name, leaf in self.ranks.sum_gradient(gradient).items()}
         means["gradient_norm"] = gradient_norm(gradient)
         means["learning_rate"] = learning_rate(run.plan, step)
         state = run.learner.apply(run.state, gradient, learning_rate=means["learning_rate"])
@@ -185,7 +183,7 @@ class _Loop:
         """How much of the steps the budget has room for, by one trial step of either phase, the same on all ranks."""
         seconds = {}
         for phase in _PHASES:
-            seconds[phase] = torch.zeros((), dtype=torch.float64, device=self.device)
+            seconds[phase] = torch.zeros((), dtype=torch.float64)
             if phase in self.run.learners:
                 batch, state = self._loader(phase).batch(0), self._first_exact_state(phase)
                 for _ in range(2):  # the first is slower
@@ -209,7 +207,7 @@ class _Loop:
         """
         support, query = (Examples(w.x[0], w.y[0], w.mask[0]) for w in (batch.support, batch.query))
         mode = self.run.learners["meta"].mode(self._first_exact_state("meta"), support, query)
-        needs = torch.tensor(float(mode == "checkpointed"), dtype=torch.float64, device=self.device)
+        needs = torch.tensor(float(mode == "checkpointed"))
         mode = "checkpointed" if self.ranks.sum({"checkpointed": needs})["checkpointed"] > 0 else mode
         self.run.progress.gradient = mode
         self._take_gradient(mode)
@@ -254,8 +252,8 @@ class _Loop:
             return
         try:
             with checkpoint.owned(self.run.path, wait_seconds=5):
-                if self.run.progress.step not in checkpoint.steps(self.run.path):
-                    self.run.save()
+                if self.run.progress.step > max(checkpoint.steps(self.run.path), default=-1):
+                    self.run.save()  # and not over that of a rank that came a step further before it noticed
         except FewcastError:
             pass  # the leader lives and holds it
 

@@ -17,8 +17,9 @@ from core.errors import FewcastError
 from core.meta import checkpoint
 from core.meta.checks import DivergedError, Examples
 from core.meta.learner import Learner
-from core.meta.parallel import Ranks, Workers
+from core.meta.parallel import Ranks
 from core.meta.state import LearnerState
+from core.meta.workers import Workers
 from core.model import Model
 from core.training.run import Run
 from core.verify.mixture import Mixture
@@ -157,8 +158,8 @@ class Validation:
         return {f"std_factor_{m}min": float(v) for m, v in zip(self.leads, of_leads, strict=True)}
 
     def _over_ranks(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        total = self.ranks.sum({name: torch.from_numpy(value).to(self.device) for name, value in sums.items()})
-        return {name: value.cpu().numpy() for name, value in total.items()}
+        total = self.ranks.sum({name: torch.from_numpy(value) for name, value in sums.items()})
+        return {name: value.numpy() for name, value in total.items()}
 
     def _summary(self, sums: _Sums) -> dict[str, float]:
         """One forecast's metrics over all leads, and two of them at each."""

@@ -1,6 +1,7 @@
 """From a journal to an MLflow server: each record in MLflow's own terms, each batch once."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,8 @@ def _tell(client: MlflowClient, run_id: str, record: dict[str, Any], tracking: T
         dataset = Dataset(record["name"], record["digest"][:36], "fewcast", record["source"], None, record["profile"])
         client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
     elif kind == "artifact" and (path := Path(record["path"])).is_dir():
-        client.log_artifacts(run_id, str(path), f"{record['under']}/{path.name}".lstrip("/"))
+        with suppress(FileNotFoundError):  # a checkpoint that the run has just put away for a newer one
+            client.log_artifacts(run_id, str(path), f"{record['under']}/{path.name}".lstrip("/"))
     elif kind == "artifact" and path.exists():
         client.log_artifact(run_id, str(path), record["under"] or None)
     elif kind == "image" and Path(record["path"]).exists():

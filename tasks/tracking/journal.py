@@ -140,9 +140,9 @@ class Journal:
         """Append metrics that go by the time and not by the step of training."""
         self.metrics(values, max((self._last_steps.get(key, -1) for key in values), default=-1) + 1)
 
-    def artifact(self, path: Path, under: str) -> None:
-        """Append a file or a folder, once: what bears a step's name never changes."""
-        self.once("artifact", path=str(path.resolve()), under=under)
+    def artifact(self, path: Path, under: str, digest: str) -> None:
+        """Append a file or a folder, once; one whose content may change under its name says its digest."""
+        self.once("artifact", path=str(path.resolve()), under=under, **({"digest": digest} if digest else {}))
 
     def once(self, kind: str, **fields: Any) -> None:
         """Append, unless the same has been appended."""

@@ -1,4 +1,4 @@
-"""Models by name, as files on this machine."""
+"""Models by name, and the checkpoints of runs, as files on this machine."""
 
 import os
 import shutil
@@ -16,21 +16,32 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-_MODELS = "models:/"
+_MODELS, _RUNS = "models:/", "runs:/"
 KEPT = Path("data/models")
-# What the registry answers where there is no such name, alias or version; everything else is no answer.
+BEST = "fewcast.best_checkpoint"
+"""Tag of a training run in MLflow: which of its artifacts is its best checkpoint."""
+_AWAY = "see that the MLflow server runs, then run again"
+# What MLflow answers where there is no such name, alias, version or run; everything else is no answer.
 _NONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+
+
+def is_in_mlflow(run: str) -> bool:
+    """Whether that is a name in MLflow, and not a place on this machine."""
+    return run.startswith((_MODELS, _RUNS))
 
 
 def local_run(run: str, tracking: TrackingConfig, report: Report | None = None) -> str:
     """`run` itself; or, for `models:/NAME@ALIAS` or `models:/NAME/VERSION`, the model's checkpoint on this machine.
 
-    A version never changes: from a server it is fetched once, and kept in `data/models`. While the server is away, the
-    version that the name last stood for serves on, and the report says so: forecasts do not wait for a registry.
+    `runs:/ID` is the best checkpoint of a run, and `runs:/ID/checkpoints/step_...` one of those that MLflow has.
+    Neither changes: from a server it is fetched once, and kept in `data/models`. While the server is away, the version
+    that a model's name last stood for serves on, and the report says so: forecasts do not wait for a registry.
     Raises `FewcastError` where there is no such model, `AwayError` where nothing answers and nothing was kept.
     """
-    if not run.startswith(_MODELS):
+    if not is_in_mlflow(run):
         return run
+    if run.startswith(_RUNS):
+        return _of_a_run(run, tracking_uri(tracking))
     # Here and not above: mlflow takes seconds to import.
     from mlflow.exceptions import MlflowException
 
@@ -50,9 +61,7 @@ def local_run(run: str, tracking: TrackingConfig, report: Report | None = None) 
         if isinstance(error, MlflowException) and error.error_code in _NONE:
             raise _no_model(run, found) from error
         if not last.exists():
-            raise AwayError(
-                f"{own} does not say what {run} is", found=found, mend="see that the MLflow server runs, then run again"
-            ) from error
+            raise AwayError(f"{own} does not say what {run} is", found=found, mend=_AWAY) from error
         (report or Silent()).message(f"{own} does not answer: {run} is taken to be what it last was")
         return str(last.resolve())
     point(last, place.resolve())
@@ -60,8 +69,10 @@ def local_run(run: str, tracking: TrackingConfig, report: Report | None = None) 
 
 
 def training_run(run: str, tracking: TrackingConfig) -> str:
-    """The id of the MLflow run that a registered model came out of; empty for a folder, or where nothing answers."""
-    if not run.startswith(_MODELS):
+    """The id of the MLflow run that a model or checkpoint came out of; empty for a folder, or without an answer."""
+    if run.startswith(_RUNS):
+        return run.removeprefix(_RUNS).partition("/")[0]
+    if not is_in_mlflow(run):
         return ""
     from mlflow.exceptions import MlflowException
 
@@ -78,6 +89,36 @@ def _version(client: "MlflowClient", name: str) -> "ModelVersion":
     if "@" in name:
         return client.get_model_version_by_alias(*name.split("@", 1))
     return client.get_model_version(*name.rsplit("/", 1))
+
+
+def _of_a_run(run: str, server: str) -> str:
+    # Here and not above: mlflow takes seconds to import.
+    from mlflow.exceptions import MlflowException
+
+    from tasks.tracking.server import open_client
+
+    run_id, _, path = run.removeprefix(_RUNS).partition("/")
+    try:
+        client = open_client(server)
+        told = client.get_run(run_id)
+        path = path or told.data.tags.get(BEST, "")
+        if not path or path not in {item.path for item in client.list_artifacts(run_id, str(Path(path).parent))}:
+            raise _no_checkpoint(run, f"{path or 'no best one'} in {server}")
+        uri = f"{told.info.artifact_uri}/{path}"
+        return str(_kept(uri, server, run_id)) if server.startswith("http") else _downloaded(uri, server)
+    except (MlflowException, OSError) as error:
+        found = str(error).splitlines()[0]
+        if isinstance(error, MlflowException) and error.error_code in _NONE:
+            raise _no_checkpoint(run, found) from error
+        raise AwayError(f"{server} does not say what {run} is", found=found, mend=_AWAY) from error
+
+
+def _no_checkpoint(run: str, found: str) -> FewcastError:
+    return FewcastError(
+        f"there is no checkpoint {run}",
+        found=found,
+        mend="name a run by its id, or one of its checkpoints as runs:/ID/checkpoints/step_..., as its page shows it",
+    )
 
 
 def _no_model(run: str, found: str) -> FewcastError:

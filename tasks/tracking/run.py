@@ -108,9 +108,9 @@ class TrackedRun(Silent):
         """Show a Parquet file as a table of the run; `name` ends in .json, which is what the page can show."""
         self._journal.once("table", path=str(path.resolve()), name=name)
 
-    def artifact(self, path: Path, under: str = "") -> None:
-        """Keep a file or a folder with the run, once."""
-        self._journal.artifact(path, under)
+    def artifact(self, path: Path, under: str = "", *, digest: str = "") -> None:
+        """Keep a file or a folder with the run, once; or once for each `digest`, where its content may change."""
+        self._journal.artifact(path, under, digest)
 
     def tag(self, tags: Mapping[str, str]) -> None:
         self._journal.append("tags", tags=dict(tags))

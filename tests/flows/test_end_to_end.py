@@ -20,10 +20,11 @@ from core.config import TrackingConfig
 from core.episodes import EpisodeStore
 from core.episodes.loader import Loader
 from core.errors import FewcastError
+from core.meta import checkpoint
 from core.meta.checks import Examples
 from core.model import Model
 from flows import cli
-from tasks.tracking import compare, read_delivered
+from tasks.tracking import BEST, compare, read_delivered
 from tasks.tracking.server import open_client
 
 # Real processes: minutes on a machine that is busy with other things.
@@ -92,10 +93,13 @@ def test_mlflow_has_the_training_with_its_evaluation_inside(
     assert any(name.startswith("crps/test_both/abml") for name in evaluate.data.metrics)
     assert {item.dataset.name for item in train.inputs.dataset_inputs} == {"episodes", "archive"}
     assert train.data.params["inner.steps"] == "1"
-    assert [file.path for file in client.list_artifacts(train.info.run_id, "checkpoint")]
-    kept = {file.path for file in client.list_artifacts(evaluate.info.run_id)}
-    assert {"scorecard", "scorecard.json", "cuts.json", "figures", "images"} <= kept
+    kept = checkpoint.steps(folder / "data/tiny/run")
+    stored = {file.path for file in client.list_artifacts(train.info.run_id, "checkpoints")}
+    assert stored == {f"checkpoints/step_{step:08d}" for step in kept}
+    assert train.data.tags[BEST] in stored
     assert [file.path for file in client.list_artifacts(train.info.run_id, "images")]
+    found = {file.path for file in client.list_artifacts(evaluate.info.run_id)}
+    assert {"scorecard", "scorecard.json", "cuts.json", "figures", "images"} <= found
 
 
 def test_the_candidate_in_the_registry_adapts_and_forecasts(

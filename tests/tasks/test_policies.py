@@ -1,5 +1,6 @@
 """What is retried, in a real task."""
 
+import pytest
 from prefect import task
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Failed
@@ -28,7 +29,7 @@ def test_what_fills_a_gpu_for_long_bears_its_tag_and_a_nowcast_does_not() -> Non
     assert not forecast.forecast.tags | ingest.ingest.tags
 
 
-def test_a_segment_is_tried_again_unless_only_the_user_can_mend_it() -> None:
+def test_a_segment_is_tried_again_unless_only_the_user_can_mend_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def judge(error: Exception) -> bool:
         state: State = Failed(data=error)
         return SEGMENT["retry_condition_fn"](task(lambda: None), TaskRun.model_construct(), state)
@@ -36,6 +37,8 @@ def test_a_segment_is_tried_again_unless_only_the_user_can_mend_it() -> None:
     assert judge(RuntimeError("CUDA error"))
     assert not judge(FewcastError("the meta-loss is not finite", found="nan", mend="lower train.learning_rate"))
     assert SEGMENT["retries"] > 0
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not judge(RuntimeError("CUDA error")), "the other ranks are gone"
 
 
 def test_without_a_cluster_s_address_the_work_stays_here() -> None:

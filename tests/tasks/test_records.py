@@ -14,7 +14,7 @@ from core.errors import FewcastError
 from core.meta import checkpoint
 from core.training.train import TrainSummary
 from tasks import records
-from tasks.tracking import model
+from tasks.tracking import BEST, model
 from tasks.tracking.journal import Delivered, Journal
 
 
@@ -45,19 +45,26 @@ def test_no_other_checkpoint_is_registered_for_the_best(monkeypatch: pytest.Monk
         records.tell_result(SimpleNamespace(), TrainConfig(run="run"), summary)  # type: ignore[arg-type]
 
 
-def test_the_best_checkpoint_of_a_run_that_was_cut_off_is_told_and_where_its_fork_began(tmp_path: Path) -> None:
+def test_the_best_checkpoint_so_far_is_told_and_all_that_are_good_at_the_end_and_where_a_fork_began(
+    tmp_path: Path,
+) -> None:
     said: list[Any] = []
-    tracked: Any = SimpleNamespace(artifact=lambda path, under: said.append((path.name, under)), tag=said.append)
+    tracked: Any = SimpleNamespace(artifact=lambda path, under, digest: said.append(f"{under}/{path.name}"))
+    tracked.tag = said.append
     config = TrainConfig(run=str(tmp_path))
-    records.tell_checkpoint(tracked, config)
+    records.tell_checkpoints(tracked, config, ended=True)
     assert said == []
     meta = {"best_step": 6, "progress": {"forked_from": "elsewhere at step 40 (abc)"}}
-    checkpoint.save(tmp_path, 8, {"a": torch.zeros(1)}, meta)
-    records.tell_checkpoint(tracked, config)
-    assert said == [
-        {"fewcast.forked_from_checkpoint": "elsewhere at step 40 (abc)"},
-        ("step_00000006", "checkpoint"),
-    ]
+    for step in (2, 4, 6, 8):
+        checkpoint.save(tmp_path, step, {"a": torch.zeros(1)}, meta, keep_last=9)
+    (tmp_path / "step_00000002" / "tensors.safetensors").write_bytes(b"torn")
+    began = {"fewcast.forked_from_checkpoint": "elsewhere at step 40 (abc)"}
+    best = ["checkpoints/step_00000006", {BEST: "checkpoints/step_00000006"}]
+    records.tell_checkpoints(tracked, config, ended=False)
+    assert said == [began, *best]
+    said.clear()
+    records.tell_checkpoints(tracked, config, ended=True)
+    assert said == [began, "checkpoints/step_00000004", *best, "checkpoints/step_00000008"]
 
 
 def test_the_data_of_a_run_are_the_episodes_that_it_has_pinned(monkeypatch: pytest.MonkeyPatch) -> None:

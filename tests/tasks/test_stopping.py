@@ -22,7 +22,8 @@ def test_the_work_s_result_and_errors_come_through() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_the_work_cleanly(number: signal.Signals) -> None:
+def test_a_signal_stops_the_work_cleanly(number: signal.Signals, caplog: pytest.LogCaptureFixture) -> None:
+    """What ends the work meanwhile is said, since the signal may be only what follows from it."""
     finished = []
 
     def work(stop: Callable[[], bool]) -> None:
@@ -30,6 +31,7 @@ def test_a_signal_stops_the_work_cleanly(number: signal.Signals) -> None:
         while not stop():
             time.sleep(0.01)
         finished.append("checkpoint")
+        raise ValueError("rank 0 of 2 lost the others")
 
     def raise_it(number: int, frame: object) -> None:
         raise KeyboardInterrupt  # as Prefect's own handler raises
@@ -41,3 +43,4 @@ def test_a_signal_stops_the_work_cleanly(number: signal.Signals) -> None:
     finally:
         signal.signal(number, before)
     assert finished == ["checkpoint"]
+    assert caplog.messages == ["rank 0 of 2 lost the others"]

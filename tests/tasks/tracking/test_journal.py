@@ -45,6 +45,16 @@ def test_after_a_change_of_settings_the_steps_since_the_checkpoint_are_told_anew
     assert samples[-1] == [0, 1, 2, 3, 4, 5]
 
 
+def test_a_folder_is_told_once_for_each_of_its_contents(tmp_path: Path) -> None:
+    for digests in (("a", "a"), ("a", "b", "")):
+        journal = Journal(tmp_path)
+        for digest in digests:
+            journal.artifact(tmp_path / "step_00000004", "checkpoints", digest)
+        journal.close()
+    told = [record.get("digest") for record, _ in journal.since(0)]
+    assert told == ["a", "b", None]
+
+
 def test_a_line_torn_by_a_kill_is_dropped_and_writing_goes_on(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.metrics({"loss": 1.0}, 0)

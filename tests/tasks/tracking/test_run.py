@@ -7,17 +7,24 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from core.config import TrackingConfig, TrainConfig
-from tasks.tracking import TrackedRun, compare, delivery, is_delivered, read_delivered, start_afresh
+from core.errors import FewcastError
+from core.meta import checkpoint
+from tasks.records import tell_checkpoints
+from tasks.tracking import TrackedRun, compare, delivery, is_delivered, local_run, read_delivered, start_afresh
+from tasks.tracking.journal import Journal
 from tasks.tracking.provenance import flatten
 from tasks.tracking.server import open_client
+from tasks.train import located
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +108,30 @@ def test_a_resumed_run_goes_on_in_the_same_run(tmp_path: Path, tracking: Trackin
     assert [m.step for m in client.get_metric_history(told_again.info.run_id, "loss")] == [0, 1]
     start_afresh(tmp_path)
     assert read_delivered(tmp_path).run_id == ""
+
+
+def test_checkpoints_are_told_once_and_are_where_a_fork_may_start(
+    tmp_path: Path, tracking: TrackingConfig, client: MlflowClient
+) -> None:
+    config, run = TrainConfig(run=str(tmp_path)), tmp_path / "tracking"
+    meta: dict[str, Any] = {"best_step": 4, "progress": {}, "config": {"fork": "where it began"}}
+    for step in (4, 6):
+        checkpoint.save(tmp_path, step, {"a": torch.zeros(step)}, meta)
+        with TrackedRun(run, tracking, "train", config) as tracked:
+            tell_checkpoints(tracked, config, ended=True)
+    stored = get(client, run)
+    steps = [item.path for item in client.list_artifacts(stored.info.run_id, "checkpoints")]
+    assert steps == ["checkpoints/step_00000004", "checkpoints/step_00000006"]
+    told = [record["path"][-8:] for record, _ in Journal(run).since(0) if record.get("under") == "checkpoints"]
+    assert told == ["00000004", "00000006"]
+    for name, step in ((f"runs:/{stored.info.run_id}", 4), (f"runs:/{stored.info.run_id}/{steps[1]}", 6)):
+        fork = TrainConfig(run=str(tmp_path / "fork"), fork=name)
+        found = checkpoint.read(Path(located(fork, tracking).fork))
+        assert found.digest == checkpoint.load(tmp_path, step).digest
+    assert located(config.model_copy(update={"fork": name}), tracking).fork == "where it began", "it has a checkpoint"
+    for none in (f"{stored.info.run_id}/checkpoints/step_99999999", 32 * "0"):
+        with pytest.raises(FewcastError, match=f"there is no checkpoint runs:/{none}: found .*; name a run by its id"):
+            local_run(f"runs:/{none}", tracking)
 
 
 def test_a_server_that_is_away_costs_nothing_and_hears_all_later(
