@@ -111,7 +111,7 @@ def test_ahi_agrees(tmp_path, channel):
     raw = np.random.default_rng(int(channel[1:])).integers(500, 3000, (40, 50)).astype(np.int16)
     raw[3, :4] = -1
     product = (2000 * finer, 2000 * finer)
-    content = imagers.tile(channel, test_himawari.START, raw, (700 * finer, 900 * finer), product)
+    content = imagers.tile(channel, test_himawari.START, raw, (720 * finer, 900 * finer), product)
     name = imagers.tile_name(channel, test_himawari.START, 7).rsplit("/", 1)[1]
     key = tmp_path / name.replace("00000_c", "0000_c").replace("8000.nc", "800.nc")
     key.write_bytes(content)
@@ -122,7 +122,7 @@ def test_ahi_agrees(tmp_path, channel):
     )
     file = hdf5.opened(content)
     image = himawari.open(granule, [file], test_himawari.config("unused", channels=[channel]))
-    rows, columns = slice(700 * finer, 700 * finer + 40), slice(900 * finer, 900 * finer + 50)
+    rows, columns = slice(720 * finer, 720 * finer + 40), slice(900 * finer, 900 * finer + 50)
     ours = image.read(rows, columns).values
     from dataclasses import replace
 
