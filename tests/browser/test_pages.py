@@ -121,7 +121,9 @@ def test_a_forecaster_makes_a_nowcast_with_the_champion_and_sees_its_picture(
         wait_for_the_end(page, prefect, submit(page))
     assert len([*(folder / "data/models/tiny").iterdir()]) == 1, "a version is fetched once"
     page.get_by_role("tab", name="Artifacts").or_(page.get_by_text("Artifacts", exact=True)).first.click()
-    page.locator("a[href*='/artifacts/artifact/']", has_text=re.compile("image", re.I)).first.click()
+    image = page.locator("a[href*='/artifacts/artifact/']", has_text=re.compile("image", re.I)).first
+    expect(image).to_be_visible()
+    page.goto(prefect + str(image.get_attribute("href")))  # a list that is drawn anew under a click swallows it
     picture = page.locator("img[src^='data:image/jpeg']").first
     expect(picture).to_be_visible()
     assert picture.evaluate("image => image.naturalWidth") > 300

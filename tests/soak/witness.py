@@ -6,6 +6,7 @@ import statistics
 import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,11 @@ class Witness:
     def _pause(self) -> None:
         """Hand out no more runs, so that what is looked at stands still."""
         for pool in (CPU_POOL, GPU_POOL):
-            self._ask(f"/work_pools/{pool}", {"is_paused": True}, "PATCH")
+            self._wait(partial(self._paused, pool), 120, False, f"{pool} cannot be paused")  # a server may be busy
+
+    def _paused(self, pool: str) -> bool:
+        self._ask(f"/work_pools/{pool}", {"is_paused": True}, "PATCH")
+        return True
 
     def _wait(self, condition: Any, patience: float, push: bool, complaint: str) -> None:
         deadline, pushed = time.monotonic() + patience, time.monotonic()
