@@ -56,4 +56,5 @@ def as_frame(
         "lead_time": np.tile(np.repeat(store.lead_minutes, channels), n),
         "channel": np.tile(store.channels, n * outputs // channels),
     }
-    return pd.DataFrame(keys | {statistic: values.ravel() for statistic, values in stats.items()})
+    # Copies, or a few numbers would keep the large arrays alive that they were summed in.
+    return pd.DataFrame(keys | {statistic: values.flatten() for statistic, values in stats.items()})
