@@ -248,7 +248,7 @@ class Learner:
         try:
             with precision(self.config.precision, x.device):
                 result = self._execute(mode, problem, state.theta)
-        except (NotImplementedError, RuntimeError) as error:  # either of which a missing forward-mode rule may be
+        except RuntimeError as error:  # it may be for want of a forward-mode rule
             named = explain(self.network, weights_of(state.theta), x) if mode == "mixed" else None
             raise named or error from error
         check_finite(result.data, {"loss": result.loss}, self.inner.rate)

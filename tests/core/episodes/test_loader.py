@@ -19,15 +19,14 @@ SETTINGS = {"channels": ["vis", "ir"], "margin_pixels": 3, "tile_pixels": 10, "j
 @pytest.fixture(scope="module")
 def store(archive: Archive, tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
     day = "2021-11-{}"
-    config = EpisodesConfig(
-        archive=archive.url, store=str(tmp_path_factory.mktemp("loader") / "episodes.zarr"), input_frames=2,
-        target_frames=3, span="hours", span_hours=20, support_windows=2, query_windows=3, train_episodes=13,
-        validation_episodes=4, test_episodes=4,
-        split={"train": [{"start": day.format(29), "end": day.format(30)}],  # type: ignore[arg-type]
-               "validation": [{"start": day.format(30), "end": "2021-12-01"}],
-               "test": [{"start": "2021-12-01", "end": "2021-12-02"}]},
-        **SETTINGS,  # type: ignore[arg-type]
-    )  # fmt: skip
+    config = EpisodesConfig.model_validate(SETTINGS | {
+        "archive": archive.url, "store": str(tmp_path_factory.mktemp("loader") / "episodes.zarr"), "input_frames": 2,
+        "target_frames": 3, "span": "hours", "span_hours": 20, "support_windows": 2, "query_windows": 3,
+        "train_episodes": 13, "validation_episodes": 4, "test_episodes": 4,
+        "split": {"train": [{"start": day.format(29), "end": day.format(30)}],
+                  "validation": [{"start": day.format(30), "end": "2021-12-01"}],
+                  "test": [{"start": "2021-12-01", "end": "2021-12-02"}]},
+    })  # fmt: skip
     build(config)
     return EpisodeStore.open(config.store)
 

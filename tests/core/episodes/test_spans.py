@@ -52,7 +52,7 @@ def test_seasons_and_months_are_the_calendars() -> None:
 
 @pytest.mark.parametrize(("hours", "stride"), [(24, 24), (30, 7), (6, 1.5), (1000, 3)])
 def test_sliding_spans_cover_their_range_and_stay_inside(hours: float, stride: float) -> None:
-    one = TimeRange(start="2020-12-10", end="2020-12-15")  # type: ignore[arg-type]
+    one = TimeRange.model_validate({"start": "2020-12-10", "end": "2020-12-15"})
     found = spans("hours", [one], HOURLY, hours, stride)
     first, last = np.searchsorted(HOURLY, np.array(["2020-12-10", "2020-12-15"], "M8[ns]"))
     assert found[0].start == first
