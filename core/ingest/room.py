@@ -1,12 +1,10 @@
 """So much memory for work in this process, whoever asks for it."""
 
-import ctypes
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# glibc's name for the size from which an allocation is a mapping of its own, which goes back to the system when freed.
-M_MMAP_THRESHOLD, MAPPED_BYTES = -3, 4 << 20
+from core.allocator import give_back_large_arrays
 
 
 class Room:
@@ -33,13 +31,3 @@ class Room:
             with self._changed:
                 self.free += count
                 self._changed.notify_all()
-
-
-def give_back_large_arrays() -> None:
-    """Return large arrays to the system when they are freed; glibc would keep tens of megabytes for every thread.
-
-    Does nothing where the C library is another one.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from core.allocator import give_back_free_pages
 from core.archive.objects import open_objects
 from core.config import EvaluateConfig
 from core.episodes.frames import MISSING, Frames
@@ -136,6 +137,7 @@ def _score_start(job: Job, folder: str, call: tuple[np.datetime64, list[tuple[in
         )
     table = pd.concat(frames, ignore_index=True)
     place.put(key, table.to_parquet(index=False))
+    give_back_free_pages()
     return table
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from core.allocator import give_back_free_pages
 from core.config import EvaluateConfig
 from core.episodes.loader import Loader, Windows
 from core.episodes.store import EpisodeStore
@@ -82,6 +83,7 @@ def score_episodes(url: str, plan: Plan, ids: Sequence[int]) -> tuple[pd.DataFra
                 if row is None:
                     raise
                 failed[row.name] = f"episode {episode}: {error}"
+        give_back_free_pages()
     return pd.concat(frames, ignore_index=True), failed
 
 
