@@ -67,7 +67,7 @@ class Witness:
             self._wait(partial(self._paused, pool), 120, False, f"{pool} cannot be paused")  # a server may be busy
 
     def _paused(self, pool: str) -> bool:
-        self._ask(f"/work_pools/{pool}", {"is_paused": True}, "PATCH")
+        self.ask(f"/work_pools/{pool}", {"is_paused": True}, "PATCH")
         return True
 
     def _wait(self, condition: Any, patience: float, push: bool, complaint: str) -> None:
@@ -126,16 +126,16 @@ class Witness:
         """
         found: list[tuple[str, str, str]] = []
         while True:
-            page = self._ask("/logs/filter", {"limit": 200, "offset": len(found), "sort": "TIMESTAMP_ASC"})
+            page = self.ask("/logs/filter", {"limit": 200, "offset": len(found), "sort": "TIMESTAMP_ASC"})
             found += [(entry["flow_run_id"], entry["timestamp"], entry["message"]) for entry in page]
             if len(page) < 200:
                 return [message for _, _, message in dict.fromkeys(found) if word in message]
 
     def _count(self, *states: str) -> int:
         asked = {"flow_runs": {"state": {"type": {"any_": list(states)}}}}
-        return int(self._ask("/flow_runs/count", asked))
+        return int(self.ask("/flow_runs/count", asked))
 
-    def _ask(self, path: str, body: dict[str, Any], method: str = "POST") -> Any:
+    def ask(self, path: str, body: dict[str, Any] | None, method: str = "POST") -> Any:
         """The server's answer; SQLite makes it answer 503, or late, while it is busy."""
         for last in (False,) * 9 + (True,):
             try:
