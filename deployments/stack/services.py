@@ -150,7 +150,10 @@ class Plan:
     def _dask(self) -> list[Service]:
         address = f"tcp://127.0.0.1:{self.ports['dask']}"
         scheduler = ("--host", "127.0.0.1", "--port", str(self.ports["dask"]), "--dashboard-address", "127.0.0.1:0")
-        worker = (address, "--nworkers", "1", "--nthreads", str(os.cpu_count() or 1), "--no-dashboard",
+        # Whoever reaches a worker runs code on it, and its ports are on every interface unless told otherwise; its
+        # HTTP server, which stays without a dashboard, is told apart.
+        worker = (address, "--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0", "--no-dashboard",
+                  "--nworkers", "1", "--nthreads", str(os.cpu_count() or 1),
                   "--local-directory", str(self.folder))  # fmt: skip
         return [
             Service("dask", _module("distributed.cli.dask_scheduler", *scheduler), address=address,

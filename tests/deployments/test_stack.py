@@ -20,7 +20,9 @@ from deployments.stack.secrets import read_secrets
 from deployments.stack.services import BUCKET_KEYS, INNER_PORTS, PORTS, Plan
 from flows.access import Auth, read_auth
 from flows.embedded import HEARTBEAT
+from flows.pages import free_port
 
+SOME_PORTS = dict(zip((*PORTS, *INNER_PORTS), range(10_000, 20_000), strict=False))
 SLEEP = [sys.executable, "-c", "import time; time.sleep(100)"]
 SPAWN = [
     sys.executable,
@@ -108,14 +110,16 @@ def test_each_service_is_on_loopback_and_told_no_more_than_it_needs(tmp_path: Pa
     (tmp_path / "stack").mkdir()
     secrets = read_secrets(tmp_path / "stack")
     auth = Auth("someone", "a long password")
-    ports = dict(zip((*PORTS, *INNER_PORTS), range(10_000, 20_000), strict=False))
-    plan = Plan(tmp_path, ports, secrets, auth, None)
+    plan = Plan(tmp_path, SOME_PORTS, secrets, auth, None)
     services = {service.name: service for service in (*plan.servers(), *plan.workers())}
     assert {"prefect", "mlflow", "s3", "dask", "dask-worker", "worker-fewcast-cpu"} <= {*services}
     for service in services.values():
         line = " ".join(service.command)
         assert "0.0.0.0" not in line
         assert "127.0.0.1" in line + str(service.environment.get("PREFECT_WORKER_WEBSERVER_HOST"))
+        if service.name.startswith("dask"):
+            assert "--host 127.0.0.1" in line
+            assert "--dashboard-address 127.0.0.1:0" in line
         assert not [value for value in (*secrets.values(), auth.password) if value in line], "others see it with ps"
         assert "FEWCAST_AUTH" not in service.environment
     assert secrets["AWS_SECRET_ACCESS_KEY"] not in services["prefect"].environment.values()
@@ -126,13 +130,35 @@ def test_each_service_is_on_loopback_and_told_no_more_than_it_needs(tmp_path: Pa
     assert services["worker-fewcast-cpu"].environment.items() >= HEARTBEAT.items()
 
 
+def test_dask_listens_on_loopback_alone(tmp_path: Path) -> None:
+    """It unpickles what it is sent: the scheduler, the worker, the worker's nanny and the pages of all three."""
+    (tmp_path / "stack").mkdir()
+    plan = Plan(tmp_path, {**SOME_PORTS, "dask": free_port(0)}, read_secrets(tmp_path / "stack"), None, None)
+    processes = Processes(plan.folder)
+
+    def listening(name: str) -> list[str]:
+        first = processes.running()[name].process()
+        assert first is not None
+        sockets = [s for one in (first, *first.children(recursive=True)) for s in one.net_connections()]
+        return [socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN]
+
+    try:
+        for service in plan._dask():
+            processes.start(service, tmp_path)
+        until(lambda: "Registered to" in (plan.folder / "dask-worker.log").read_text(), 120)
+        assert len(listening("dask")) >= 2
+        assert len(listening("dask-worker")) >= 3
+        assert {*listening("dask"), *listening("dask-worker")} <= {"127.0.0.1", "::1"}
+    finally:
+        processes.end_all()
+
+
 def test_a_bucket_of_the_operators_own_is_left_to_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "stack").mkdir()
     keys = {*BUCKET_KEYS, "AWS_DEFAULT_REGION"}
     for key in keys:
         monkeypatch.delenv(key, raising=False)
-    ports = dict(zip((*PORTS, *INNER_PORTS), range(10_000, 20_000), strict=False))
-    plan = Plan(tmp_path, ports, read_secrets(tmp_path / "stack"), None, None)
+    plan = Plan(tmp_path, SOME_PORTS, read_secrets(tmp_path / "stack"), None, None)
 
     def told() -> dict[str, str]:
         return {key: value for key, value in plan.client_environment().items() if key in keys}
