@@ -41,8 +41,14 @@ class Stack:
         """Start what is missing, wait until all is well, apply the deployments; returns the addresses.
 
         `only` names the services to start, where not all are wanted. Raises `FewcastError` where something does not
-        start, or the profile is not the one that the data are in.
+        start, the profile is not the one that the data are in, or the folder is not called `data`.
         """
+        if self.data.name != "data":
+            raise FewcastError(
+                "a stack's folder must be called data",
+                found=str(self.data),
+                mend=f"rename it, or give --data {self.data / 'data'}: workers look for data/... in the folder above",
+            )
         plan = self.plan(profile)
         for service in self._begin(plan.databases(), only):
             self.processes.wait(service)

@@ -202,6 +202,12 @@ def test_records_stay_in_the_profile_they_are_in(tmp_path: Path) -> None:
         Stack(tmp_path)._profile("oracle")
 
 
+def test_a_folder_whose_workers_would_look_elsewhere_is_refused(tmp_path: Path) -> None:
+    """Beside another's `data`, a folder of another name would have its workers write into the other's."""
+    with pytest.raises(FewcastError, match=r"must be called data.*found .*restored.*give --data .*restored/data"):
+        Stack(tmp_path / "restored").up()
+
+
 def test_status_of_an_idle_folder_is_empty(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "deployments.stack", "status"]
     done = subprocess.run([*command, "--data", str(tmp_path)], capture_output=True, text=True)
