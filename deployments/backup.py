@@ -28,9 +28,10 @@ from core.errors import FewcastError
 from deployments.stack.postgres import Postgres, client_environment, find_program
 from deployments.stack.secrets import read_secrets
 from deployments.stack.stack import Stack
+from flows.access import USERS
 from flows.cli import PRESETS
 
-SQLITE = {"prefect.db": "prefect/prefect.db", "mlflow.db": "mlflow.db", "mlflow-users.db": "mlflow-users.db"}
+SQLITE = {"prefect.db": "prefect/prefect.db", "mlflow.db": "mlflow.db", USERS: USERS}
 POSTGRES = ("prefect", "mlflow")
 ARTIFACTS, ROOT = "mlflow-artifacts", "zarr.json"
 FINISHED = "backup.json"

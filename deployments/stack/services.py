@@ -10,7 +10,7 @@ from pathlib import Path
 from deployments.pools import CPU_POOL, GPU_POOL
 from deployments.stack.postgres import Postgres
 from deployments.stack.processes import Service
-from flows.access import Auth
+from flows.access import MLFLOW_ASKS, Auth
 from flows.embedded import HEARTBEAT
 from flows.logs import log_settings
 
@@ -124,12 +124,8 @@ class Plan:
             **(self.postgres.for_mlflow() if self.postgres else {}),
         }
         if self.auth:
-            settings = self.folder / "mlflow-auth.ini"
-            users = self.data / "mlflow-users.db"
-            settings.write_text(f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{users}\n")
-            words += ["--app-name", "basic-auth"]
-            told |= {"MLFLOW_AUTH_CONFIG_PATH": str(settings), **self.auth.for_mlflow_server()}
-            told["MLFLOW_FLASK_SERVER_SECRET_KEY"] = self.secrets["MLFLOW_FLASK_SERVER_SECRET_KEY"]
+            words += MLFLOW_ASKS
+            told |= self.auth.for_mlflow_server(self.data, self.secrets["MLFLOW_FLASK_SERVER_SECRET_KEY"])
         return Service("mlflow", _module("mlflow", *words), f"{address}/health", address, self.environment() | told)
 
     def _s3(self) -> list[Service]:

@@ -1,22 +1,20 @@
 """All services over one data folder, up and down. Started twice it starts what is missing; data outlive it."""
 
-import base64
 import json
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from core.errors import FewcastError
 from deployments.pools import CPU_POOL, GPU_POOL
 from deployments.stack.cure import crash_the_dead, runs_of
+from deployments.stack.doors import try_door
 from deployments.stack.postgres import Postgres
 from deployments.stack.processes import Processes, Running, Service
 from deployments.stack.secrets import read_secrets
 from deployments.stack.services import INNER_PORTS, PORTS, Plan
-from flows.access import read_auth
+from flows.access import USERS, read_auth
 from flows.pages import free_port
 
 PROFILES = ("sqlite", "postgres")
@@ -41,7 +39,8 @@ class Stack:
         """Start what is missing, wait until all is well, apply the deployments; returns the addresses.
 
         `only` names the services to start, where not all are wanted. Raises `FewcastError` where something does not
-        start, the profile is not the one that the data are in, or the folder is not called `data`.
+        start, a server does not ask for the password that is set, the profile is not the one that the data are in, or
+        the folder is not called `data`.
         """
         if self.data.name != "data":
             raise FewcastError(
@@ -56,13 +55,13 @@ class Stack:
             plan.postgres.make_databases()
         servers = self._begin(plan.servers(), only)
         self.processes.wait(servers[0])  # prefect
+        self._try_door("prefect", plan)
         if deploy:
             self._deploy(configs, plan)
         self._cure(plan)
         for service in (*servers, *self._begin(plan.workers(), only)):
             self.processes.wait(service)
-        if plan.auth:
-            self._try_the_key(plan)
+        self._try_door("mlflow", plan)
         return {service.name: service.address for service in servers if service.address}
 
     def down(self) -> list[str]:
@@ -132,17 +131,6 @@ class Stack:
         note.write_text(json.dumps(ports))
         return ports
 
-    def _try_the_key(self, plan: Plan) -> None:
-        """MLflow remembers the first password that it was given: say so, rather than let runs fail one by one."""
-        if plan.auth is None or "mlflow" not in self.running():
-            return
-        key = base64.b64encode(f"{plan.auth.user}:{plan.auth.password}".encode()).decode()
-        url = f"{plan.url('mlflow')}/api/2.0/mlflow/experiments/search?max_results=1"
-        try:
-            urllib.request.urlopen(urllib.request.Request(url, headers={"Authorization": f"Basic {key}"}), timeout=20)
-        except urllib.error.HTTPError as error:
-            raise FewcastError(
-                "MLflow does not take FEWCAST_AUTH",
-                found=f"status {error.code}: it keeps the password that it was first given",
-                mend=f"`make down`, delete {self.data / 'mlflow-users.db'}, which holds users alone, and `make up`",
-            ) from error
+    def _try_door(self, name: str, plan: Plan) -> None:
+        if plan.auth and name in self.running():
+            try_door(name, plan.url(name), plan.auth, self.data / USERS)
