@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from core.errors import FewcastError
+from deployments.stack.notes import write_whole
 
 PATIENCE_SECONDS = 240
 GRACE_SECONDS = 20
@@ -82,9 +83,7 @@ class Processes:
             )  # fmt: skip
         started = psutil.Process(process.pid).create_time()
         now = {**self.running(), service.name: Running(process.pid, started, service.address, service.farewell)}
-        beside = self._state.with_suffix(".new")
-        beside.write_text(json.dumps({name: asdict(entry) for name, entry in now.items()}, indent=1))
-        beside.replace(self._state)
+        write_whole(self._state, json.dumps({name: asdict(entry) for name, entry in now.items()}, indent=1))
 
     def wait(self, service: Service) -> None:
         """Return once the service is well; `FewcastError` if it ends or time runs out."""

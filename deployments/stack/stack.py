@@ -10,6 +10,7 @@ from core.errors import FewcastError
 from deployments.pools import CPU_POOL, GPU_POOL
 from deployments.stack.cure import crash_the_dead, runs_of
 from deployments.stack.doors import try_door
+from deployments.stack.notes import write_whole
 from deployments.stack.postgres import Postgres
 from deployments.stack.processes import Processes, Running, Service
 from deployments.stack.secrets import read_secrets
@@ -18,6 +19,14 @@ from flows.access import USERS, read_auth
 from flows.pages import free_port
 
 PROFILES = ("sqlite", "postgres")
+
+
+def kept_profile(folder: Path) -> str:
+    """The profile that a stack's records are in; empty where there are none. A cluster says more than the note."""
+    if (folder / "postgres" / "PG_VERSION").exists():
+        return "postgres"
+    note = folder / "profile"
+    return note.read_text().strip() if note.exists() else ""
 
 
 class Stack:
@@ -104,8 +113,7 @@ class Stack:
 
     def _profile(self, asked: str) -> str:
         """The profile of the data: chosen when they are first made, and kept."""
-        note = self.folder / "profile"
-        kept = note.read_text().strip() if note.exists() else ""
+        kept = kept_profile(self.folder)
         chosen = asked or kept or "sqlite"
         if chosen not in PROFILES:
             raise FewcastError("no such profile", found=repr(chosen), mend=f"choose one of {', '.join(PROFILES)}")
@@ -115,7 +123,7 @@ class Stack:
                 found=f"PROFILE={chosen}",
                 mend="leave PROFILE out, or use another folder with --data",
             )
-        note.write_text(chosen)
+        write_whole(self.folder / "profile", chosen)
         return chosen
 
     def _ports(self) -> dict[str, int]:
@@ -128,7 +136,7 @@ class Stack:
             wanted = before.get(name) or PORTS.get(name, 0)
             owner = name if name in PORTS or name.startswith("worker-") else "s3"
             ports[name] = wanted if owner in lives else free_port(wanted, beside=ports.values())
-        note.write_text(json.dumps(ports))
+        write_whole(note, json.dumps(ports))
         return ports
 
     def _try_door(self, name: str, plan: Plan) -> None:

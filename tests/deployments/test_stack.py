@@ -195,11 +195,11 @@ def test_ports_stay_from_one_start_to_the_next(tmp_path: Path) -> None:
 
 
 def test_records_stay_in_the_profile_they_are_in(tmp_path: Path) -> None:
-    assert Stack(tmp_path)._profile("") == "sqlite"
+    assert Stack(tmp_path).plan().postgres is None
     with pytest.raises(FewcastError, match="are in sqlite"):
-        Stack(tmp_path)._profile("postgres")
+        Stack(tmp_path).plan("postgres")
     with pytest.raises(FewcastError, match="no such profile"):
-        Stack(tmp_path)._profile("oracle")
+        Stack(tmp_path).plan("oracle")
 
 
 def test_a_folder_whose_workers_would_look_elsewhere_is_refused(tmp_path: Path) -> None:
