@@ -85,6 +85,7 @@ class Stack:
         if profile == "postgres":
             postgres = Postgres(self.folder / "postgres", ports["postgres"], secrets)
             postgres.prepare()
+        write_whole(self.folder / "profile", profile)  # last: what could not be made binds nobody
         return Plan(self.data, ports, secrets, read_auth(), postgres)
 
     def _begin(self, services: list[Service], only: Collection[str]) -> list[Service]:
@@ -123,7 +124,6 @@ class Stack:
                 found=f"PROFILE={chosen}",
                 mend="leave PROFILE out, or use another folder with --data",
             )
-        write_whole(self.folder / "profile", chosen)
         return chosen
 
     def _ports(self) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """The local stack knows its own processes, and ends no other; it gives each no more than it needs."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -200,6 +201,13 @@ def test_records_stay_in_the_profile_they_are_in(tmp_path: Path) -> None:
         Stack(tmp_path).plan("postgres")
     with pytest.raises(FewcastError, match="no such profile"):
         Stack(tmp_path).plan("oracle")
+
+
+def test_a_profile_that_could_not_be_made_binds_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
+    with pytest.raises(FewcastError, match="leave PROFILE out for SQLite"):
+        Stack(tmp_path).plan("postgres")
+    assert Stack(tmp_path).plan().postgres is None
 
 
 def test_a_folder_whose_workers_would_look_elsewhere_is_refused(tmp_path: Path) -> None:
