@@ -46,8 +46,11 @@ class Plan:
         return f"http://127.0.0.1:{self.ports[name]}"
 
     def environment(self) -> dict[str, str]:
-        """What every process of fewcast is told: where the services are."""
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("FEWCAST_AUTH")}
+        """What every process of fewcast is told: where the services are.
+
+        Not the operator's keys to buckets: the servers touch none (MLflow's artifacts are in the data folder).
+        """
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("FEWCAST_AUTH", "AWS_"))}
         return {
             **kept,
             "DO_NOT_TRACK": "true",
@@ -63,6 +66,7 @@ class Plan:
         """And what those that run flows are told besides: how to get in."""
         return {
             **self.environment(),
+            **{key: value for key, value in os.environ.items() if key.startswith("AWS_")},
             **self._bucket(),
             "DASK_SCHEDULER_ADDRESS": f"tcp://127.0.0.1:{self.ports['dask']}",
             "MLFLOW_TRACKING_URI": self.url("mlflow"),

@@ -169,6 +169,10 @@ def test_a_bucket_of_the_operators_own_is_left_to_the_workers(tmp_path: Path, mo
     assert told()["AWS_SECRET_ACCESS_KEY"] == plan.secrets["AWS_SECRET_ACCESS_KEY"]
     monkeypatch.setenv("AWS_PROFILE", "mine")
     assert told() == {"AWS_PROFILE": "mine"}
+    servers = {service.name: service.environment for service in plan.servers()}
+    for name in ("prefect", "mlflow"):
+        assert not [key for key in servers[name] if key.startswith("AWS_")], "they need no bucket"
+    assert servers["dask"]["AWS_PROFILE"] == "mine"
     monkeypatch.delenv("AWS_PROFILE")
     monkeypatch.setattr("deployments.stack.services.find_weed", lambda: "")
     assert told() == {}, "no server of the stack's own"
