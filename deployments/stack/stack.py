@@ -106,6 +106,7 @@ class Stack:
                 found=(done.stderr.strip().splitlines() or ["no word"])[-1],
                 mend="mend that and run `make up` again; the services stay up",
             )
+        print(*(f"{line}\n" for line in done.stdout.splitlines() if "left over" in line), sep="", end="")
 
     def _cure(self, plan: Plan) -> None:
         lives = self.running()
