@@ -56,6 +56,17 @@ def test_what_it_started_it_finds_and_ends(processes: Processes, tmp_path: Path)
     assert processes.end_all() == []
 
 
+def test_a_long_log_is_put_aside_once(processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployments.stack.processes.LOG_BYTES", 10)
+    log = tmp_path / "sleeper.log"
+    for before, kept in (("short", []), ("a long log", []), ("a longer log", [1]), ("the longest log", [1])):
+        log.write_text(before)
+        processes.start(Service("sleeper", SLEEP), tmp_path)
+        processes.end_all()
+        assert log.read_text() == ("" if kept else before)
+        assert [path.read_text() for path in tmp_path.glob("*.log.*")] == [before for _ in kept]
+
+
 def test_what_a_killed_service_leaves_is_ended_too(processes: Processes, tmp_path: Path) -> None:
     processes.start(Service("parent", SPAWN), tmp_path)
     until(lambda: len(processes.marked()) == 2)
