@@ -27,10 +27,11 @@ from core.config import load
 from core.errors import FewcastError
 from deployments.stack.postgres import Postgres, client_environment, find_program
 from deployments.stack.secrets import read_secrets
-from deployments.stack.stack import Stack
+from deployments.stack.stack import Stack, kept_profile
+from flows.access import USERS
 from flows.cli import PRESETS
 
-SQLITE = {"prefect.db": "prefect/prefect.db", "mlflow.db": "mlflow.db", "mlflow-users.db": "mlflow-users.db"}
+SQLITE = {"prefect.db": "prefect/prefect.db", "mlflow.db": "mlflow.db", USERS: USERS}
 POSTGRES = ("prefect", "mlflow")
 ARTIFACTS, ROOT = "mlflow-artifacts", "zarr.json"
 FINISHED = "backup.json"
@@ -203,8 +204,7 @@ def _each(keys: Sequence[str], work: Callable[[str], None]) -> None:
 
 def _postgres(data: Path) -> Postgres | None:
     """The running cluster of a data folder in the postgres profile."""
-    note = data / "stack" / "profile"
-    if not note.exists() or note.read_text().strip() != "postgres":
+    if kept_profile(data / "stack") != "postgres":
         return None
     ports = json.loads((data / "stack" / "ports.json").read_text())
     return Postgres(data.resolve() / "stack" / "postgres", ports["postgres"], read_secrets(data / "stack"))

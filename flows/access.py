@@ -8,6 +8,8 @@ from pathlib import Path
 from core.errors import FewcastError
 
 SHORTEST = 12  # MLflow's own rule
+USERS = "mlflow-users.db"  # in the data folder
+MLFLOW_ASKS = ("--app-name", "basic-auth")  # words that make `mlflow server` ask for a password
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,19 @@ class Auth:
         """What the Prefect server reads."""
         return {"PREFECT_SERVER_API_AUTH_STRING": f"{self.user}:{self.password}"}
 
-    def for_mlflow_server(self) -> dict[str, str]:
-        """What MLflow's `basic-auth` app reads when it first starts; later it knows its users itself."""
-        return {"MLFLOW_AUTH_ADMIN_USERNAME": self.user, "MLFLOW_AUTH_ADMIN_PASSWORD": self.password}
+    def for_mlflow_server(self, data: Path, secret: str) -> dict[str, str]:
+        """What an MLflow server with `MLFLOW_ASKS` reads; the file of settings is written.
+
+        User and password count when it first starts over a data folder; later it knows its users itself.
+        """
+        settings = data / "mlflow-auth.ini"
+        settings.write_text(f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{data / USERS}\n")
+        return {
+            "MLFLOW_AUTH_CONFIG_PATH": str(settings),
+            "MLFLOW_AUTH_ADMIN_USERNAME": self.user,
+            "MLFLOW_AUTH_ADMIN_PASSWORD": self.password,
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": secret,  # of its forms
+        }
 
 
 def read_auth(environment: Mapping[str, str] = os.environ) -> Auth | None:

@@ -1,6 +1,7 @@
 """The Prefect and MLflow pages over what is there, on loopback, until Ctrl-C."""
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from core.errors import FewcastError
+from flows.access import MLFLOW_ASKS, read_auth
 
 PATIENCE_SECONDS = 90
 
@@ -22,6 +24,7 @@ def serve_pages() -> int:
     data.mkdir(exist_ok=True)
     prefect_port, mlflow_port = free_port(4200), free_port(5000)
     store = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{data / 'mlflow.db'}")
+    auth = read_auth()
     commands = {
         f"http://127.0.0.1:{prefect_port}": [
             *(sys.executable, "-m", "flows.server"),
@@ -31,10 +34,13 @@ def serve_pages() -> int:
             *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--workers", "1"),
             *("--artifacts-destination", str(data / "mlflow-artifacts")),
             *("--host", "127.0.0.1", "--port", str(mlflow_port)),
+            *(MLFLOW_ASKS if auth else ()),
         ],
     }
     # Whatever the port, the page asks its own server: by default it asks the one at 4200.
     told = os.environ | {"PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{prefect_port}/api"}
+    if auth:
+        told |= auth.for_prefect_server() | auth.for_mlflow_server(data, secrets.token_hex())
     with (data / "pages.log").open("ab") as log:
         processes = {
             address: subprocess.Popen(command, env=told, stdout=log, stderr=log, start_new_session=True)

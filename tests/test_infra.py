@@ -51,6 +51,7 @@ def test_a_service_is_pinned_limited_and_watched(name: str) -> None:
     service = SERVICES[name]
     assert "build" in service or PINNED.fullmatch(service["image"])
     assert "mem_limit" in service
+    assert service["logging"]["options"].keys() == {"max-size", "max-file"}
     assert ("healthcheck" in service) == (service["restart"] != "no"), "all but a one-shot say how they are"
     for needed, how in service.get("depends_on", {}).items():
         once = SERVICES[needed]["restart"] == "no"

@@ -18,9 +18,11 @@ from urllib.parse import urlsplit
 import psutil
 
 from core.errors import FewcastError
+from deployments.stack.notes import write_whole
 
 PATIENCE_SECONDS = 240
 GRACE_SECONDS = 20
+LOG_BYTES = 20_000_000
 MARK = "FEWCAST_STACK"
 
 
@@ -71,10 +73,15 @@ class Processes:
         return {name: entry for name, entry in known.items() if entry.process()}
 
     def start(self, service: Service, working_dir: Path) -> None:
-        """Start a service that does not live, in a session of its own, with its output in `NAME.log`."""
+        """Start a service that does not live, in a session of its own, with its output in `NAME.log`.
+
+        A log that has grown long is put aside first, as `NAME.log.1`, in place of the one before.
+        """
         if service.name in self.running():
             return
         path = self.folder / f"{service.name}.log"
+        if path.exists() and path.stat().st_size > LOG_BYTES:
+            path.replace(self.folder / f"{service.name}.log.1")
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
             process = subprocess.Popen(
                 service.command, env={**service.environment, MARK: str(self.folder)}, cwd=working_dir,
@@ -82,9 +89,7 @@ class Processes:
             )  # fmt: skip
         started = psutil.Process(process.pid).create_time()
         now = {**self.running(), service.name: Running(process.pid, started, service.address, service.farewell)}
-        beside = self._state.with_suffix(".new")
-        beside.write_text(json.dumps({name: asdict(entry) for name, entry in now.items()}, indent=1))
-        beside.replace(self._state)
+        write_whole(self._state, json.dumps({name: asdict(entry) for name, entry in now.items()}, indent=1))
 
     def wait(self, service: Service) -> None:
         """Return once the service is well; `FewcastError` if it ends or time runs out."""

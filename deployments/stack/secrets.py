@@ -1,9 +1,10 @@
 """Keys and passwords that the stack makes for itself, once, in a file that only its owner reads."""
 
 import json
-import os
 import secrets
 from pathlib import Path
+
+from deployments.stack.notes import write_whole
 
 MADE = {
     "AWS_ACCESS_KEY_ID": 10,
@@ -21,9 +22,5 @@ def read_secrets(folder: Path) -> dict[str, str]:
     known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
     if missing := {name: secrets.token_hex(length) for name, length in MADE.items() if name not in known}:
         known |= missing
-        beside = path.with_suffix(".new")
-        beside.unlink(missing_ok=True)
-        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            json.dump(known, file)
-        beside.replace(path)
+        write_whole(path, json.dumps(known), mode=0o600)
     return known

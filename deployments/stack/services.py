@@ -10,7 +10,7 @@ from pathlib import Path
 from deployments.pools import CPU_POOL, GPU_POOL
 from deployments.stack.postgres import Postgres
 from deployments.stack.processes import Service
-from flows.access import Auth
+from flows.access import MLFLOW_ASKS, Auth
 from flows.embedded import HEARTBEAT
 from flows.logs import log_settings
 
@@ -46,8 +46,11 @@ class Plan:
         return f"http://127.0.0.1:{self.ports[name]}"
 
     def environment(self) -> dict[str, str]:
-        """What every process of fewcast is told: where the services are."""
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("FEWCAST_AUTH")}
+        """What every process of fewcast is told: where the services are.
+
+        Not the operator's keys to buckets: the servers touch none (MLflow's artifacts are in the data folder).
+        """
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("FEWCAST_AUTH", "AWS_"))}
         return {
             **kept,
             "DO_NOT_TRACK": "true",
@@ -63,6 +66,7 @@ class Plan:
         """And what those that run flows are told besides: how to get in."""
         return {
             **self.environment(),
+            **{key: value for key, value in os.environ.items() if key.startswith("AWS_")},
             **self._bucket(),
             "DASK_SCHEDULER_ADDRESS": f"tcp://127.0.0.1:{self.ports['dask']}",
             "MLFLOW_TRACKING_URI": self.url("mlflow"),
@@ -124,12 +128,8 @@ class Plan:
             **(self.postgres.for_mlflow() if self.postgres else {}),
         }
         if self.auth:
-            settings = self.folder / "mlflow-auth.ini"
-            users = self.data / "mlflow-users.db"
-            settings.write_text(f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{users}\n")
-            words += ["--app-name", "basic-auth"]
-            told |= {"MLFLOW_AUTH_CONFIG_PATH": str(settings), **self.auth.for_mlflow_server()}
-            told["MLFLOW_FLASK_SERVER_SECRET_KEY"] = self.secrets["MLFLOW_FLASK_SERVER_SECRET_KEY"]
+            words += MLFLOW_ASKS
+            told |= self.auth.for_mlflow_server(self.data, self.secrets["MLFLOW_FLASK_SERVER_SECRET_KEY"])
         return Service("mlflow", _module("mlflow", *words), f"{address}/health", address, self.environment() | told)
 
     def _s3(self) -> list[Service]:
@@ -150,7 +150,10 @@ class Plan:
     def _dask(self) -> list[Service]:
         address = f"tcp://127.0.0.1:{self.ports['dask']}"
         scheduler = ("--host", "127.0.0.1", "--port", str(self.ports["dask"]), "--dashboard-address", "127.0.0.1:0")
-        worker = (address, "--nworkers", "1", "--nthreads", str(os.cpu_count() or 1), "--no-dashboard",
+        # Whoever reaches a worker runs code on it, and its ports are on every interface unless told otherwise; its
+        # HTTP server, which stays without a dashboard, is told apart.
+        worker = (address, "--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0", "--no-dashboard",
+                  "--nworkers", "1", "--nthreads", str(os.cpu_count() or 1),
                   "--local-directory", str(self.folder))  # fmt: skip
         return [
             Service("dask", _module("distributed.cli.dask_scheduler", *scheduler), address=address,

@@ -1,25 +1,32 @@
 """All services over one data folder, up and down. Started twice it starts what is missing; data outlive it."""
 
-import base64
 import json
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from core.errors import FewcastError
 from deployments.pools import CPU_POOL, GPU_POOL
 from deployments.stack.cure import crash_the_dead, runs_of
+from deployments.stack.doors import try_door
+from deployments.stack.notes import write_whole
 from deployments.stack.postgres import Postgres
 from deployments.stack.processes import Processes, Running, Service
 from deployments.stack.secrets import read_secrets
 from deployments.stack.services import INNER_PORTS, PORTS, Plan
-from flows.access import read_auth
+from flows.access import USERS, read_auth
 from flows.pages import free_port
 
 PROFILES = ("sqlite", "postgres")
+
+
+def kept_profile(folder: Path) -> str:
+    """The profile that a stack's records are in; empty where there are none. A cluster says more than the note."""
+    if (folder / "postgres" / "PG_VERSION").exists():
+        return "postgres"
+    note = folder / "profile"
+    return note.read_text().strip() if note.exists() else ""
 
 
 class Stack:
@@ -41,8 +48,15 @@ class Stack:
         """Start what is missing, wait until all is well, apply the deployments; returns the addresses.
 
         `only` names the services to start, where not all are wanted. Raises `FewcastError` where something does not
-        start, or the profile is not the one that the data are in.
+        start, a server does not ask for the password that is set, the profile is not the one that the data are in, or
+        the folder is not called `data`.
         """
+        if self.data.name != "data":
+            raise FewcastError(
+                "a stack's folder must be called data",
+                found=str(self.data),
+                mend=f"rename it, or give --data {self.data / 'data'}: workers look for data/... in the folder above",
+            )
         plan = self.plan(profile)
         for service in self._begin(plan.databases(), only):
             self.processes.wait(service)
@@ -50,13 +64,13 @@ class Stack:
             plan.postgres.make_databases()
         servers = self._begin(plan.servers(), only)
         self.processes.wait(servers[0])  # prefect
+        self._try_door("prefect", plan)
         if deploy:
             self._deploy(configs, plan)
         self._cure(plan)
         for service in (*servers, *self._begin(plan.workers(), only)):
             self.processes.wait(service)
-        if plan.auth:
-            self._try_the_key(plan)
+        self._try_door("mlflow", plan)
         return {service.name: service.address for service in servers if service.address}
 
     def down(self) -> list[str]:
@@ -71,6 +85,7 @@ class Stack:
         if profile == "postgres":
             postgres = Postgres(self.folder / "postgres", ports["postgres"], secrets)
             postgres.prepare()
+        write_whole(self.folder / "profile", profile)  # last: what could not be made binds nobody
         return Plan(self.data, ports, secrets, read_auth(), postgres)
 
     def _begin(self, services: list[Service], only: Collection[str]) -> list[Service]:
@@ -91,6 +106,7 @@ class Stack:
                 found=(done.stderr.strip().splitlines() or ["no word"])[-1],
                 mend="mend that and run `make up` again; the services stay up",
             )
+        print(*(f"{line}\n" for line in done.stdout.splitlines() if "left over" in line), sep="", end="")
 
     def _cure(self, plan: Plan) -> None:
         lives = self.running()
@@ -99,8 +115,7 @@ class Stack:
 
     def _profile(self, asked: str) -> str:
         """The profile of the data: chosen when they are first made, and kept."""
-        note = self.folder / "profile"
-        kept = note.read_text().strip() if note.exists() else ""
+        kept = kept_profile(self.folder)
         chosen = asked or kept or "sqlite"
         if chosen not in PROFILES:
             raise FewcastError("no such profile", found=repr(chosen), mend=f"choose one of {', '.join(PROFILES)}")
@@ -110,7 +125,6 @@ class Stack:
                 found=f"PROFILE={chosen}",
                 mend="leave PROFILE out, or use another folder with --data",
             )
-        note.write_text(chosen)
         return chosen
 
     def _ports(self) -> dict[str, int]:
@@ -123,20 +137,9 @@ class Stack:
             wanted = before.get(name) or PORTS.get(name, 0)
             owner = name if name in PORTS or name.startswith("worker-") else "s3"
             ports[name] = wanted if owner in lives else free_port(wanted, beside=ports.values())
-        note.write_text(json.dumps(ports))
+        write_whole(note, json.dumps(ports))
         return ports
 
-    def _try_the_key(self, plan: Plan) -> None:
-        """MLflow remembers the first password that it was given: say so, rather than let runs fail one by one."""
-        if plan.auth is None or "mlflow" not in self.running():
-            return
-        key = base64.b64encode(f"{plan.auth.user}:{plan.auth.password}".encode()).decode()
-        url = f"{plan.url('mlflow')}/api/2.0/mlflow/experiments/search?max_results=1"
-        try:
-            urllib.request.urlopen(urllib.request.Request(url, headers={"Authorization": f"Basic {key}"}), timeout=20)
-        except urllib.error.HTTPError as error:
-            raise FewcastError(
-                "MLflow does not take FEWCAST_AUTH",
-                found=f"status {error.code}: it keeps the password that it was first given",
-                mend=f"`make down`, delete {self.data / 'mlflow-users.db'}, which holds users alone, and `make up`",
-            ) from error
+    def _try_door(self, name: str, plan: Plan) -> None:
+        if plan.auth and name in self.running():
+            try_door(name, plan.url(name), plan.auth, self.data / USERS)

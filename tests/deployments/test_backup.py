@@ -12,9 +12,11 @@ import pytest
 from core.archive import Archive, validate
 from core.archive.lock import exclusive
 from core.archive.objects import open_objects
+from core.config import load
 from core.errors import FewcastError
 from core.satellite.granule import Frame, Grid
-from deployments.backup import restore, save
+from deployments.backup import _targets, restore, save
+from flows.cli import PRESETS
 
 START = datetime(2024, 6, 1, tzinfo=UTC)
 CRS = {
@@ -92,6 +94,12 @@ def test_archives_of_two_presets_stay_two(data: Path, archive: Archive, tmp_path
     for name, was in (("korea", archive), ("japan", other)):
         back = Archive.open(str(tmp_path / "there" / name / "archive.zarr"))
         assert back.digest([0, 1, 2, 200]) == was.digest([0, 1, 2, 200])
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS.glob("*.toml")), ids=lambda path: path.stem)
+def test_an_archive_restored_into_a_folder_called_data_lies_where_its_preset_looks(preset: Path) -> None:
+    archive = load(preset).ingest.archive  # to be found from the folder above
+    assert _targets([archive], "/elsewhere/data") == {archive: f"/elsewhere/{archive}"}
 
 
 def test_two_archives_are_never_restored_to_one_place(data: Path, archive: Archive, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What earlier deployments left on the server is named, and goes if that is asked for."""
 
+import subprocess
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
@@ -8,6 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from deployments import deploy
+from deployments.stack import Stack
 
 
 class Server:
@@ -52,3 +55,23 @@ def test_what_is_in_no_config_any_more(
     assert said[:2] == [f"{word}: deployment flows.train.train/old", f"{word}: automation fewcast: old"]
     assert ("what is left over still runs; --prune deletes it" in said) != delete
     assert server.deleted == ([server.deployments[1].id, server.automations[1].id] if delete else [])
+
+
+def test_make_up_says_what_is_left_over_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = Server()
+
+    @contextmanager
+    def get_client(**_: Any) -> Any:
+        yield server
+
+    monkeypatch.setattr(deploy, "get_client", get_client)
+    deploy.clear_left_over({}, [], delete=False)
+    said = capsys.readouterr().out
+    applied = subprocess.CompletedProcess([], 0, f"train/now, by hand\nautomation fewcast: now\n{said}", "")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: applied)
+    stack = Stack(tmp_path / "data")
+    stack._deploy([], stack.plan())
+    assert capsys.readouterr().out == said
+    assert len(said.splitlines()) == 5

@@ -35,7 +35,7 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="fewcast-postgres-"))
     path.chmod(0o755)
     yield path
-    for data in path.iterdir():
+    for data in (path / "data", path / "again" / "data"):
         if (data / "stack").is_dir():
             Stack(data).down()
     shutil.rmtree(path)
@@ -78,8 +78,8 @@ def test_records_are_in_postgres_behind_a_password_and_survive(folder: Path) -> 
     stack.down()
     assert stack.processes.marked() == []
 
-    restore(folder / "again", folder / "backup")
-    again = Stack(folder / "again")
+    restore(folder / "again" / "data", folder / "backup")
+    again = Stack(folder / "again" / "data")
     assert records(again.up(only=SERVERS, deploy=False)) == before
     again.down()
 

@@ -1,6 +1,7 @@
 """The local stack knows its own processes, and ends no other; it gives each no more than it needs."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,9 @@ from deployments.stack.secrets import read_secrets
 from deployments.stack.services import BUCKET_KEYS, INNER_PORTS, PORTS, Plan
 from flows.access import Auth, read_auth
 from flows.embedded import HEARTBEAT
+from flows.pages import free_port
 
+SOME_PORTS = dict(zip((*PORTS, *INNER_PORTS), range(10_000, 20_000), strict=False))
 SLEEP = [sys.executable, "-c", "import time; time.sleep(100)"]
 SPAWN = [
     sys.executable,
@@ -51,6 +54,17 @@ def test_what_it_started_it_finds_and_ends(processes: Processes, tmp_path: Path)
     assert Processes(tmp_path).end_all() == ["sleeper"]
     assert entry.process() is None
     assert processes.end_all() == []
+
+
+def test_a_long_log_is_put_aside_once(processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployments.stack.processes.LOG_BYTES", 10)
+    log = tmp_path / "sleeper.log"
+    for before, kept in (("short", []), ("a long log", []), ("a longer log", [1]), ("the longest log", [1])):
+        log.write_text(before)
+        processes.start(Service("sleeper", SLEEP), tmp_path)
+        processes.end_all()
+        assert log.read_text() == ("" if kept else before)
+        assert [path.read_text() for path in tmp_path.glob("*.log.*")] == [before for _ in kept]
 
 
 def test_what_a_killed_service_leaves_is_ended_too(processes: Processes, tmp_path: Path) -> None:
@@ -108,14 +122,16 @@ def test_each_service_is_on_loopback_and_told_no_more_than_it_needs(tmp_path: Pa
     (tmp_path / "stack").mkdir()
     secrets = read_secrets(tmp_path / "stack")
     auth = Auth("someone", "a long password")
-    ports = dict(zip((*PORTS, *INNER_PORTS), range(10_000, 20_000), strict=False))
-    plan = Plan(tmp_path, ports, secrets, auth, None)
+    plan = Plan(tmp_path, SOME_PORTS, secrets, auth, None)
     services = {service.name: service for service in (*plan.servers(), *plan.workers())}
     assert {"prefect", "mlflow", "s3", "dask", "dask-worker", "worker-fewcast-cpu"} <= {*services}
     for service in services.values():
         line = " ".join(service.command)
         assert "0.0.0.0" not in line
         assert "127.0.0.1" in line + str(service.environment.get("PREFECT_WORKER_WEBSERVER_HOST"))
+        if service.name.startswith("dask"):
+            assert "--host 127.0.0.1" in line
+            assert "--dashboard-address 127.0.0.1:0" in line
         assert not [value for value in (*secrets.values(), auth.password) if value in line], "others see it with ps"
         assert "FEWCAST_AUTH" not in service.environment
     assert secrets["AWS_SECRET_ACCESS_KEY"] not in services["prefect"].environment.values()
@@ -126,13 +142,35 @@ def test_each_service_is_on_loopback_and_told_no_more_than_it_needs(tmp_path: Pa
     assert services["worker-fewcast-cpu"].environment.items() >= HEARTBEAT.items()
 
 
+def test_dask_listens_on_loopback_alone(tmp_path: Path) -> None:
+    """It unpickles what it is sent: the scheduler, the worker, the worker's nanny and the pages of all three."""
+    (tmp_path / "stack").mkdir()
+    plan = Plan(tmp_path, {**SOME_PORTS, "dask": free_port(0)}, read_secrets(tmp_path / "stack"), None, None)
+    processes = Processes(plan.folder)
+
+    def listening(name: str) -> list[str]:
+        first = processes.running()[name].process()
+        assert first is not None
+        sockets = [s for one in (first, *first.children(recursive=True)) for s in one.net_connections()]
+        return [socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN]
+
+    try:
+        for service in plan._dask():
+            processes.start(service, tmp_path)
+        until(lambda: "Registered to" in (plan.folder / "dask-worker.log").read_text(), 120)
+        assert len(listening("dask")) >= 2
+        assert len(listening("dask-worker")) >= 3
+        assert {*listening("dask"), *listening("dask-worker")} <= {"127.0.0.1", "::1"}
+    finally:
+        processes.end_all()
+
+
 def test_a_bucket_of_the_operators_own_is_left_to_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "stack").mkdir()
     keys = {*BUCKET_KEYS, "AWS_DEFAULT_REGION"}
     for key in keys:
         monkeypatch.delenv(key, raising=False)
-    ports = dict(zip((*PORTS, *INNER_PORTS), range(10_000, 20_000), strict=False))
-    plan = Plan(tmp_path, ports, read_secrets(tmp_path / "stack"), None, None)
+    plan = Plan(tmp_path, SOME_PORTS, read_secrets(tmp_path / "stack"), None, None)
 
     def told() -> dict[str, str]:
         return {key: value for key, value in plan.client_environment().items() if key in keys}
@@ -142,6 +180,10 @@ def test_a_bucket_of_the_operators_own_is_left_to_the_workers(tmp_path: Path, mo
     assert told()["AWS_SECRET_ACCESS_KEY"] == plan.secrets["AWS_SECRET_ACCESS_KEY"]
     monkeypatch.setenv("AWS_PROFILE", "mine")
     assert told() == {"AWS_PROFILE": "mine"}
+    servers = {service.name: service.environment for service in plan.servers()}
+    for name in ("prefect", "mlflow"):
+        assert not [key for key in servers[name] if key.startswith("AWS_")], "they need no bucket"
+    assert servers["dask"]["AWS_PROFILE"] == "mine"
     monkeypatch.delenv("AWS_PROFILE")
     monkeypatch.setattr("deployments.stack.services.find_weed", lambda: "")
     assert told() == {}, "no server of the stack's own"
@@ -169,11 +211,24 @@ def test_ports_stay_from_one_start_to_the_next(tmp_path: Path) -> None:
 
 
 def test_records_stay_in_the_profile_they_are_in(tmp_path: Path) -> None:
-    assert Stack(tmp_path)._profile("") == "sqlite"
+    assert Stack(tmp_path).plan().postgres is None
     with pytest.raises(FewcastError, match="are in sqlite"):
-        Stack(tmp_path)._profile("postgres")
+        Stack(tmp_path).plan("postgres")
     with pytest.raises(FewcastError, match="no such profile"):
-        Stack(tmp_path)._profile("oracle")
+        Stack(tmp_path).plan("oracle")
+
+
+def test_a_profile_that_could_not_be_made_binds_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
+    with pytest.raises(FewcastError, match="leave PROFILE out for SQLite"):
+        Stack(tmp_path).plan("postgres")
+    assert Stack(tmp_path).plan().postgres is None
+
+
+def test_a_folder_whose_workers_would_look_elsewhere_is_refused(tmp_path: Path) -> None:
+    """Beside another's `data`, a folder of another name would have its workers write into the other's."""
+    with pytest.raises(FewcastError, match=r"must be called data.*found .*restored.*give --data .*restored/data"):
+        Stack(tmp_path / "restored").up()
 
 
 def test_status_of_an_idle_folder_is_empty(tmp_path: Path) -> None:

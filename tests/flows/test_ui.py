@@ -7,13 +7,16 @@ import pytest
 
 from flows import pages
 
+Started = list[tuple[list[str], dict[str, str]]]
 
-def test_the_page_asks_its_own_server_whatever_the_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where 4200 is another's, the page would show, and start, the other's runs."""
-    started: list[tuple[list[str], dict[str, str]]] = []
+
+@pytest.fixture
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Started:
+    """The commands and environments of the servers, which are not started: Prefect's and MLflow's."""
+    commands: Started = []
 
     def start(command: list[str], *, env: dict[str, str], **_: object) -> SimpleNamespace:
-        started.append((command, env))
+        commands.append((command, env))
         return SimpleNamespace(poll=lambda: 1)
 
     def stop(*_: object) -> None:
@@ -24,7 +27,26 @@ def test_the_page_asks_its_own_server_whatever_the_port(tmp_path: Path, monkeypa
     monkeypatch.setattr(pages.subprocess, "Popen", start)
     monkeypatch.setattr(pages, "wait_until_healthy", stop)
     monkeypatch.setattr(pages, "end_process", lambda process: None)
+    return commands
+
+
+def test_the_page_asks_its_own_server_whatever_the_port(started: Started) -> None:
+    """Where 4200 is another's, the page would show, and start, the other's runs."""
     assert pages.serve_pages() == 0
-    command, environment = started[0]
+    (command, environment), (mlflow, _) = started
     assert command[2:] == ["flows.server", "--host", "127.0.0.1", "--port", "4900"]
     assert environment["PREFECT_SERVER_UI_API_URL"] == "http://127.0.0.1:4900/api"
+    assert "basic-auth" not in mlflow
+
+
+def test_both_servers_ask_for_the_password_that_is_set(
+    started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEWCAST_AUTH", "someone:a long password")
+    assert pages.serve_pages() == 0
+    (_, prefect), (command, mlflow) = started
+    assert prefect["PREFECT_SERVER_API_AUTH_STRING"] == "someone:a long password"
+    assert command[-2:] == ["--app-name", "basic-auth"]
+    assert mlflow["MLFLOW_AUTH_ADMIN_PASSWORD"] == "a long password"
+    assert str(tmp_path / "data" / "mlflow-users.db") in Path(mlflow["MLFLOW_AUTH_CONFIG_PATH"]).read_text()
+    assert not [word for command, _ in started for word in command if "a long password" in word]
