@@ -3,8 +3,8 @@
 import argparse
 import os
 import sys
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 from uuid import UUID
@@ -13,14 +13,20 @@ from prefect import serve
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.exceptions import ObjectAlreadyExists
-from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.exceptions import ObjectAlreadyExists, PrefectHTTPStatusError
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_URL,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    temporary_settings,
+)
 
 from core.config import load
 from core.errors import FewcastError
 from deployments.automations import OURS, apply_automations, automations, find_alerts
 from deployments.catalogue import Entry, catalogue
 from deployments.pools import CPU_POOL, GPU_POOL
+from flows.access import open_doors
 from flows.cli import PRESETS
 from flows.embedded import HEARTBEAT_SECONDS
 from tasks.listing import everything
@@ -43,14 +49,33 @@ def main() -> int:
                 mend="run `fewcast ui` beside this and set PREFECT_API_URL to its address with /api behind it",
             )
         chosen = catalogue(load(path) for path in options.config or sorted(PRESETS.glob("*.toml")))
-        apply(chosen, options.working_dir if options.apply else "", prune=options.prune)
-        if not options.apply:
-            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: HEARTBEAT_SECONDS}):
-                serve(*(entry.deployment() for entry in chosen))
+        with let_in():
+            apply(chosen, options.working_dir if options.apply else "", prune=options.prune)
+            if not options.apply:
+                with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: HEARTBEAT_SECONDS}):
+                    serve(*(entry.deployment() for entry in chosen))
     except FewcastError as error:
         print(f"fewcast: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+@contextmanager
+def let_in() -> Iterator[None]:
+    """FEWCAST_AUTH for Prefect's client, which has read its settings by now, and for the runs that are started here."""
+    open_doors()
+    key = os.environ.get(PREFECT_API_AUTH_STRING.name)
+    with temporary_settings({PREFECT_API_AUTH_STRING: key} if key else {}):
+        try:
+            yield
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code != 401:
+                raise
+            raise FewcastError(
+                "the Prefect server does not let us in",
+                found=f"status 401 from {PREFECT_API_URL.value()}",
+                mend="set FEWCAST_AUTH=user:password, or FEWCAST_AUTH_FILE, as the server has it",
+            ) from error
 
 
 def apply(chosen: list[Entry], working_dir: str = "", *, prune: bool = False) -> None:

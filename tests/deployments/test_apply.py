@@ -1,0 +1,75 @@
+"""The deployments, applied for workers to a real Prefect server behind a password."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from flows.cli import PRESETS
+from tests.deployments.servers import prefect_server, reach
+from tests.deployments.waiting import until
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("applied")
+
+
+@pytest.fixture(scope="module")
+def api(folder: Path) -> Iterator[httpx.Client]:
+    with prefect_server(folder) as client:
+        yield client
+
+
+def apply(folder: Path, told: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    """`python -m deployments.deploy --apply` of one preset."""
+    environment = {**os.environ, "PREFECT_HOME": str(folder / "prefect"), "DO_NOT_TRACK": "true", **told}
+    command = [sys.executable, "-m", "deployments.deploy", "--apply", "--config", str(PRESETS / "korea.toml")]
+    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+def state(api: httpx.Client) -> list[object]:
+    """What the server holds of ours, but for moments and ids."""
+    volatile = {"id", "created", "updated", "status", "last_polled", "flow_id", "version_id", "version_info",
+                "default_queue_id", "created_by", "updated_by", "deployment_id", "version",
+                "active_slots"}  # fmt: skip
+
+    def plain(item: object) -> object:
+        if isinstance(item, dict):
+            return {key: plain(value) for key, value in item.items() if key not in volatile and value}
+        return [plain(entry) for entry in item] if isinstance(item, list) else item
+
+    kinds = ("deployments", "work_pools", "concurrency_limits", "automations")
+    found = [api.post(f"/{kind}/filter", json={}).json() for kind in kinds]
+    return [sorted(map(str, map(plain, items))) for items in found]
+
+
+def test_applied_twice_it_changes_nothing(api: httpx.Client, folder: Path) -> None:
+    said = []
+    for _ in range(2):
+        done = apply(folder, reach(api))
+        assert done.returncode == 0, done.stderr
+        said.append((done.stdout, state(api)))
+    assert said[0] == said[1]
+    assert "ingest/korea-latest, at */10 * * * * UTC" in said[0][0]
+    assert len(said[0][1][0]) >= 9
+    asked = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+    until(lambda: api.post("/flow_runs/count", json=asked).text.strip("0").isdigit(), 120)  # the scheduler is at work
+    names = [name for name in said[0][0].splitlines() if name.startswith("automation ")]
+    assert len(said[0][1][3]) >= len(names) == len(set(names)) >= 8
+
+
+@pytest.mark.parametrize("auth", ["", "someone:another password"])
+def test_without_the_password_it_says_what_to_set(api: httpx.Client, folder: Path, auth: str) -> None:
+    done = apply(folder, {**reach(api), "FEWCAST_AUTH": auth})
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"fewcast: the Prefect server does not let us in: found status 401 from {reach(api)['PREFECT_API_URL']}; "
+        "set FEWCAST_AUTH=user:password, or FEWCAST_AUTH_FILE, as the server has it"
+    ]
