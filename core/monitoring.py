@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
 from core.archive import SERVED, Archive, Status
 from core.config import MonitorConfig
-from core.forecast.folder import Folder
+from core.forecast.folder import Folder, read_attributes
 
 
 def write_metrics(config: MonitorConfig, failed: Mapping[str, int], now: datetime) -> str:
@@ -62,7 +62,7 @@ def newest_time(archive: Archive) -> np.datetime64 | None:
 
 
 def _forecasts(found: "_Metrics", folder: Folder, config: MonitorConfig, now: datetime) -> None:
-    forecasts = folder.forecasts()
+    forecasts = [(init_time, place) for init_time, place in folder.forecasts() if read_attributes(place)]
     if forecasts:
         init_time, place = forecasts[-1]
         found.set("nowcast_newest_init_timestamp_seconds", "When the newest nowcast starts.", _seconds(init_time))

@@ -146,17 +146,19 @@ def automations(entries: Iterable[Entry], ids: Mapping[str, UUID], block: UUID |
     return made
 
 
-def apply_automations(made: Iterable[Automation]) -> list[str]:
-    """Make those that are not there and change those that are another; returns the names of all."""
+def apply_automations(made: Iterable[Automation]) -> list[Automation]:
+    """Make those that are not there, change those that are another, and leave off what is disabled; returns all."""
     made = list(made)
     for automation in made:
         found = _find(automation.name)
         if found is None:
             automation.create()
-        elif _plain(found) != _plain(automation):
+            continue
+        automation.enabled = found.enabled
+        if _plain(found) != _plain(automation):
             automation.id = found.id
             automation.update()
-    return [automation.name for automation in made]
+    return made
 
 
 def find_alerts() -> UUID | None:

@@ -3,24 +3,31 @@
 import argparse
 import os
 import sys
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 from uuid import UUID
 
 from prefect import serve
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.exceptions import ObjectAlreadyExists
-from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.deployments.runner import RunnerDeployment
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_URL,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    temporary_settings,
+)
 
 from core.config import load
 from core.errors import FewcastError
 from deployments.automations import OURS, apply_automations, automations, find_alerts
 from deployments.catalogue import Entry, catalogue
 from deployments.pools import CPU_POOL, GPU_POOL
+from flows.access import open_doors
 from flows.cli import PRESETS
 from flows.embedded import HEARTBEAT_SECONDS
 from tasks.listing import everything
@@ -43,34 +50,77 @@ def main() -> int:
                 mend="run `fewcast ui` beside this and set PREFECT_API_URL to its address with /api behind it",
             )
         chosen = catalogue(load(path) for path in options.config or sorted(PRESETS.glob("*.toml")))
-        apply(chosen, options.working_dir if options.apply else "", prune=options.prune)
-        if not options.apply:
-            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: HEARTBEAT_SECONDS}):
-                serve(*(entry.deployment() for entry in chosen))
+        with let_in():
+            made = apply(chosen, options.working_dir if options.apply else "", prune=options.prune)
+            if not options.apply:
+                with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: HEARTBEAT_SECONDS}):
+                    serve(*made)
     except FewcastError as error:
         print(f"fewcast: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def apply(chosen: list[Entry], working_dir: str = "", *, prune: bool = False) -> None:
+@contextmanager
+def let_in() -> Iterator[None]:
+    """FEWCAST_AUTH for Prefect's client, which has read its settings by now, and for the runs that are started here."""
+    open_doors()
+    key = os.environ.get(PREFECT_API_AUTH_STRING.name)
+    with temporary_settings({PREFECT_API_AUTH_STRING: key} if key else {}):
+        try:
+            yield
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code != 401:
+                raise
+            raise FewcastError(
+                "the Prefect server does not let us in",
+                found=f"status 401 from {PREFECT_API_URL.value()}",
+                mend="set FEWCAST_AUTH=user:password, or FEWCAST_AUTH_FILE, as the server has it",
+            ) from error
+
+
+def apply(chosen: list[Entry], working_dir: str = "", *, prune: bool = False) -> list[RunnerDeployment]:
     """Pools, the limit of one run a GPU, deployments and automations; applied twice it changes nothing.
 
-    What earlier calls made and these entries do not ask for is named, since it may be another's; to `prune` deletes it.
+    What the operator switched off on the server stays off, and the limit as it was set. What earlier calls made and
+    these entries do not ask for is named, since it may be another's; to `prune` deletes it.
     With a folder to run in the deployments are for the workers of the pools; without, for this process to serve.
     """
     with get_client(sync_client=True) as client:
         for pool in (CPU_POOL, GPU_POOL) if working_dir else ():
             with suppress(ObjectAlreadyExists):
                 client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
-        client.create_concurrency_limit(GPU, 1)
+        try:
+            client.read_concurrency_limit_by_tag(GPU)
+        except ObjectNotFound:
+            client.create_concurrency_limit(GPU, 1)
+        made = [entry.deployment(working_dir) for entry in chosen]
+        for deployment in made:
+            keep_off(deployment, client)
     ids: dict[str, UUID] = {}
-    for entry in chosen:
-        ids[entry.path] = cast(UUID, entry.deployment(working_dir).apply())
-        print(f"{entry.path}, {entry.starts}")
-    names = apply_automations(automations(chosen, ids, find_alerts()))
-    print(*(f"automation {name}" for name in names), sep="\n")
-    clear_left_over(ids, names, delete=prune)
+    for entry, deployment in zip(chosen, made, strict=True):
+        ids[entry.path] = cast(UUID, deployment.apply())
+        off = deployment.paused or not all(schedule.active for schedule in deployment.schedules or ())
+        print(f"{entry.path}, {entry.starts}{' (switched off)' * off}")
+    rules = apply_automations(automations(chosen, ids, find_alerts()))
+    print(*(f"automation {rule.name}{' (switched off)' * (not rule.enabled)}" for rule in rules), sep="\n")
+    clear_left_over(ids, [rule.name for rule in rules], delete=prune)
+    return made
+
+
+def keep_off(made: RunnerDeployment, client: SyncPrefectClient) -> None:
+    """Leave off what is off on the server: a deployment that is paused, and a schedule.
+
+    One that a process serves is paused by the end of that process: that is not the operator's word, and is not kept.
+    """
+    try:
+        there = client.read_deployment_by_name(f"{made.flow_name}/{made.name}")
+    except ObjectNotFound:
+        return
+    made.paused = bool(there.paused and there.work_pool_name and made.work_pool_name)
+    off = {schedule.slug for schedule in there.schedules if not schedule.active}
+    for schedule in made.schedules or ():
+        schedule.active = schedule.slug not in off
 
 
 def clear_left_over(ids: Mapping[str, UUID], names: Collection[str], *, delete: bool) -> None:

@@ -75,7 +75,7 @@ def read_auth(environment: Mapping[str, str] = os.environ) -> Auth | None:
 
 
 def open_doors() -> None:
-    """Put the setting where this process's clients look; before prefect is first imported."""
+    """Put the setting where the clients of this process and its children look; prefect looks when it is imported."""
     if auth := read_auth():
         for key, value in auth.for_clients().items():
             os.environ.setdefault(key, value)

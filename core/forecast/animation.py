@@ -29,7 +29,7 @@ def animate(dataset: xr.Dataset, view: Newest, init: int, path: Path) -> None:
     mean = dataset["mean"].isel(channel=0).values
     member = member_values(dataset, 0)[:, 0]
     width = LIKELY * dataset["spread"].isel(channel=0).values
-    image = {"cmap": image_style(view.kind).colours, "norm": Normalize(*limits(np.concatenate([seen, mean])))}
+    image = {"cmap": image_style(view.kinds[0]).colours, "norm": Normalize(*limits(np.concatenate([seen, mean])))}
     sure, words, steps = surety(view)
     legend = f"{words}: " + ", ".join(f"{step:g}" for step in steps)
     times = [*view.frames.archive.times[slots], *dataset["valid_time"].values]

@@ -60,6 +60,7 @@ def forecast_dataset(
             "member": np.arange(len(codes), dtype=np.int32),
             "lead_time": lead.astype("timedelta64[ns]"),
             "channel": np.array(spec.channels, object),
+            "channel_units": ("channel", np.array([UNITS[kind] for kind in view.kinds], object)),
             "y": grid.y,
             "x": grid.x,
             "init_time": init_time.astype("M8[ns]"),
@@ -69,7 +70,7 @@ def forecast_dataset(
         | ({"event": np.array([threshold.name for threshold in config.thresholds], object)} if events else {}),
         attrs={"Conventions": "CF-1.11", "title": "Satellite nowcast", "source": f"fewcast {version('fewcast')}"},
     )
-    return _describe(dataset, config, spec, view.kind)
+    return _describe(dataset, config, spec, view.kinds)
 
 
 def _members(
@@ -106,12 +107,13 @@ def _event(threshold: Threshold, spec: DataSpec, mixture: Mixture) -> NDArray[np
     return part.cdf(value).float().cpu().numpy()
 
 
-def _describe(dataset: xr.Dataset, config: ForecastConfig, spec: DataSpec, kind: Kind) -> xr.Dataset:
-    units = UNITS[kind]
+def _describe(dataset: xr.Dataset, config: ForecastConfig, spec: DataSpec, kinds: tuple[Kind, ...]) -> xr.Dataset:
+    """Attributes by CF; a field has units of its own where all channels share them."""
+    shared = {"units": UNITS[kinds[0]]} if len({*kinds}) == 1 else {}
     for name, words in (("members", "forecast members"), ("mean", "mean of the forecast distribution"),
                         ("spread", "standard deviation of the forecast distribution")):  # fmt: skip
-        dataset[name].attrs |= {"long_name": words, "units": units, "grid_mapping": "crs"}
-        if kind == "brightness_temperature" and name != "spread":
+        dataset[name].attrs |= {"long_name": words, **shared, "grid_mapping": "crs"}
+        if {*kinds} == {"brightness_temperature"} and name != "spread":
             dataset[name].attrs["standard_name"] = "toa_brightness_temperature"
     if "probability" in dataset:
         events = [f"{t.channel or spec.channels[0]} {'above' if t.above else 'below'} {t.value:g}"
@@ -123,6 +125,7 @@ def _describe(dataset: xr.Dataset, config: ForecastConfig, spec: DataSpec, kind:
     dataset["init_time"].attrs = {"standard_name": "forecast_reference_time"}
     dataset["lead_time"].attrs = {"standard_name": "forecast_period"}
     dataset["valid_time"].attrs = {"standard_name": "time"}
+    dataset["channel_units"].attrs = {"long_name": "units of each channel"}
     dataset["member"].attrs = {"standard_name": "realization", "units": "1"}
     for name in ("init_time", "valid_time"):
         dataset[name].encoding = {"units": "minutes since 1970-01-01", "dtype": "int64"}

@@ -95,7 +95,7 @@ class Folder:
         oldest = forecasts[-1][0] - np.timedelta64(int(keep_days * 86400), "s") if forecasts and keep_days else None
         for init_time, path in forecasts:
             if oldest is not None and init_time < oldest and path != made:
-                shutil.rmtree(path)
+                _take_away(path)
                 for suffix in _BESIDE:
                     path.with_suffix(suffix).unlink(missing_ok=True)
                 yield path.name
@@ -129,6 +129,15 @@ class Folder:
             return found
         except (OSError, ValueError):
             return {}
+
+
+def _take_away(path: Path) -> None:
+    """Delete a folder so that it is there whole or not at all; what a kill leaves of it is cleared away later."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.retired.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    with suppress(FileNotFoundError):  # another run clears away too
+        os.rename(path, beside)
+        shutil.rmtree(beside)
 
 
 def _delete(path: Path) -> None:

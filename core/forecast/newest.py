@@ -47,8 +47,9 @@ class Newest:
         return self.area[0].stop - self.area[0].start, self.area[1].stop - self.area[1].start
 
     @property
-    def kind(self) -> Kind:
-        return self.frames.archive.kind_of[self.model.spec.channels[0]]
+    def kinds(self) -> tuple[Kind, ...]:
+        """What each channel is of, in the order of the run's channels."""
+        return tuple(self.frames.archive.kind_of[name] for name in self.model.spec.channels)
 
     @property
     def newest_slot(self) -> int | None:

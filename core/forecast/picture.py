@@ -31,7 +31,7 @@ def forecast_picture(dataset: xr.Dataset, view: Newest, init: int, skill: Mappin
     now = observed(view, [init])[0]
     mean = dataset["mean"].isel(channel=0, lead_time=leads).values
     member = member_values(dataset, 0)[leads, 0]
-    style = image_style(view.kind)
+    style = image_style(view.kinds[0])
     scale = Normalize(*limits(np.concatenate([now.ravel(), mean.ravel()])))
     page = _Page(view, dataset, len(leads), 3 + len(_events(dataset)))
     image: dict[str, Any] = {"cmap": style.colours, "norm": scale}
@@ -76,7 +76,7 @@ def surety(view: Newest) -> tuple[dict[str, Any], str, list[float]]:
     steps = [first * factor for factor in (1, 2, 4, 8)]
     colours = ListedColormap(colormaps["YlOrBr"](np.linspace(0.05, 1, 5)))
     style = {"cmap": colours, "norm": BoundaryNorm([0.0, *steps, 4 * steps[-1]], 5)}
-    return style, f"8 of 10 lie within ± ({UNITS[view.kind]})", steps
+    return style, f"8 of 10 lie within ± ({UNITS[view.kinds[0]]})", steps
 
 
 def _events(dataset: xr.Dataset) -> dict[str, str]:

@@ -7,7 +7,8 @@ of the newest span. A lead time is scored once; a forecast that was made anew is
 import json
 import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,23 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from core.archive import SERVED, Archive
+from core.archive.shard import DamagedError
 from core.config import ForecastConfig
+from core.errors import FewcastError
 from core.forecast.dataset import IDENTITY
 from core.forecast.folder import VERIFICATION, Folder, read_attributes
 from core.report import Report, Silent
+from core.satellite.granule import Grid
 from core.verify.crps import ensemble_crps
 
 COVERED = 1.6449  # standard deviations on either side of the mean that hold 90 % of a Gaussian
+
+
+class UnscorableError(FewcastError):
+    """A forecast that is damaged, or not of this archive; the others can be scored."""
+
+    def __init__(self, place: Path, found: str) -> None:
+        super().__init__(f"the forecast {place} cannot be scored", found=found, mend="delete it, or make it again")
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,10 @@ class Verified:
 
 
 def verify_forecasts(config: ForecastConfig, *, report: Report | None = None) -> Verified:
-    """Score every lead time of the folder's forecasts whose truth has come since, and write the rolling scores anew."""
+    """Score every lead time of the folder's forecasts whose truth has come since, and write the rolling scores anew.
+
+    A forecast that cannot be scored is told of, and the rest are scored; one that is fully scored is not opened again.
+    """
     report = report or Silent()
     folder, archive = Folder(config.output), Archive.open(config.archive)
     forecasts = folder.forecasts()
@@ -71,12 +85,18 @@ def verify_forecasts(config: ForecastConfig, *, report: Report | None = None) ->
         entry = book.get(str(init_time))
         if entry is None or entry["identity"] != own:
             entry = {"identity": own, "leads": {}}
-        found, missing = score(place, archive, skip=set(entry["leads"]))
-        waiting += missing
-        if found:
-            scored, lead_times = scored + 1, lead_times + len(found)
-            book[str(init_time)] = {"identity": own, "leads": entry["leads"] | found}
-            _write(folder.path / VERIFICATION / f"{day}.json", book)
+        if len(entry["leads"]) != entry.get("lead_times"):
+            try:
+                found, missing = score(place, archive, skip=set(entry["leads"]))
+            except (UnscorableError, DamagedError) as error:
+                report.message(str(error))
+            else:
+                waiting, scored, lead_times = waiting + missing, scored + bool(found), lead_times + len(found)
+                leads = entry["leads"] | found
+                now = {"identity": own, "leads": leads, "lead_times": len(leads) + missing}
+                if leads and now != entry:
+                    book[str(init_time)] = now
+                    _write(folder.path / VERIFICATION / f"{day}.json", book)
         report.progress(done, len(forecasts), "forecasts")
     rolling = roll(folder, config.verify_hours)
     if rolling:
@@ -88,29 +108,46 @@ def score(place: Path, archive: Archive, skip: set[str]) -> tuple[dict[str, dict
     """Sums over the observed pixels of each lead time and channel whose truth is there: {minutes: {channel: sums}}.
 
     Lead times in `skip` are left out; the second value counts those whose truth is not there. CRPS is the fair one of
-    the members, persistence is the frame that the forecast started from.
+    the members, persistence is the frame that the forecast started from. Raises `UnscorableError` for what is wrong
+    with the forecast, and the archive's own errors for what is wrong with the truth.
     """
-    with xr.open_zarr(place, consolidated=False) as data:
+    with _reading(place):
+        data = xr.open_zarr(place, consolidated=False)  # no file stays open
         minutes = (data["lead_time"].values / np.timedelta64(1, "m")).astype(int)
-        leads = [i for i, lead in enumerate(minutes) if str(lead) not in skip]
         channels = [str(name) for name in data["channel"].values]
-        columns = [archive.channels.index(name) for name in channels]
-        valid = data["valid_time"].values
-        there = [i for i in leads if _served(archive, valid[i], columns)]
-        if not there:
-            return {}, len(leads)
-        window = _window(data, archive)
+        init, valid, y, x = (data[name].values for name in ("init_time", "valid_time", "y", "x"))
+    if lacking := [name for name in channels if name not in archive.channels]:
+        raise UnscorableError(place, f"channels that {archive.url} lacks: {', '.join(lacking)}")
+    columns = [archive.channels.index(name) for name in channels]
+    leads = [i for i, lead in enumerate(minutes) if str(lead) not in skip]
+    there = [i for i in leads if _served(archive, valid[i], columns)]
+    if not there:
+        return {}, len(leads)
+    window, start_slot = _window(y, x, archive.grid), _slot(archive, init)
+    if window is None or start_slot is None:
+        raise UnscorableError(place, f"an area or a start that is not of {archive.url}")
+    with _reading(place):
         members = torch.from_numpy(data["members"].isel(lead_time=there).values.astype(np.float32))
         mean, spread = (data[name].isel(lead_time=there).values for name in ("mean", "spread"))
-        start = _frame(archive, data["init_time"].values, channels, window)
-        found: dict[str, dict[str, Any]] = {}
-        for position, lead in enumerate(there):
-            truth = _frame(archive, valid[lead], channels, window)
-            found[str(minutes[lead])] = {
-                name: _sums(truth[c], start[c], members[:, position, c], mean[position, c], spread[position, c])
-                for c, name in enumerate(channels)
-            }
+    start = _frame(archive, start_slot, channels, window)
+    found: dict[str, dict[str, Any]] = {}
+    for position, lead in enumerate(there):
+        truth = _frame(archive, archive.slot(valid[lead].astype("M8[s]")), channels, window)
+        found[str(minutes[lead])] = {
+            name: _sums(truth[c], start[c], members[:, position, c], mean[position, c], spread[position, c])
+            for c, name in enumerate(channels)
+        }
     return found, len(leads) - len(there)
+
+
+@contextmanager
+def _reading(place: Path) -> Iterator[None]:
+    """Everything is caught on purpose: a lost byte surfaces as whatever Zarr, its codecs or xarray make of it."""
+    try:
+        yield
+    except Exception as error:
+        words = " ".join(str(error).split())[:200]
+        raise UnscorableError(place, f"{type(error).__name__}: {words}") from error
 
 
 def _sums(
@@ -180,26 +217,28 @@ def _cell(value: float | None, form: str) -> str:
 
 
 def _served(archive: Archive, time: np.datetime64, columns: list[int]) -> bool:
+    slot = _slot(archive, time)
+    return slot is not None and bool(np.isin(archive.status_of([slot])[0, columns], SERVED).all())
+
+
+def _slot(archive: Archive, time: np.datetime64) -> int | None:
     try:
-        slot = archive.slot(time.astype("M8[s]"))
+        return archive.slot(time.astype("M8[s]"))
     except ValueError:
-        return False
-    return bool(np.isin(archive.status_of([slot])[0, columns], SERVED).all())
+        return None
 
 
-def _window(data: xr.Dataset, archive: Archive) -> tuple[slice, slice]:
+def _window(y: NDArray[np.float64], x: NDArray[np.float64], grid: Grid) -> tuple[slice, slice] | None:
     """Where the forecast lies in the archive, from their coordinates."""
-    top, left = (int(np.abs(axis - data[name].values[0]).argmin()) for name, axis in
-                 (("y", archive.grid.y), ("x", archive.grid.x)))  # fmt: skip
-    return slice(top, top + data.sizes["y"]), slice(left, left + data.sizes["x"])
+    top, left = int(np.abs(grid.y - y[0]).argmin()), int(np.abs(grid.x - x[0]).argmin())
+    window = slice(top, top + len(y)), slice(left, left + len(x))
+    return window if np.array_equal(grid.y[window[0]], y) and np.array_equal(grid.x[window[1]], x) else None
 
 
-def _frame(
-    archive: Archive, time: np.datetime64, channels: list[str], window: tuple[slice, slice]
-) -> NDArray[np.float32]:
+def _frame(archive: Archive, slot: int, channels: list[str], window: tuple[slice, slice]) -> NDArray[np.float32]:
     """One frame (C, Y, X) in physical units."""
-    slot, of = [archive.slot(time.astype("M8[s]"))], archive.kind_of
-    frames = {kind: archive.read(kind, slot, *window)[0] for kind in {of[name] for name in channels}}
+    of = archive.kind_of
+    frames = {kind: archive.read(kind, [slot], *window)[0] for kind in {of[name] for name in channels}}
     return np.stack([frames[of[name]][archive.kinds[of[name]].index(name)] for name in channels])
 
 

@@ -53,6 +53,20 @@ def test_the_metrics_are_those_of_what_lies_there(chain, tmp_path):
     assert found["monitor_timestamp_seconds",] == NOW.timestamp()
 
 
+def test_a_nowcast_that_cannot_be_read_is_left_out(tmp_path):
+    config = MonitorConfig(
+        name="tiny", archive=str(tmp_path / "no.zarr"), forecasts=str(tmp_path / "out"), folder=str(tmp_path)
+    )
+    whole, empty, torn = (tmp_path / "out" / f"forecast_20240603T{hour}00Z.zarr" for hour in (21, 22, 23))
+    for place in (whole, empty, torn):
+        place.mkdir(parents=True)
+    (whole / "zarr.json").write_text('{"attributes": {"learner": "maml"}}')
+    (torn / "zarr.json").touch()
+    found = read(write_metrics(config, {}, NOW))
+    assert found["nowcasts",] == 1
+    assert found["nowcast_newest_init_timestamp_seconds",] == datetime(2024, 6, 3, 21, tzinfo=UTC).timestamp()
+
+
 def test_before_anything_is_there_the_file_says_so_and_replaces_the_old_one(tmp_path):
     config = MonitorConfig(
         name="tiny", archive=str(tmp_path / "no.zarr"), forecasts=str(tmp_path / "no"), folder=str(tmp_path)

@@ -1,8 +1,7 @@
-"""The deployments, through a real Prefect server: registered, described, started by hand, completed."""
+"""The deployments, through a real Prefect server with a password: registered, described, started by hand, completed."""
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,13 +13,14 @@ from uuid import uuid4
 import httpx
 import pytest
 from prefect.automations import Automation
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from core.config import load
 from core.meta import checkpoint
 from deployments.automations import apply_automations, overdue, stale, stuck, zombies
 from deployments.catalogue import catalogue
 from flows.cli import PRESETS
+from tests.deployments.servers import AUTH, prefect_server, reach
 from tests.deployments.waiting import end, until
 
 TINY = Path(__file__).parents[1] / "flows" / "tiny.toml"
@@ -36,25 +36,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def api(folder: Path) -> Iterator[httpx.Client]:
-    """A Prefect server on loopback with its records in a temporary folder."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {
-        **os.environ,
-        "PREFECT_HOME": str(folder / "prefect"),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "true",
-    }
-    command = [sys.executable, "-m", "flows.server", "--host", "127.0.0.1", "--port", str(port)]
-    with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}/api", timeout=30) as client:
-            until(lambda: client.get("/health").status_code == 200, 240, server)
-            yield client
-    finally:
-        end(server)
+    with prefect_server(folder) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +45,7 @@ def served(api: httpx.Client, folder: Path) -> Iterator["subprocess.Popen[bytes]
     """`python -m deployments.deploy` beside it."""
     environment = {
         **os.environ,
-        "PREFECT_API_URL": str(api.base_url).rstrip("/"),
+        **reach(api),
         "PREFECT_HOME": str(folder / "prefect"),
         "PREFECT_RUNNER_POLL_FREQUENCY": "1",
         "OMP_NUM_THREADS": "1",
@@ -229,7 +212,7 @@ def test_what_hangs_is_cancelled_what_died_is_crashed_and_silence_is_told(api: h
         )
 
     [check] = [entry for entry in catalogue([load(PRESETS / "korea.toml")]) if entry.on_silence_of]
-    with temporary_settings({PREFECT_API_URL: str(api.base_url).rstrip("/")}):
+    with temporary_settings({PREFECT_API_URL: reach(api)["PREFECT_API_URL"], PREFECT_API_AUTH_STRING: AUTH}):
         ids = {check.path: check.deployment().apply()}
         rules = [
             stale("an archive that nothing comes into", timedelta(seconds=10), check, ids, None),
@@ -255,37 +238,6 @@ def test_what_hangs_is_cancelled_what_died_is_crashed_and_silence_is_told(api: h
         finally:
             for rule in rules:
                 Automation.read(name=rule.name).delete()
-
-
-def test_applied_twice_it_changes_nothing(api: httpx.Client, folder: Path) -> None:
-    def state() -> list[object]:
-        volatile = {"id", "created", "updated", "status", "last_polled", "flow_id", "version_id", "version_info",
-                    "default_queue_id", "created_by", "updated_by", "deployment_id", "version",
-                    "active_slots"}  # fmt: skip
-
-        def plain(item: object) -> object:
-            if isinstance(item, dict):
-                return {key: plain(value) for key, value in item.items() if key not in volatile and value}
-            return [plain(entry) for entry in item] if isinstance(item, list) else item
-
-        kinds = ("deployments", "work_pools", "concurrency_limits", "automations")
-        found = [api.post(f"/{kind}/filter", json={}).json() for kind in kinds]
-        return [sorted(map(str, map(plain, items))) for items in found]
-
-    environment = {**os.environ, "PREFECT_API_URL": str(api.base_url).rstrip("/"), "DO_NOT_TRACK": "true"}
-    command = [sys.executable, "-m", "deployments.deploy", "--apply", "--config", str(PRESETS / "korea.toml")]
-    said = []
-    for _ in range(2):
-        done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        said.append((done.stdout, state()))
-    assert said[0] == said[1]
-    assert "ingest/korea-latest, at */10 * * * * UTC" in said[0][0]
-    assert len(said[0][1][0]) >= 9
-    asked = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
-    until(lambda: api.post("/flow_runs/count", json=asked).text.strip("0").isdigit(), 120)  # the scheduler is at work
-    names = [name for name in said[0][0].splitlines() if name.startswith("automation ")]
-    assert len(said[0][1][3]) >= len(names) == len(set(names)) >= 8
 
 
 def test_without_a_server_it_says_how_to_get_one(tmp_path: Path) -> None:

@@ -58,6 +58,29 @@ def test_what_another_forecast_left_beside_is_not_taken_for_this_ones(folder: Fo
     }  # fmt: skip
 
 
+def test_a_kill_while_an_old_forecast_goes_leaves_nothing_that_is_listed(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = folder.place(START), folder.place(START + np.timedelta64(30, "D"))
+    for place in (old, new):
+        folder.write(dataset(), place, ())
+
+    def killed(path: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            (Path(path) / "zarr.json").unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            list(folder.retire(14, new))
+    assert [place for _, place in folder.forecasts()] == [new]
+    [left] = (path for path in folder.path.iterdir() if path != new)
+    os.utime(left, (0, 0))
+    list(folder.retire(14, new))
+    assert [*folder.path.iterdir()] == [new]
+
+
 def test_whatever_a_killed_run_left_goes_in_time(folder: Folder) -> None:
     place = folder.place(START)
     folder.write(dataset(), place, ())

@@ -14,8 +14,19 @@ from core.config import ForecastConfig
 from core.forecast.folder import Folder
 from core.forecast.forecast import forecast
 from core.forecast.verification import Verified, roll, verify_forecasts
+from core.report import Silent
 
 INIT = "2024-06-02T06:00"
+
+
+class Told(Silent):
+    """Remembers messages."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
 
 
 @pytest.fixture
@@ -83,6 +94,48 @@ def test_a_forecast_made_anew_is_scored_anew_and_one_deleted_keeps_its_scores(co
     assert renewed.rolling["rows"][0]["crps"] != before[0]["crps"]
     shutil.rmtree(made.url)
     assert verify_forecasts(config).rolling == renewed.rolling
+
+
+def test_what_cannot_be_scored_is_one_line_each_and_the_rest_are_scored(config):
+    made = forecast(config)
+    folder = Folder(config.output)
+    places = [folder.place(made.init_time - np.timedelta64(hours, "h")) for hours in (1, 2, 3, 4, 5)]
+    for place in places[:3]:
+        shutil.copytree(made.url, place)
+    (places[0] / "zarr.json").unlink()
+    (places[1] / "zarr.json").write_text("")
+    for chunk in (places[2] / "mean" / "c").rglob("*"):
+        if chunk.is_file():
+            chunk.write_bytes(b"torn")
+    with xr.open_zarr(made.url, consolidated=False) as data:
+        for place, change in (
+            (places[3], {"channel": np.array(["wv"], object)}),
+            (places[4], {"x": data["x"].values + 1000}),
+        ):
+            data.drop_encoding().assign_coords(change).to_zarr(place, zarr_format=3, consolidated=False)
+    told = Told()
+    found = verify_forecasts(config, report=told)
+    assert (found.forecasts, found.scored, found.lead_times, found.rolling["forecasts"]) == (6, 1, 2, 1)
+    for place, line in zip(sorted(places, reverse=True), sorted(told.messages, reverse=True), strict=True):
+        assert line.startswith(f"the forecast {place} cannot be scored: found ")
+        assert "\n" not in line
+    assert any("channels that" in line and "lacks: wv" in line for line in told.messages)
+
+
+def test_what_is_fully_scored_is_not_opened_again(config, monkeypatch):
+    forecast(config)
+    first = verify_forecasts(config)
+    opened, really = [], xr.open_zarr
+    monkeypatch.setattr(xr, "open_zarr", lambda *given, **named: opened.append(given) or really(*given, **named))
+    assert verify_forecasts(config).rolling == first.rolling
+    assert opened == []
+    [path] = Path(first.url).glob("[0-9]*.json")
+    book = json.loads(path.read_text())
+    del book[f"{INIT}:00"]["lead_times"]  # as earlier versions wrote it
+    path.write_text(json.dumps(book))
+    for _ in range(2):
+        assert verify_forecasts(config).rolling == first.rolling
+    assert len(opened) == 1
 
 
 def test_the_rolling_span_reaches_back_from_the_newest_and_weights_by_pixels(tmp_path):
