@@ -42,9 +42,9 @@ class Archive:
         attributes: dict[str, Any] = layout.metadata(self._coordinates).get("attributes", {})
         if attributes.get("fewcast_archive_version") != layout.VERSION:
             raise FewcastError(
-                f"{url} is not an archive of this version",
+                f"{url} is not an archive of version {layout.VERSION}",
                 found=f"fewcast_archive_version {attributes.get('fewcast_archive_version')!r}",
-                mend=f"give an archive of version {layout.VERSION}",
+                mend="give another ingest.archive and ingest anew",
             )
         self.cadence_minutes: int = attributes["cadence_minutes"]
         self.kind_of: dict[str, Kind] = dict(zip(attributes["channels"], attributes["kinds"], strict=True))
@@ -263,7 +263,7 @@ class Archive:
 
     @cached_property
     def _windows(self) -> Windows | None:
-        return Windows(self.objects.root) if isinstance(self.objects, LocalObjects) else None
+        return Windows(self.objects) if isinstance(self.objects, LocalObjects) else None
 
     def _read_shard(
         self, kind: Kind, slot: int, y: slice, x: slice, channels: slice = slice(None)

@@ -224,6 +224,13 @@ def test_an_archive_of_another_kind_is_refused(archive, changes, message):
         make(archive.url, **changes)
 
 
+def test_an_archive_of_another_version_is_refused(archive):
+    root = archive.objects.get("zarr.json").replace(b'"fewcast_archive_version": 2', b'"fewcast_archive_version": 1')
+    archive.objects.put("zarr.json", root)
+    with pytest.raises(FewcastError, match=r"not an archive of version 2: found .*version 1.*ingest anew"):
+        Archive.open(archive.url)
+
+
 def test_a_failed_put_leaves_the_old_object_and_no_scratch(tmp_path, monkeypatch):
     objects = LocalObjects(str(tmp_path))
     objects.put("a/b", b"old")

@@ -124,6 +124,19 @@ def test_validation_finds_each_fault_and_repair_takes_it_out_of_service(archive)
     assert not np.isnan(archive.read("reflectance", [3])).all()
 
 
+def test_a_flipped_bit_is_damage_and_repair_cures_it(archive):
+    for slot in (3, 20, 30):
+        whole = archive.objects.get(archive.key("reflectance", slot))
+        middle = (len(whole) - 20) // 2
+        torn = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+        archive.objects.put(archive.key("reflectance", slot), torn)
+    found = validate(archive.url)
+    assert [(p.slot, p.channel, p.fault) for p in found.problems] == [(s, "vi006", Fault.TORN) for s in (3, 20, 30)]
+    repair(archive.url)
+    assert validate(archive.url).problems == ()
+    assert archive.status[[3, 20, 30], 1].tolist() == [Status.UNSEEN] * 3
+
+
 def test_one_damaged_frame_is_counted_and_the_rest_inspected(archive):
     whole = inspect(archive.url, last_days=1)
     archive.objects.put("brightness_temperature/c/39/0/0/0", b"rubbish")
