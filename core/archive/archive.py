@@ -165,9 +165,8 @@ class Archive:
                     whole[kind] = np.full((len(names), *self.shape), shard.MISSING, np.uint16)
                 whole[kind][names.index(frame.channel)] = codes
                 written.setdefault(kind, set()).add(frame.channel)
-            stored.append(
-                Stored(slot, frame.channel, status, reason, lost + frame.out_of_range, frame.observation_time)
-            )
+            observed = None if kind == "solar_elevation" else frame.observation_time  # that one is computed
+            stored.append(Stored(slot, frame.channel, status, reason, lost + frame.out_of_range, observed))
         for kind, codes in whole.items():
             self._keep(slot, kind, codes, written[kind])
             self.objects.put(self.key(kind, slot), shard.encode(codes))
