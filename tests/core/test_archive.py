@@ -34,6 +34,7 @@ CRS = {
     "semi_major_axis": 6378137.0,
     "semi_minor_axis": 6356752.3,
 }
+ELSEWHERE = CRS | {"longitude_of_projection_origin": 75.0}
 HEIGHT, WIDTH = 150, 290
 GRID = Grid(np.arange(WIDTH) * 2004.0 - 3e5, 4e6 - np.arange(HEIGHT) * 2004.0, CRS)
 CHANNELS = {"ir105": "brightness_temperature", "vi006": "reflectance", "wv063": "brightness_temperature"}
@@ -220,6 +221,7 @@ def test_an_archive_half_made_does_not_exist(tmp_path, monkeypatch):
     [
         ({"grid": Grid(GRID.x[:-1], GRID.y, CRS)}, "150x290 pixels there, 150x289 asked for"),
         ({"grid": Grid(GRID.x + 900, GRID.y, CRS)}, "pixels 900 m apart"),
+        ({"grid": Grid(GRID.x, GRID.y, ELSEWHERE)}, "longitude_of_projection_origin 128.2 there, .* 75.0 asked for"),
         ({"channels": {"ir133": "brightness_temperature"}}, "no channel ir133"),
         ({"channels": {"ir105": "reflectance"}}, "another kind of ir105: found brightness_temperature there"),
         ({"cadence_minutes": 20}, "another time axis"),
