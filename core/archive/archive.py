@@ -179,7 +179,7 @@ class Archive:
             served = status[self.channels.index(name)] in SERVED
             if served and name not in replaced:
                 window = slice(position, position + 1)
-                kept = self._read_shard(kind, slot, slice(None), slice(None), window)
+                kept = self.read_shard(kind, slot, slice(None), slice(None), window)
                 if kept is not None:
                     codes[window] = kept
 
@@ -230,7 +230,7 @@ class Archive:
         rest = self._windows.read(kind, keys, rows, columns, codes) if self._windows else range(len(slots))
 
         def fill(position: int) -> None:
-            window = self._read_shard(kind, slots[position], rows, columns)
+            window = self.read_shard(kind, slots[position], rows, columns)
             codes[position] = shard.MISSING if window is None else window
 
         with ThreadPoolExecutor(self.objects.readers) as pool:
@@ -264,9 +264,10 @@ class Archive:
     def _windows(self) -> Windows | None:
         return Windows(self.objects) if isinstance(self.objects, LocalObjects) else None
 
-    def _read_shard(
+    def read_shard(
         self, kind: Kind, slot: int, y: slice, x: slice, channels: slice = slice(None)
     ) -> shard.Codes | None:
+        """Stored codes (C', Y', X') of a window of one slot; None where nothing is stored. Heeds no status."""
         key = self.key(kind, slot)
         try:
             with suppress(ReplacedError), self.objects.reader(key) as read:
