@@ -1,4 +1,4 @@
-"""An archive under the eye: every frame against its digest, and the newest against the clock."""
+"""An archive under the eye: every frame against its checksums, and the newest against the clock."""
 
 from typing import Annotated
 
@@ -11,7 +11,7 @@ from tasks import archive as tasks
 
 @flow(name="archive-check")
 def check_archive(url: str) -> str:
-    """Read every frame of an archive and compare it with what was written; fails where something is wrong.
+    """Read every frame of an archive and compare it with its checksums; fails where something is wrong.
 
     Args:
         url: Folder or URL of the archive.

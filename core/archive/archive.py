@@ -42,9 +42,9 @@ class Archive:
         attributes: dict[str, Any] = layout.metadata(self._coordinates).get("attributes", {})
         if attributes.get("fewcast_archive_version") != layout.VERSION:
             raise FewcastError(
-                f"{url} is not an archive of this version",
+                f"{url} is not an archive of version {layout.VERSION}",
                 found=f"fewcast_archive_version {attributes.get('fewcast_archive_version')!r}",
-                mend=f"give an archive of version {layout.VERSION}",
+                mend="give another ingest.archive and ingest anew",
             )
         self.cadence_minutes: int = attributes["cadence_minutes"]
         self.kind_of: dict[str, Kind] = dict(zip(attributes["channels"], attributes["kinds"], strict=True))
@@ -165,9 +165,8 @@ class Archive:
                     whole[kind] = np.full((len(names), *self.shape), shard.MISSING, np.uint16)
                 whole[kind][names.index(frame.channel)] = codes
                 written.setdefault(kind, set()).add(frame.channel)
-            stored.append(
-                Stored(slot, frame.channel, status, reason, lost + frame.out_of_range, frame.observation_time)
-            )
+            observed = None if kind == "solar_elevation" else frame.observation_time  # that one is computed
+            stored.append(Stored(slot, frame.channel, status, reason, lost + frame.out_of_range, observed))
         for kind, codes in whole.items():
             self._keep(slot, kind, codes, written[kind])
             self.objects.put(self.key(kind, slot), shard.encode(codes))
@@ -180,7 +179,7 @@ class Archive:
             served = status[self.channels.index(name)] in SERVED
             if served and name not in replaced:
                 window = slice(position, position + 1)
-                kept = self._read_shard(kind, slot, slice(None), slice(None), window)
+                kept = self.read_shard(kind, slot, slice(None), slice(None), window)
                 if kept is not None:
                     codes[window] = kept
 
@@ -231,7 +230,7 @@ class Archive:
         rest = self._windows.read(kind, keys, rows, columns, codes) if self._windows else range(len(slots))
 
         def fill(position: int) -> None:
-            window = self._read_shard(kind, slots[position], rows, columns)
+            window = self.read_shard(kind, slots[position], rows, columns)
             codes[position] = shard.MISSING if window is None else window
 
         with ThreadPoolExecutor(self.objects.readers) as pool:
@@ -263,11 +262,12 @@ class Archive:
 
     @cached_property
     def _windows(self) -> Windows | None:
-        return Windows(self.objects.root) if isinstance(self.objects, LocalObjects) else None
+        return Windows(self.objects) if isinstance(self.objects, LocalObjects) else None
 
-    def _read_shard(
+    def read_shard(
         self, kind: Kind, slot: int, y: slice, x: slice, channels: slice = slice(None)
     ) -> shard.Codes | None:
+        """Stored codes (C', Y', X') of a window of one slot; None where nothing is stored. Heeds no status."""
         key = self.key(kind, slot)
         try:
             with suppress(ReplacedError), self.objects.reader(key) as read:

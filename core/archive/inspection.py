@@ -1,5 +1,6 @@
 """What an archive holds, for a person: coverage by day, gaps, reasons, size, ranges and a quick look."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -9,13 +10,15 @@ from numpy.typing import NDArray
 
 from core.archive.archive import Archive
 from core.archive.layout import SERVED, Status
-from core.archive.shard import DamagedError
+from core.archive.packing import unpack
+from core.archive.shard import MISSING, Codes, DamagedError
 from core.satellite.granule import UNITS, Reason
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SAMPLED_SLOTS, LONGEST_LIST = 24, 20
+SAMPLED_SLOTS, SAMPLED_PIXELS, LONGEST_LIST = 24, 1 << 16, 20
+PICTURE_PIXELS = 1 << 20
 NO_DATA_COLOUR = "lightsteelblue"
 
 
@@ -31,12 +34,14 @@ class Gap:
 
 @dataclass(frozen=True)
 class Inspection:
-    """The state of an archive at one moment.
+    """The state of an archive at one moment, or of its newest recorded days (`last_days`; 0 for all of it).
 
-    `ranges` are (least, median, greatest) of a sample of frames, of which `unreadable` are damaged.
+    `ranges` are (least, median, greatest) of a sample of frames, of which `unreadable` are damaged; the median is that
+    of some of their pixels.
     """
 
     url: str
+    last_days: int
     channels: tuple[str, ...]
     shape: tuple[int, int]
     cadence_minutes: int
@@ -56,11 +61,12 @@ class Inspection:
     @property
     def markdown(self) -> str:
         """The whole as a page of tables."""
+        part = f", its newest {self.last_days} recorded days alone" if self.last_days else ""
         ratio = self.raw_bytes / self.stored_bytes if self.stored_bytes else 0.0
         span = f"{_minute(self.first)} to {_minute(self.last)} UTC" if self.first is not None else "nothing yet"
         lines = [
-            f"**{self.url}**: {self.shape[0]} x {self.shape[1]} pixels every {self.cadence_minutes} minutes, {span}; "
-            f"{self.stored_bytes / 1e6:.1f} MB stored, {ratio:.1f} times smaller than 16-bit values; "
+            f"**{self.url}**{part}: {self.shape[0]} x {self.shape[1]} pixels every {self.cadence_minutes} minutes, "
+            f"{span}; {self.stored_bytes / 1e6:.1f} MB stored, {ratio:.1f} times smaller than 16-bit values; "
             f"{self.out_of_range_pixels} pixels dropped for their value",
             "",
             "| channel | "
@@ -122,9 +128,10 @@ def inspect(url: str, *, last_days: int = 0) -> Inspection:
     frames = sum(
         len({s for name in names for s in served_slots[name]}) * len(names) for names in archive.kinds.values()
     )
-    samples = {name: _sampled_frames(archive, name, slots) for name, slots in served_slots.items() if slots}
+    samples = {name: _sampled_range(archive, name, slots) for name, slots in served_slots.items() if slots}
     return Inspection(
         url=url,
+        last_days=last_days,
         channels=archive.channels,
         shape=archive.shape,
         cadence_minutes=archive.cadence_minutes,
@@ -136,8 +143,8 @@ def inspect(url: str, *, last_days: int = 0) -> Inspection:
         gaps=tuple(gap for name in archive.channels for gap in _gaps(archive, name, served_slots[name])),
         stored_bytes=_sampled_bytes(archive, served_slots) if last_days else _stored_bytes(archive),
         raw_bytes=frames * height * width * 2,
-        ranges={name: _range([one for one in frames if one is not None]) for name, frames in samples.items()},
-        unreadable=sum(one is None for frames in samples.values() for one in frames),
+        ranges={name: found for name, (found, _) in samples.items()},
+        unreadable=sum(damaged for _, damaged in samples.values()),
         units={name: UNITS[kind] for name, kind in archive.kind_of.items()},
         calendar=calendar,
     )
@@ -159,11 +166,13 @@ def quick_look(url: str, channels: int = 4) -> "Figure":
         if slot is None:
             axis.set_title(f"{name}: nothing yet")
             continue
-        kind, values = archive.kind_of[name], _frame(archive, name, slot)
-        if values is None:
+        kind, codes = archive.kind_of[name], _frame(archive, name, slot)
+        if codes is None:
             axis.set_title(f"{name}: the newest frame is damaged")
             continue
         cold_is_white = "gray_r" if kind == "brightness_temperature" else "gray"
+        step = math.ceil(math.sqrt(codes.size / PICTURE_PIXELS))
+        values = unpack(codes[::step, ::step], kind)
         image = axis.imshow(
             values, cmap=colormaps[cold_is_white].with_extremes(bad=NO_DATA_COLOUR), interpolation="nearest"
         )
@@ -203,7 +212,7 @@ def _sampled_bytes(archive: Archive, served: dict[str, list[int]]) -> int:
     for kind, names in archive.kinds.items():
         slots = sorted({slot for name in names for slot in served[name]})
         picked = _sample(slots)
-        sizes = [len(archive.objects.get(archive.key(kind, slot)) or b"") for slot in picked]
+        sizes = [size for slot in picked for _, size in archive.objects.keys(f"{kind}/c/{slot}")]
         total += len(slots) * sum(sizes) / max(len(sizes), 1)
     return round(total)
 
@@ -214,26 +223,35 @@ def _sample(slots: list[int]) -> list[int]:
     return [slots[place] for place in np.unique(np.linspace(0, len(slots) - 1, SAMPLED_SLOTS).astype(int))]
 
 
-def _frame(archive: Archive, name: str, slot: int) -> NDArray[np.float32] | None:
-    """One frame (Y, X); None where what is stored is damaged."""
+def _frame(archive: Archive, name: str, slot: int) -> Codes | None:
+    """The codes (Y, X) of one frame; None where what is stored is damaged."""
     kind = archive.kind_of[name]
+    position = archive.kinds[kind].index(name)
     try:
-        return archive.read(kind, [slot])[0, archive.kinds[kind].index(name)]
+        codes = archive.read_shard(kind, slot, slice(None), slice(None), slice(position, position + 1))
     except DamagedError:
         return None
+    return np.full(archive.shape, MISSING, np.uint16) if codes is None else codes[0]
 
 
-def _sampled_frames(archive: Archive, name: str, slots: list[int]) -> list[NDArray[np.float32] | None]:
-    """The finite values of some frames."""
-    frames = [_frame(archive, name, slot) for slot in _sample(slots)]
-    return [None if one is None else one[np.isfinite(one)] for one in frames]
-
-
-def _range(frames: list[NDArray[np.float32]]) -> tuple[float, float, float]:
-    finite = np.concatenate([np.empty(0, np.float32), *frames])
-    if not finite.size:
-        return (np.nan, np.nan, np.nan)
-    return float(finite.min()), float(np.median(finite)), float(finite.max())
+def _sampled_range(archive: Archive, name: str, slots: list[int]) -> tuple[tuple[float, float, float], int]:
+    """(least, median, greatest) of some frames, one in memory at a time, and how many of these are damaged."""
+    kind, damaged = archive.kind_of[name], 0
+    ends: list[int] = []
+    some: list[Codes] = []
+    for slot in _sample(slots):
+        codes = _frame(archive, name, slot)
+        if codes is None:
+            damaged += 1
+            continue
+        present = codes[codes != MISSING]
+        if present.size:
+            ends += [int(present.min()), int(present.max())]
+            some.append(present[:: present.size // SAMPLED_PIXELS + 1].copy())
+    if not ends:
+        return (np.nan, np.nan, np.nan), damaged
+    least, greatest = unpack(np.array([min(ends), max(ends)], np.uint16), kind)
+    return (float(least), float(np.median(unpack(np.concatenate(some), kind))), float(greatest)), damaged
 
 
 def _name(code: int) -> str:

@@ -19,7 +19,7 @@ from core.satellite.granule import PHYSICAL_RANGE, UNITS, Grid, Kind, Reason
 if TYPE_CHECKING:
     import zarr
 
-VERSION = 1
+VERSION = 2
 NO_TIME = np.iinfo(np.int64).min
 
 
@@ -180,7 +180,7 @@ def _declare_images(root: "zarr.Group", kind: Kind, slots: int, channels: int, h
         dtype=np.uint16,
         chunks=(1, 1, CHUNK, CHUNK),
         shards=shard,
-        compressors=[inner[1]],
+        compressors=inner[1:],
         fill_value=MISSING,
         dimension_names=("time", f"{kind}_channel", "y", "x"),
     )

@@ -8,6 +8,7 @@ import numpy as np
 
 from core.errors import FewcastError
 from core.satellite.granule import Grid, Kind
+from core.satellite.grid import same_crs
 
 if TYPE_CHECKING:
     from core.archive.archive import Archive
@@ -44,9 +45,10 @@ def _of_grid(archive: "Archive", grid: Grid) -> tuple[str, str] | None:
     shift = max(np.abs(there.x - grid.x).max(), np.abs(there.y - grid.y).max())
     if shift > TOLERANCE * max(grid.spacing):
         return "is of another grid", f"pixels {shift:.0f} m apart"
-    projections = [one.crs.get("grid_mapping_name") for one in (there, grid)]
-    if projections[0] != projections[1]:
-        return "is of another grid", f"{projections[0]} there, {projections[1]} asked for"
+    if not same_crs(there, grid):
+        differing = [name for name in there.crs | grid.crs if there.crs.get(name) != grid.crs.get(name)]
+        theirs, ours = (", ".join(f"{name} {one.crs.get(name)}" for name in differing)[:120] for one in (there, grid))
+        return "is of another grid", f"{theirs} there, {ours} asked for"
     return None
 
 

@@ -1,21 +1,25 @@
 """One frame as one Zarr v3 shard: inner chunks of 128x128, blosc-compressed, with the index at the end.
 
+Each chunk ends with its checksum, as the index does: most flipped bits would else decompress, to other values.
+
 The bytes are the `sharding_indexed` codec's of the Zarr v3 specification, so any Zarr library reads them. We
 encode them ourselves because one put of a whole shard is what makes a frame appear whole or not at all, on a disk
 and in a bucket alike, and because a given frame must always give the same bytes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import google_crc32c
 import numpy as np
 from numcodecs import blosc
+from numpy.typing import NDArray
 
 from core.errors import FewcastError
 
 CHUNK = 128
 MISSING = 65535
 COMPRESSOR, LEVEL = "zstd", 3
+CHECKSUM_BYTES = 4
 EMPTY = 2**64 - 1
 # What a read of its own costs more than to read over.
 NEAR_BYTES = 1 << 16
@@ -46,7 +50,7 @@ def codecs() -> dict[str, object]:
         "name": "sharding_indexed",
         "configuration": {
             "chunk_shape": [1, 1, CHUNK, CHUNK],
-            "codecs": [bytes_codec, blosc_codec],
+            "codecs": [bytes_codec, blosc_codec, {"name": "crc32c"}],
             "index_codecs": [bytes_codec, {"name": "crc32c"}],
             "index_location": "end",
         },
@@ -72,12 +76,20 @@ def encode(codes_CYX: Codes) -> bytes:
         for number, tile in enumerate(tiles.reshape(-1, CHUNK * CHUNK)):
             if tile[0] == MISSING and (tile == MISSING).all():
                 continue
-            piece = blosc.compress(tile, COMPRESSOR.encode(), LEVEL, blosc.BITSHUFFLE, tile.nbytes, 2)
+            piece = _sealed(blosc.compress(tile, COMPRESSOR.encode(), LEVEL, blosc.BITSHUFFLE, tile.nbytes, 2))
             entries[number] = offset, len(piece)
             offset += len(piece)
             pieces.append(piece)
-    table = index.tobytes()
-    return b"".join([*pieces, table, google_crc32c.value(table).to_bytes(4, "little")])
+    return b"".join([*pieces, _sealed(index.tobytes())])
+
+
+def _sealed(data: bytes) -> bytes:
+    """The data and their checksum, as the crc32c codec has it."""
+    return data + google_crc32c.value(data).to_bytes(CHECKSUM_BYTES, "little")
+
+
+def _sound(sealed: bytes) -> bool:
+    return google_crc32c.value(sealed[:-CHECKSUM_BYTES]).to_bytes(CHECKSUM_BYTES, "little") == sealed[-CHECKSUM_BYTES:]
 
 
 class TornShardError(Exception):
@@ -88,26 +100,18 @@ class DamagedError(FewcastError):
     """The same, told to a user: which object it is, and how to mend it."""
 
 
-def decode(
-    read: Callable[[int, int | None], bytes | None],
-    shape: tuple[int, int, int],
-    channels: slice,
-    y: slice,
-    x: slice,
-) -> Codes | None:
+Read = Callable[[int, int | None], bytes | None]
+"""`read(start, end)` gives a range of a shard, a negative start counting from the end; None where there is none."""
+
+
+def decode(read: Read, shape: tuple[int, int, int], channels: slice, y: slice, x: slice) -> Codes | None:
     """The codes (C', Y', X') of a window of a stored shard; None where there is no shard.
 
-    `read(start, end)` gives a range of the object, a negative start counting from the end. Only the chunks that the
-    window touches are read, those that lie near each other in one range.
+    Only the chunks that the window touches are read, those that lie near each other in one range.
     """
-    _, _, padded_height, padded_width = shard_shape(*shape)
-    rows, columns = padded_height // CHUNK, padded_width // CHUNK
-    size = shape[0] * rows * columns * 16
-    tail = read(-(size + 4), None)
-    if tail is None:
+    index = _index(read, shape)
+    if index is None:
         return None
-    if len(tail) != size + 4 or google_crc32c.value(tail[:size]).to_bytes(4, "little") != tail[size:]:
-        raise TornShardError("the shard's index does not match its checksum")
     c0, c1, _ = channels.indices(shape[0])
     y0, y1, _ = y.indices(shape[1])
     x0, x1, _ = x.indices(shape[2])
@@ -115,33 +119,63 @@ def decode(
     if out.size == 0:
         return out
     top, left, bottom, right = y0 // CHUNK, x0 // CHUNK, -(-y1 // CHUNK), -(-x1 // CHUNK)
-    index = np.frombuffer(tail, "<u8", size // 8).reshape(shape[0], rows, columns, 2)[c0:c1, top:bottom, left:right]
     tiles = np.empty((bottom - top, right - left, CHUNK, CHUNK), "<u2")
     mosaic = tiles.swapaxes(1, 2)  # (row of chunks, row in the chunk, column of chunks, column in the chunk)
-    for window, places in zip(out, index, strict=True):
+    for window, places in zip(out, index[c0:c1, top:bottom, left:right], strict=True):
         _fill(tiles.reshape(-1, CHUNK * CHUNK), places.reshape(-1, 2).tolist(), read)
         whole = mosaic.reshape((bottom - top) * CHUNK, (right - left) * CHUNK)
         window[...] = whole[y0 - top * CHUNK : y1 - top * CHUNK, x0 - left * CHUNK : x1 - left * CHUNK]
     return out
 
 
-def _fill(tiles: Codes, places: list[list[int]], read: Callable[[int, int | None], bytes | None]) -> None:
-    """Decompress the chunks at these places, each (start, bytes) in the shard, into their tiles.
+def check(read: Read, shape: tuple[int, int, int], y: slice, x: slice) -> None:
+    """Raise `TornShardError` where a chunk that a window touches does not match its checksum."""
+    index = _index(read, shape)
+    if index is not None:
+        window = index[:, y.start // CHUNK : -(-y.stop // CHUNK), x.start // CHUNK : -(-x.stop // CHUNK)]
+        for places in window.reshape(shape[0], -1, 2).tolist():
+            for _ in _pieces(places, read):
+                pass
+
+
+def _index(read: Read, shape: tuple[int, int, int]) -> NDArray[np.uint64] | None:
+    """(start, bytes) of each chunk (C, row, column) of a shard; None where there is no shard."""
+    _, _, padded_height, padded_width = shard_shape(*shape)
+    rows, columns = padded_height // CHUNK, padded_width // CHUNK
+    size = shape[0] * rows * columns * 16
+    tail = read(-(size + CHECKSUM_BYTES), None)
+    if tail is None:
+        return None
+    if len(tail) != size + CHECKSUM_BYTES or not _sound(tail):
+        raise TornShardError("the shard's index does not match its checksum")
+    return np.frombuffer(tail, "<u8", size // 8).reshape(shape[0], rows, columns, 2)
+
+
+def _fill(tiles: Codes, places: list[list[int]], read: Read) -> None:
+    """Decompress the chunks at these places, each (start, bytes) in the shard, into their tiles."""
+    if any(start == EMPTY for start, _ in places):
+        tiles[...] = MISSING
+    for number, piece in _pieces(places, read):
+        _decompress(piece, tiles[number])
+
+
+def _pieces(places: list[list[int]], read: Read) -> Iterator[tuple[int, memoryview]]:
+    """(number, compressed bytes) of each chunk that is there, which match their checksum.
 
     Plain integers and little else between two chunks: that is what threads beside this one wait for.
     """
     there = [number for number, (start, _) in enumerate(places) if start != EMPTY]
-    if len(there) < len(places):
-        tiles[...] = MISSING
     for near in _neighbours(there, places):
         begin, end = places[near[0]][0], sum(places[near[-1]])
         data = read(begin, end)
         if data is None or len(data) != end - begin:
             raise TornShardError("the shard ends before its chunks do")
-        pieces = memoryview(data)
         for number in near:
             start, length = places[number]
-            _decompress(pieces[start - begin : start - begin + length], tiles[number])
+            sealed = data[start - begin : start - begin + length]
+            if not _sound(sealed):
+                raise TornShardError("a chunk does not match its checksum")
+            yield number, memoryview(sealed)[:-CHECKSUM_BYTES]
 
 
 def _neighbours(numbers: list[int], places: list[list[int]]) -> list[list[int]]:
@@ -157,7 +191,7 @@ def _neighbours(numbers: list[int], places: list[list[int]]) -> list[list[int]]:
     return runs
 
 
-def within(whole: bytes | None) -> Callable[[int, int | None], bytes | None]:
+def within(whole: bytes | None) -> Read:
     """What `decode` reads with, over a shard in memory."""
     return lambda start, end: None if whole is None else whole[start:end]
 

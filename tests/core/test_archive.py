@@ -23,6 +23,7 @@ from core.archive.objects import LocalObjects
 from core.archive.packing import pack, unpack
 from core.errors import FewcastError
 from core.satellite.granule import Frame, Grid, Reason
+from core.satellite.sun import sun_frame
 
 ORIGIN = datetime(2024, 3, 1, 0, 15, tzinfo=UTC)
 CRS = {
@@ -33,6 +34,7 @@ CRS = {
     "semi_major_axis": 6378137.0,
     "semi_minor_axis": 6356752.3,
 }
+ELSEWHERE = CRS | {"longitude_of_projection_origin": 75.0}
 HEIGHT, WIDTH = 150, 290
 GRID = Grid(np.arange(WIDTH) * 2004.0 - 3e5, 4e6 - np.arange(HEIGHT) * 2004.0, CRS)
 CHANNELS = {"ir105": "brightness_temperature", "vi006": "reflectance", "wv063": "brightness_temperature"}
@@ -85,6 +87,12 @@ def test_plain_xarray_reads_times_values_and_flags_without_a_warning(archive):
     assert np.array_equal(opened.time.values, archive.times)
     crs = opened[opened.brightness_temperature.grid_mapping].attrs
     assert crs["perspective_point_height"] == CRS["perspective_point_height"]
+
+
+def test_the_sun_is_computed_and_no_observation(tmp_path):
+    archive = make(tmp_path / "a.zarr", channels=CHANNELS | {"solar_elevation": "solar_elevation"})
+    archive.record(archive.write_frame(archive.slot(TIME), [frame(), sun_frame(TIME, GRID)]))
+    assert xr.open_zarr(archive.url).sel(time=TIME).observation_time.values == frame().observation_time
 
 
 @pytest.mark.parametrize("reader", ["zarr", "zarrs", "tensorstore"])
@@ -213,6 +221,7 @@ def test_an_archive_half_made_does_not_exist(tmp_path, monkeypatch):
     [
         ({"grid": Grid(GRID.x[:-1], GRID.y, CRS)}, "150x290 pixels there, 150x289 asked for"),
         ({"grid": Grid(GRID.x + 900, GRID.y, CRS)}, "pixels 900 m apart"),
+        ({"grid": Grid(GRID.x, GRID.y, ELSEWHERE)}, "longitude_of_projection_origin 128.2 there, .* 75.0 asked for"),
         ({"channels": {"ir133": "brightness_temperature"}}, "no channel ir133"),
         ({"channels": {"ir105": "reflectance"}}, "another kind of ir105: found brightness_temperature there"),
         ({"cadence_minutes": 20}, "another time axis"),
@@ -222,6 +231,13 @@ def test_an_archive_half_made_does_not_exist(tmp_path, monkeypatch):
 def test_an_archive_of_another_kind_is_refused(archive, changes, message):
     with pytest.raises(FewcastError, match=message):
         make(archive.url, **changes)
+
+
+def test_an_archive_of_another_version_is_refused(archive):
+    root = archive.objects.get("zarr.json").replace(b'"fewcast_archive_version": 2', b'"fewcast_archive_version": 1')
+    archive.objects.put("zarr.json", root)
+    with pytest.raises(FewcastError, match=r"not an archive of version 2: found .*version 1.*ingest anew"):
+        Archive.open(archive.url)
 
 
 def test_a_failed_put_leaves_the_old_object_and_no_scratch(tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import tracemalloc
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -79,6 +81,27 @@ def test_the_last_days_alone_are_quick_to_inspect(archive):
     exact = sum(len(archive.objects.get(archive.key(kind, s)) or b"") for kind in archive.kinds for s in range(24, 40))
     assert seen.stored_bytes == exact  # sixteen slots: the sample is all of them
     assert seen.gaps == ()
+    assert "its newest 1 recorded days alone" in seen.markdown
+    assert "recorded days" not in inspect(archive.url).markdown
+
+
+def test_a_page_of_large_frames_takes_little_memory_and_misses_no_extreme(tmp_path):
+    """Read at once, two dozen frames took 317 MB here."""
+    grid = Grid(np.arange(1000) * 2000.0, -np.arange(1100) * 2000.0, CRS)
+    settings = {"grid": grid, "channels": CHANNELS, "origin": np.datetime64("2024-03-01"), "cadence_minutes": 60}
+    archive = Archive.create(str(tmp_path / "a.zarr"), years=1, **settings)
+    values = np.tile(np.linspace(230, 250, 1000, dtype=np.float32), (1100, 1))
+    values[713, 501], values[1009, 3] = 190, 300
+    for slot in range(24):
+        one = replace(frame(slot, "ir105", values), grid=grid)
+        archive.record(archive.write_frame(slot, one))
+    tracemalloc.start()
+    seen = inspect(archive.url)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30e6
+    assert seen.ranges["ir105"] == pytest.approx((190, 240, 300), abs=0.02)
+    assert quick_look(archive.url).axes[0].images[0].get_array().shape == (550, 500)
 
 
 def test_an_empty_archive_can_be_inspected(tmp_path):
@@ -122,6 +145,19 @@ def test_validation_finds_each_fault_and_repair_takes_it_out_of_service(archive)
     assert archive.reason[20, 1] == Reason.FROZEN
     assert np.isnan(archive.read("brightness_temperature", [3])).all()
     assert not np.isnan(archive.read("reflectance", [3])).all()
+
+
+def test_a_flipped_bit_is_damage_and_repair_cures_it(archive):
+    for slot in (3, 20, 30):
+        whole = archive.objects.get(archive.key("reflectance", slot))
+        middle = (len(whole) - 20) // 2
+        torn = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+        archive.objects.put(archive.key("reflectance", slot), torn)
+    found = validate(archive.url)
+    assert [(p.slot, p.channel, p.fault) for p in found.problems] == [(s, "vi006", Fault.TORN) for s in (3, 20, 30)]
+    repair(archive.url)
+    assert validate(archive.url).problems == ()
+    assert archive.status[[3, 20, 30], 1].tolist() == [Status.UNSEEN] * 3
 
 
 def test_one_damaged_frame_is_counted_and_the_rest_inspected(archive):

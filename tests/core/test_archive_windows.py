@@ -49,7 +49,7 @@ def test_the_native_reader_and_our_own_give_the_same_codes(filled, y, x):
     if not out.size:
         return
     keys = [archive.key("brightness_temperature", number) for number in (slot, slot + 1)]
-    assert Windows(archive.objects.root).read("brightness_temperature", keys, rows, columns, out) == []
+    assert Windows(archive.objects).read("brightness_temperature", keys, rows, columns, out) == []
     assert np.array_equal(out[0], ours)
     assert (out[1] == shard.MISSING).all()
 
@@ -88,17 +88,39 @@ def test_one_damaged_frame_among_many_is_named_and_costs_no_other(archive):
     assert np.isfinite(archive.read(kind, [slot])).any()
 
 
+def test_a_flipped_bit_is_never_served(archive):
+    put(archive, frame("ir105", holes=False), frame("ir105", time=TIME + np.timedelta64(30, "m")))
+    slot, kind, shape, every = archive.slot(TIME), "brightness_temperature", (2, *archive.shape), slice(None)
+    sound = archive.read_packed(kind, [slot], every, every)
+    whole = archive.objects.get(archive.key(kind, slot))
+    start, length = (int(n) for n in shard._index(shard.within(whole), shape)[0, 0, 1])
+    touching = [(every, every), (slice(0, 128), slice(128, 256)), (slice(5, 9), slice(127, 129))]
+    for at in range(start + 100, start + length, length // 20):
+        torn = whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :]
+        archive.objects.put(archive.key(kind, slot), torn)
+        for window in touching:
+            with pytest.raises(shard.TornShardError, match="checksum"):  # as from a bucket
+                shard.decode(shard.within(torn), shape, every, *window)
+            for slots in ([slot], [slot, slot + 1]):
+                with pytest.raises(FewcastError, match=f"/{slot}/0/0/0 of the archive .* does not match its checksum"):
+                    archive.read(kind, slots, *window)
+        beside = archive.read_packed(kind, [slot], every, slice(0, 128))
+        assert np.array_equal(beside, sound[..., :128])
+
+
 @pytest.mark.parametrize("place", [*range(4, 16), 18, 19])
 def test_a_header_that_lies_never_reaches_blosc(place):
     """blosc believes the sizes in a chunk's header, and some lies crash it."""
     rng = np.random.default_rng(0)
     codes = rng.normal(20_000, 40, (1, 128, 128)).astype(np.uint16)
-    whole = bytearray(shard.encode(codes))
+    whole = shard.encode(codes)
+    piece, index = bytearray(whole[:-24]), whole[-20:]
     for bit in range(8):
-        whole[place] ^= 1 << bit
-        with pytest.raises(shard.TornShardError):
-            shard.decode(shard.within(bytes(whole)), codes.shape, slice(None), slice(None), slice(None))
-        whole[place] ^= 1 << bit
+        piece[place] ^= 1 << bit
+        lie = shard._sealed(bytes(piece)) + index
+        with pytest.raises(shard.TornShardError, match=r"not of the size|not decompress"):
+            shard.decode(shard.within(lie), codes.shape, slice(None), slice(None), slice(None))
+        piece[place] ^= 1 << bit
 
 
 def test_a_window_with_steps_is_refused(filled):
