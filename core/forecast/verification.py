@@ -137,6 +137,8 @@ def score(place: Path, archive: Archive, skip: set[str]) -> tuple[dict[str, dict
             name: _sums(truth[c], start[c], members[:, position, c], mean[position, c], spread[position, c])
             for c, name in enumerate(channels)
         }
+    if not all(np.isfinite(value) for sums in found.values() for one in sums.values() for value in one.values()):
+        raise UnscorableError(place, "values that are not finite where the truth is")
     return found, len(leads) - len(there)
 
 

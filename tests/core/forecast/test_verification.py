@@ -99,7 +99,7 @@ def test_a_forecast_made_anew_is_scored_anew_and_one_deleted_keeps_its_scores(co
 def test_what_cannot_be_scored_is_one_line_each_and_the_rest_are_scored(config):
     made = forecast(config)
     folder = Folder(config.output)
-    places = [folder.place(made.init_time - np.timedelta64(hours, "h")) for hours in (1, 2, 3, 4, 5)]
+    places = [folder.place(made.init_time - np.timedelta64(hours, "h")) for hours in range(1, 7)]
     for place in places[:3]:
         shutil.copytree(made.url, place)
     (places[0] / "zarr.json").unlink()
@@ -108,14 +108,16 @@ def test_what_cannot_be_scored_is_one_line_each_and_the_rest_are_scored(config):
         if chunk.is_file():
             chunk.write_bytes(b"torn")
     with xr.open_zarr(made.url, consolidated=False) as data:
-        for place, change in (
-            (places[3], {"channel": np.array(["wv"], object)}),
-            (places[4], {"x": data["x"].values + 1000}),
+        plain = data.drop_encoding()
+        for place, changed in (
+            (places[3], plain.assign_coords(channel=np.array(["wv"], object))),
+            (places[4], plain.assign_coords(x=data["x"].values + 1000)),
+            (places[5], plain.assign(members=data["members"] * np.nan)),
         ):
-            data.drop_encoding().assign_coords(change).to_zarr(place, zarr_format=3, consolidated=False)
+            changed.to_zarr(place, zarr_format=3, consolidated=False)
     told = Told()
     found = verify_forecasts(config, report=told)
-    assert (found.forecasts, found.scored, found.lead_times, found.rolling["forecasts"]) == (6, 1, 2, 1)
+    assert (found.forecasts, found.scored, found.lead_times, found.rolling["forecasts"]) == (7, 1, 2, 1)
     for place, line in zip(sorted(places, reverse=True), sorted(told.messages, reverse=True), strict=True):
         assert line.startswith(f"the forecast {place} cannot be scored: found ")
         assert "\n" not in line
