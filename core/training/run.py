@@ -202,6 +202,8 @@ def is_over_budget(config: TrainConfig, progress: Progress) -> bool:
 def ended_by(config: TrainConfig, found: Checkpoint) -> str:
     """What a run that has that checkpoint was ended by, as `train` would find; empty where it would go on."""
     progress = Progress.of(found)
+    if progress.validation_due:
+        return ""
     return reason_to_end(_plan(config, progress), progress, is_over_budget(config, progress))
 
 
