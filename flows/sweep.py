@@ -1,6 +1,7 @@
 """A grid over config keys: one training and one validation scorecard for each point, side by side in MLflow."""
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -59,7 +60,7 @@ def sweep(config: PipelineConfig, grid: list[str]) -> str:
         table = describe(rows)
         create_markdown_artifact(table, key="sweep")
         # By its content, since a tracked file of one name is kept once.
-        kept = folder / f"table-{hashlib.sha256(table.encode()).hexdigest()[:8]}.md"
+        kept = folder / f"table-{_digest(table)}.md"
         kept.write_text(table)
         tracked.artifact(kept)
         if failures := [row.failure for row in rows if row.failure]:
@@ -72,8 +73,14 @@ def sweep(config: PipelineConfig, grid: list[str]) -> str:
 
 
 def folder_of(config: PipelineConfig, grid: Sequence[str]) -> Path:
-    """Where a sweep keeps its table and its record for MLflow: one place for each grid."""
-    return Path(config.root) / "sweep" / hashlib.sha256(" ".join(grid).encode()).hexdigest()[:8]
+    """Where a sweep keeps its table and its record for MLflow: one place for each grid and what its points share."""
+    return Path(place_of(config)) / _digest(" ".join(grid))
+
+
+def place_of(config: PipelineConfig) -> str:
+    """Where the points lie that share this config: under another they are other runs, with other scores."""
+    shared = {stage: getattr(config, stage).model_dump(mode="json") for stage in ("train", "evaluate")}
+    return f"{config.root}/sweep/{_digest(json.dumps(shared, sort_keys=True))}"
 
 
 def points(config: PipelineConfig, grid: Sequence[str]) -> Iterator[Point]:
@@ -91,7 +98,7 @@ def points(config: PipelineConfig, grid: Sequence[str]) -> Iterator[Point]:
         axes.append([f"{key}={value}" for value in values.split(",")])
     found = []
     for settings in product(*axes):
-        place = f"{config.root}/sweep/" + "+".join(s.removeprefix("train.").replace("/", "_") for s in settings)
+        place = f"{place_of(config)}/" + "+".join(s.removeprefix("train.").replace("/", "_") for s in settings)
         own = [f'train.run="{place}/run"', f'evaluate.run="{place}/run"', f'evaluate.scorecard="{place}/scorecard"',
                'evaluate.split="validation"', f'tracking.parent="{folder_of(config, grid)}/tracking"']  # fmt: skip
         found.append(Point(settings, change(config, [*settings, *own])))
@@ -120,3 +127,7 @@ def describe(rows: Sequence[Row]) -> str:
 
 def _in_a_cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "/")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

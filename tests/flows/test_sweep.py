@@ -7,12 +7,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from core.config import load
+from core.config import PipelineConfig, change, load
 from core.errors import FewcastError
 from flows import sweep as flow
 from flows.sweep import Row, describe, folder_of, points, validation_scores
 
 RUN = "data/tiny/run"
+GRID = ["train.seed=1,2,3"]
 TINY = load(Path(__file__).with_name("tiny.toml"))
 
 
@@ -30,6 +31,18 @@ def test_every_combination_has_a_config_and_a_place_of_its_own() -> None:
         grid = ["train.learning_rate=1e-3,3e-3", "train.inner.steps=0,1,2"]
         assert point.config.tracking.parent == str(folder_of(TINY, grid) / "tracking")
     assert folder_of(TINY, grid) != folder_of(TINY, grid[:1])
+
+
+@pytest.mark.parametrize("changed", ["train.steps=99", "evaluate.members=7"])
+def test_what_the_points_share_is_of_their_place_so_that_no_old_score_is_taken_for_theirs(changed: str) -> None:
+    def places(config: PipelineConfig) -> set[str]:
+        found = list(points(config, GRID))
+        return {str(folder_of(config, GRID)), *(point.config.train.run for point in found)} | {
+            point.config.evaluate.scorecard for point in found
+        }
+
+    assert places(TINY) == places(load(Path(__file__).with_name("tiny.toml"))), "the same command finds them again"
+    assert places(TINY).isdisjoint(places(change(TINY, [changed])))
 
 
 @pytest.mark.parametrize("axis", ["episodes.seed=1,2", "train.steps=", "train.steps", "train.run=a,b", "train.steps=0"])
@@ -92,7 +105,7 @@ def test_a_point_that_fails_does_not_keep_the_others_from_a_score(
     monkeypatch.setattr(flow, "create_markdown_artifact", lambda text, key: published.append(text))
     config = TINY.model_copy(update={"root": str(tmp_path)})
     with pytest.raises(FewcastError, match="1 of 3 points of the sweep have no score: found the meta-loss"):
-        flow.sweep.fn(config, ["train.seed=1,2,3"])
+        flow.sweep.fn(config, GRID)
     assert [line.split("|")[1].strip() for line in kept[0].splitlines()[2:]] == [
         "train.seed=3",
         "train.seed=2",
