@@ -62,7 +62,7 @@ def probe(
     if run.progress.phase == "pooled":
         run.start_meta()
     trial = _Trial(run, config, report, stop, total=steps + len(_KL_WEIGHTS) * max(steps // 3, 1))
-    start = replace(run.judged, step=0)
+    start = run.judged
     ramp = trial.ramp(run.learners["meta"], start, steps)
     best = min(ramp, key=lambda point: point[1])[0]
     rate = 10 ** (round(10 * math.log10(best / 3)) / 10)

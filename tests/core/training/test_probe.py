@@ -1,11 +1,17 @@
 """The probe: advice within bounds, nothing written, and sane on a problem whose answer is known."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from core.config import InnerConfig, NetworkConfig, TrainConfig
 from core.errors import FewcastError
+from core.meta import checkpoint
+from core.meta.learner import Learner
+from core.meta.state import LearnerState, adam_step
 from core.training.probe import probe
+from core.training.train import train
 
 
 @pytest.fixture
@@ -33,6 +39,41 @@ def test_advice_is_below_where_the_loss_is_lost_and_nothing_is_written(config, t
     assert "train.learning_rate = " in found.lines()[0]
     assert "train.kl_weight = " in found.lines()[1]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """Every trial step: the state before, the gradient, its step size, and the state after."""
+    steps, apply = [], Learner.apply
+
+    def keep(self, state, gradient, *, learning_rate):
+        after = apply(self, state, gradient, learning_rate=learning_rate)
+        steps.append((state, gradient, learning_rate, after))
+        return after
+
+    monkeypatch.setattr(Learner, "apply", keep)
+    return steps
+
+
+def test_from_a_checkpoint_a_step_is_as_long_as_one_of_training(config, taken):
+    train(config.model_copy(update={"steps": 3}))
+    loaded = LearnerState.from_tensors(checkpoint.load_latest(Path(config.run)).tensors)
+    taken.clear()
+    probe(config, steps=1)
+    before, gradient, rate, after = taken[0]
+    assert (before.step, loaded.step) == (3, 3)
+    scale = config.outer.scalar_rate
+    rates = {name: rate * (scale if name.startswith(("noise/", "log_rate/")) else 1) for name in gradient}
+    expected = adam_step(loaded, gradient, rates).theta
+    for name, leaf in after.theta.items():
+        torch.testing.assert_close(leaf, expected[name], rtol=0, atol=1e-9)
+
+
+def test_fresh_weights_have_no_moments(config, taken):
+    probe(config, steps=1)
+    before = taken[0][0]
+    assert before.step == 0
+    assert not any(leaf.any() for leaf in (*before.first_moment.values(), *before.second_moment.values()))
 
 
 def test_a_learner_without_a_kl_is_not_asked_for_its_weight(config):
