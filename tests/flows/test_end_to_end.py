@@ -223,9 +223,10 @@ def test_a_probe_prints_a_suggestion_and_leaves_nothing(
     monkeypatch.chdir(folder)
     run = "data/tiny/probed"
     assert cli.main(["train", "--config", str(TINY), "--probe", "--set", f"train.run={run}"]) == 0
-    rate, weight = capsys.readouterr().out.splitlines()
+    rate, weight, inner = capsys.readouterr().out.splitlines()
     assert 1e-5 < float(rate.split()[2]) < 0.3
     assert weight.startswith("train.kl_weight = ")
+    assert inner.startswith("train.inner.kl_weight = ")
     assert not Path(run).exists()
 
 

@@ -1,5 +1,6 @@
 """The probe: advice within bounds, nothing written, and sane on a problem whose answer is known."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from core.errors import FewcastError
 from core.meta import checkpoint
 from core.meta.learner import Learner
 from core.meta.state import LearnerState, adam_step
-from core.training.probe import probe
+from core.training.probe import best_weight, probe
 from core.training.train import train
 
 
@@ -37,7 +38,8 @@ def test_advice_is_below_where_the_loss_is_lost_and_nothing_is_written(config, t
     assert [weight for weight, _ in found.weights] == [1.0, 0.1, 0.01]
     assert found.kl_weight in (1.0, 0.1, 0.01)
     assert "train.learning_rate = " in found.lines()[0]
-    assert "train.kl_weight = " in found.lines()[1]
+    assert f"train.kl_weight = {found.kl_weight:g} " in found.lines()[1]
+    assert f"train.inner.kl_weight = {found.kl_weight:g} " in found.lines()[2], "both were tried together"
     assert not (tmp_path / "run").exists()
 
 
@@ -80,6 +82,31 @@ def test_a_learner_without_a_kl_is_not_asked_for_its_weight(config):
     found = probe(config.model_copy(update={"learner": "pooled"}), steps=6)
     assert found.weights == ()
     assert "unused" in found.lines()[1]
+
+
+def test_a_pooled_learner_is_tried_on_the_windows_that_it_trains_on(config, monkeypatch):
+    seen, gradient = [], Learner.gradient
+
+    def keep(self, state, batch, *, seed):
+        seen.append(batch)
+        return gradient(self, state, batch, seed=seed)
+
+    monkeypatch.setattr(Learner, "gradient", keep)
+    config = config.model_copy(update={"learner": "pooled", "pretrain_windows": 3, "augment": False, "steps": 1})
+    probe(config, steps=1)
+    tried = seen[0]
+    seen.clear()
+    train(config)
+    assert tried.query.x.shape[:2] == (1, 2 * 3)
+    assert tried.support.x.shape[1] == 0
+    assert torch.equal(tried.query.x, seen[0].query.x)
+
+
+def test_the_largest_weight_that_is_as_good_as_the_best_is_advised_and_none_where_all_diverge():
+    assert best_weight([(1.0, 0.301), (0.1, 0.3), (0.01, math.inf)]) == 1.0
+    assert best_weight([(1.0, math.nan), (0.1, 0.31), (0.01, 0.3)]) == 0.01
+    with pytest.raises(FewcastError, match=r"diverges at every KL weight that was tried: found 1, 0\.1; lower"):
+        best_weight([(1.0, math.inf), (0.1, math.nan)])
 
 
 def test_stopping_is_an_error_of_one_line(config):
