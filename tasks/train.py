@@ -58,7 +58,7 @@ def train_tracked(config: TrainConfig, tracking: TrackingConfig, segment_steps: 
     parent = Path(tracking.parent) if tracking.parent else None
     name, folder = f"train {config.learner}", tracking_folder(config.run)
     with (
-        TrackedRun(folder, tracking, name, config, parent=parent, tags=origin(config)) as tracked,
+        TrackedRun(folder, tracking, name, config, parent=parent, tags=origin(config, tracking)) as tracked,
         Reporting("train", tracked, Curve(tracked.history())) as report,
     ):
         tell_data(tracked, config)

@@ -48,8 +48,6 @@ def local_run(run: str, tracking: TrackingConfig, report: Report | None = None) 
     from tasks.tracking.server import open_client
 
     own, name = tracking_uri(tracking), run.removeprefix(_MODELS)
-    if "@" not in name and "/" not in name:
-        raise _no_model(run, "neither an alias nor a version")
     last = KEPT / f"{name.replace('/', ' ')} {sha256(own.encode()).hexdigest()[:8]}"
     try:
         version = _version(open_client(own), name)
@@ -84,10 +82,25 @@ def training_run(run: str, tracking: TrackingConfig) -> str:
         return ""
 
 
+def registered_run(checkpoint: str, tracking: TrackingConfig) -> str:
+    """The id of the run whose registered model has that checkpoint, wherever it was copied; empty without an answer."""
+    from mlflow.exceptions import MlflowException
+
+    from tasks.tracking.server import open_client
+
+    try:
+        found = open_client(tracking_uri(tracking)).search_model_versions(f"tags.checkpoint = '{checkpoint}'")
+    except MlflowException:
+        return ""
+    return str(found[0].run_id or "") if found else ""
+
+
 def _version(client: "MlflowClient", name: str) -> "ModelVersion":
     """Of NAME@ALIAS or NAME/VERSION."""
     if "@" in name:
         return client.get_model_version_by_alias(*name.split("@", 1))
+    if "/" not in name:
+        raise _no_model(f"{_MODELS}{name}", "neither an alias nor a version")
     return client.get_model_version(*name.rsplit("/", 1))
 
 
