@@ -214,6 +214,9 @@ def test_a_sweep_has_nested_runs_with_their_scores_and_a_table(
         assert scorecard.info.run_name == "evaluate validation"
         assert any(name.startswith("crps/validation") for name in scorecard.data.metrics)
         assert training.info.status == scorecard.info.status == "FINISHED"
+        assert client.search_model_versions(f"run_id = '{training.info.run_id}'")
+    candidate = client.get_model_version_by_alias("tiny", "candidate").run_id
+    assert candidate == read_delivered(folder / "data/tiny/run/tracking").run_id, "no point takes its place"
 
 
 def test_a_probe_prints_a_suggestion_and_leaves_nothing(
