@@ -104,7 +104,7 @@ def tell_result(tracked: TrackedRun, config: TrainConfig, summary: TrainSummary)
                 mend="free some space and run the same command again: it only registers the model",
             ) from error
         tracked.tag({"mlflow.note.content": text})
-    tags = {"checkpoint": model.version, "episodes": model.episodes_digest, "learner": config.learner}
+    tags = {"checkpoint": model.version, "episodes": model.episodes_digest, "learner": model.config.learner}
     tracked.model(folder, {**tags, "validation_crps": f"{summary.best['crps']:.6g}"})
 
 
@@ -116,7 +116,7 @@ def card(model: Model, config: TrainConfig, summary: TrainSummary) -> str:
         f"| {name} | {value:.4g} | {_number(summary.best.get(f'prior_{name}'))} |" for name, value in best.items()
     )
     weights = sum(leaf.numel() for leaf in branch(model.state.theta, "mean").values())
-    return f"""# {config.learner} nowcaster, version {model.version}
+    return f"""# {model.config.learner} nowcaster, version {model.version}
 
 Forecasts {spec.target_frames} frames ({spec.lead_minutes[0]} to {spec.lead_minutes[-1]} minutes ahead) of {", ".join(spec.channels)} from
 {spec.input_frames} frames, on tiles of {spec.tile_pixels} pixels, after adapting to a few windows of the same place (M = {model.inner_steps}).

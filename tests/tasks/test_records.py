@@ -110,3 +110,18 @@ def test_the_data_of_a_run_are_the_episodes_that_it_has_pinned(monkeypatch: pyte
     records.tell_data(tracked, TrainConfig(run="mine", episodes="episodes.zarr"))
     assert told[0] == ("episodes", "d1", "episodes.zarr", '{"episodes": {"train": 2, "test": 1}}')
     assert told[1][::2] == ("archive", "sky.zarr")
+
+
+@pytest.mark.parametrize(("phase", "learner"), [("meta", "abml"), ("pooled", "pooled")])
+def test_a_model_is_told_as_the_learner_that_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, learner: str
+) -> None:
+    """A budget that ends in the pooled steps leaves a pooled model, whatever was asked for."""
+    monkeypatch.setattr(model, "save", lambda *_: None)
+    untrained(tmp_path, phase)
+    told: dict[str, str] = {}
+    tracked: Any = SimpleNamespace(tag=told.update, model=lambda _, tags: told.update(tags))
+    summary = TrainSummary(str(tmp_path), 1, True, "the budget", 1, {"crps": 0.2})
+    records.tell_result(tracked, TrainConfig(run=str(tmp_path)), summary)
+    assert told["learner"] == learner
+    assert told["mlflow.note.content"].startswith(f"# {learner} nowcaster")

@@ -9,7 +9,7 @@ import torch
 from core.config import InnerConfig, NetworkConfig, TrackingConfig, TrainConfig
 from core.meta import checkpoint
 from core.meta.checks import Examples
-from core.model import DataSpec, Model, build_learner
+from core.model import DataSpec, Model, as_pooled, build_learner
 from tasks.tracking import TrackedRun
 from tasks.tracking.model import save
 from tasks.tracking.server import open_client
@@ -17,17 +17,18 @@ from tasks.tracking.server import open_client
 SPEC = DataSpec(("ir",), 2, 2, (30, 60), 12, 0, (270.0,), (10.0,))
 
 
-def untrained(run: Path) -> Model:
+def untrained(run: Path, phase: str = "meta") -> Model:
     config = TrainConfig(network=NetworkConfig(width=4, depth=1), inner=InnerConfig(steps=2, rate=0.1))
     meta = {
         "config": config.model_dump(mode="json"),
         "spec": SPEC.to_json(),
-        "phase": "meta",
+        "phase": phase,
         "best_step": None,
         "episodes_digest": "d",
         "progress": {},
     }
-    checkpoint.save(run, 1, build_learner(config, SPEC).init_state().tensors(), meta)
+    learner = build_learner(as_pooled(config) if phase == "pooled" else config, SPEC)
+    checkpoint.save(run, 1, learner.init_state().tensors(), meta)
     return Model.load(run)
 
 
