@@ -18,6 +18,7 @@ from flows.logs import wants_json
 
 def run_flow(options: Namespace) -> int:
     """Run a flow in this process, in front of the user."""
+    embedded.prepare_clients()
     config = read_evaluation(options) or read_config(options)
     if isinstance(config, PipelineConfig) and options.command == "train":
         if options.probe:
@@ -147,6 +148,7 @@ def check_store(options: Namespace) -> int:
 
 def run_compare(options: Namespace) -> int:
     """Print what differs between two runs."""
+    embedded.prepare_clients()
     from tasks.tracking import compare
 
     rows = [("", options.first, options.second, "difference")]

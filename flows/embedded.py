@@ -21,19 +21,24 @@ HEARTBEAT_SECONDS = 30
 HEARTBEAT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}
 
 
+def prepare_clients() -> None:
+    """Set what the clients of MLflow and Prefect read in a command that starts no flow, where the user has not."""
+    open_doors()
+    for key in ("DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY"):
+        os.environ.setdefault(key, "true")
+
+
 def prepare() -> None:
     """Set prefect's and MLflow's environment, where the user has not done it.
 
     A server named by PREFECT_API_URL, or a home of the user's own, is used as it is. The terminal belongs to the
     command line: prefect's log lines go to the run's page alone, unless structured logs are asked for.
     """
-    open_doors()
+    prepare_clients()
     quiet = {
         **log_settings(),
-        "DO_NOT_TRACK": "true",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # nine processes and 2 GB that nothing here uses
         "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",

@@ -1,10 +1,13 @@
 """A grid over config keys: one training and one validation scorecard for each point, side by side in MLflow."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import json
+import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
@@ -47,19 +50,21 @@ def sweep(config: PipelineConfig, grid: list[str]) -> str:
         config: What all points share; its episodes must be there.
         grid: Keys with their values, say `train.learning_rate=0.001,0.003`.
     """
-    folder, rows = folder_of(config, grid), list[Row]()
+    folder, todo, rows = folder_of(config, grid), points(config, grid), list[Row]()
     with TrackedRun(folder / "tracking", config.tracking, "sweep " + " x ".join(grid), config.train) as tracked:
-        for point in points(config, grid):
+        for point in todo:
             try:
                 train(point.config.train, point.config.tracking)
                 scorecard = evaluate(point.config.evaluate, point.config.tracking)
                 rows.append(Row(point.settings, *validation_scores(scorecard, point.config.evaluate.run)))
             except FewcastError as error:
                 rows.append(Row(point.settings, failure=str(error)))
+            except Exception as error:  # out of memory, say: the other points may have room
+                rows.append(Row(point.settings, failure=f"{type(error).__name__}: {error}"))
         table = describe(rows)
         create_markdown_artifact(table, key="sweep")
         # By its content, since a tracked file of one name is kept once.
-        kept = folder / f"table-{hashlib.sha256(table.encode()).hexdigest()[:8]}.md"
+        kept = folder / f"table-{_digest(table)}.md"
         kept.write_text(table)
         tracked.artifact(kept)
         if failures := [row.failure for row in rows if row.failure]:
@@ -72,11 +77,17 @@ def sweep(config: PipelineConfig, grid: list[str]) -> str:
 
 
 def folder_of(config: PipelineConfig, grid: Sequence[str]) -> Path:
-    """Where a sweep keeps its table and its record for MLflow: one place for each grid."""
-    return Path(config.root) / "sweep" / hashlib.sha256(" ".join(grid).encode()).hexdigest()[:8]
+    """Where a sweep keeps its table and its record for MLflow: one place for each grid and what its points share."""
+    return Path(place_of(config)) / _digest(" ".join(grid))
 
 
-def points(config: PipelineConfig, grid: Sequence[str]) -> Iterator[Point]:
+def place_of(config: PipelineConfig) -> str:
+    """Where the points lie that share this config: under another they are other runs, with other scores."""
+    shared = {stage: getattr(config, stage).model_dump(mode="json") for stage in ("train", "evaluate")}
+    return f"{config.root}/sweep/{_digest(json.dumps(shared, sort_keys=True))}"
+
+
+def points(config: PipelineConfig, grid: Sequence[str]) -> list[Point]:
     """Every combination of the grid as a config with a run, a scorecard and a place in MLflow of its own.
 
     Raises `FewcastError` for a key that is not of training, or a value out of bounds, before anything has begun.
@@ -88,14 +99,30 @@ def points(config: PipelineConfig, grid: Sequence[str]) -> Iterator[Point]:
             raise FewcastError(
                 "a sweep goes over keys of training", found=repr(axis), mend="write, say, train.learning_rate=1e-3,3e-3"
             )
-        axes.append([f"{key}={value}" for value in values.split(",")])
+        axes.append([f"{key}={value}" for value in _values(values)])
     found = []
     for settings in product(*axes):
-        place = f"{config.root}/sweep/" + "+".join(s.removeprefix("train.").replace("/", "_") for s in settings)
-        own = [f'train.run="{place}/run"', f'evaluate.run="{place}/run"', f'evaluate.scorecard="{place}/scorecard"',
-               'evaluate.split="validation"', f'tracking.parent="{folder_of(config, grid)}/tracking"']  # fmt: skip
-        found.append(Point(settings, change(config, [*settings, *own])))
-    yield from found
+        shown = tuple(setting.replace('"', "") for setting in settings)
+        place = f"{place_of(config)}/" + "+".join(s.removeprefix("train.").replace("/", "_") for s in shown)
+        own = [f"train.run={_toml(f'{place}/run')}", f"evaluate.run={_toml(f'{place}/run')}",
+               f"evaluate.scorecard={_toml(f'{place}/scorecard')}", 'evaluate.split="validation"',
+               f"tracking.parent={_toml(f'{folder_of(config, grid)}/tracking')}"]  # fmt: skip
+        found.append(Point(shown, change(config, [*settings, *own])))
+    return found
+
+
+def _values(text: str) -> list[str]:
+    """The values of an axis, each in TOML; they may be given in it, or as bare words."""
+    try:
+        values = tomllib.loads(f"values = [{text}]")["values"]
+    except tomllib.TOMLDecodeError:
+        values = text.split(",")
+    return [_toml(value) for value in values]
+
+
+def _toml(value: Any) -> str:
+    """Text, a number or a list, in which JSON is TOML."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
 def validation_scores(scorecard: Scorecard, run: str) -> tuple[float, float]:
@@ -120,3 +147,7 @@ def describe(rows: Sequence[Row]) -> str:
 
 def _in_a_cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "/")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -6,13 +6,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from core.bayes.gaussian import branch
-from core.config import TrainConfig
+from core.config import TrackingConfig, TrainConfig
 from core.errors import FewcastError
 from core.meta import checkpoint
 from core.model import Model
 from core.training.run import episodes_of
 from core.training.train import TrainSummary
-from tasks.tracking import BEST, TrackedRun, read_delivered
+from tasks.tracking import BEST, TrackedRun, is_in_mlflow, read_delivered, registered_run, training_run
 
 CHECKPOINTS = "checkpoints"
 """Where they lie among the artifacts of a run in MLflow, each in a folder named by its step."""
@@ -23,11 +23,26 @@ def tracking_folder(run: str) -> Path:
     return Path(run) / "tracking"
 
 
-def origin(config: TrainConfig) -> dict[str, str]:
-    """Tags of a fork: from which run, here and in MLflow."""
-    if not config.fork:
+def origin(config: TrainConfig, tracking: TrackingConfig) -> dict[str, str]:
+    """Tags of a fork: from which run, here and in MLflow.
+
+    They are told before its first checkpoint alone, since later a name may stand for something else.
+    """
+    if not config.fork or checkpoint.steps(Path(config.run)):
         return {}
-    return {"fewcast.forked_from": f"{config.fork} {read_delivered(tracking_folder(config.fork)).run_id}".strip()}
+    return {"fewcast.forked_from": f"{config.fork} {_run_id(config.fork, tracking)}".strip()}
+
+
+def _run_id(fork: str, tracking: TrackingConfig) -> str:
+    """The MLflow run that a fork starts from; empty where none is known, or the server that knows is away."""
+    if is_in_mlflow(fork):
+        return training_run(fork, tracking)
+    run = Path(fork).parent if (Path(fork) / checkpoint.META).is_file() else Path(fork)
+    if run_id := read_delivered(tracking_folder(str(run))).run_id:
+        return run_id
+    with suppress(FewcastError):  # where there is no checkpoint, training itself says so
+        return registered_run(Model.load(fork).version, tracking)
+    return ""
 
 
 def tell_data(tracked: TrackedRun, config: TrainConfig) -> None:
@@ -89,7 +104,7 @@ def tell_result(tracked: TrackedRun, config: TrainConfig, summary: TrainSummary)
                 mend="free some space and run the same command again: it only registers the model",
             ) from error
         tracked.tag({"mlflow.note.content": text})
-    tags = {"checkpoint": model.version, "episodes": model.episodes_digest, "learner": config.learner}
+    tags = {"checkpoint": model.version, "episodes": model.episodes_digest, "learner": model.config.learner}
     tracked.model(folder, {**tags, "validation_crps": f"{summary.best['crps']:.6g}"})
 
 
@@ -101,7 +116,7 @@ def card(model: Model, config: TrainConfig, summary: TrainSummary) -> str:
         f"| {name} | {value:.4g} | {_number(summary.best.get(f'prior_{name}'))} |" for name, value in best.items()
     )
     weights = sum(leaf.numel() for leaf in branch(model.state.theta, "mean").values())
-    return f"""# {config.learner} nowcaster, version {model.version}
+    return f"""# {model.config.learner} nowcaster, version {model.version}
 
 Forecasts {spec.target_frames} frames ({spec.lead_minutes[0]} to {spec.lead_minutes[-1]} minutes ahead) of {", ".join(spec.channels)} from
 {spec.input_frames} frames, on tiles of {spec.tile_pixels} pixels, after adapting to a few windows of the same place (M = {model.inner_steps}).

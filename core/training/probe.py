@@ -1,7 +1,7 @@
 """A few minutes of trial steps that suggest a step size and a KL weight, before hours are spent on them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,6 +17,7 @@ from core.meta.state import LearnerState
 from core.meta.workers import Workers
 from core.model import build_learner
 from core.report import Report, Silent
+from core.training.pooled_windows import pooled
 from core.training.run import Run, device_of
 from core.training.validation import validation_of
 
@@ -31,17 +32,22 @@ class Suggestion:
     """What the probe saw and advises."""
 
     learning_rate: float
-    kl_weight: float
+    kl_weight: float  # of both loops
     ramp: tuple[tuple[float, float], ...]  # (step size, smoothed change of the loss)
     weights: tuple[tuple[float, float], ...]  # (kl_weight, adapted CRPS on validation)
 
     def lines(self) -> list[str]:
         """For a person: the settings to use, and why."""
+        weight = f"kl_weight = {self.kl_weight:g}"
         tried = ", ".join(f"{weight:g}: {crps:.4f}" for weight, crps in self.weights)
         return [
             f"train.learning_rate = {self.learning_rate:.2g}  (a third of where the loss fell most on a ramp "
             f"from {self.ramp[0][0]:.0e} to {self.ramp[-1][0]:.1e})",
-            f"train.kl_weight = {self.kl_weight:g}" + (f"  (validation CRPS at {tried})" if tried else "  (unused)"),
+            *(
+                [f"train.{weight}  (validation CRPS at {tried})", f"train.inner.{weight}  (tried with it)"]
+                if tried
+                else [f"train.{weight}  (unused)"]
+            ),
         ]
 
 
@@ -55,21 +61,34 @@ def probe(
     """Ramp the step size over `steps` meta-steps, then compare KL weights over a third as many each.
 
     It starts from the run's newest checkpoint if there is one, else from fresh weights, and writes nothing. Raises
-    `FewcastError` where even the smallest step size diverges, or on `stop()`.
+    `FewcastError` where even the smallest step size diverges, or every KL weight does, or on `stop()`.
     """
     report = report or Silent()
     run = Run(config, report, device_of(config.device))
     if run.progress.phase == "pooled":
         run.start_meta()
     trial = _Trial(run, config, report, stop, total=steps + len(_KL_WEIGHTS) * max(steps // 3, 1))
-    start = replace(run.judged, step=0)
+    start = run.judged
     ramp = trial.ramp(run.learners["meta"], start, steps)
     best = min(ramp, key=lambda point: point[1])[0]
     rate = 10 ** (round(10 * math.log10(best / 3)) / 10)
-    weights = trial.weights(start, rate, max(steps // 3, 1)) if config.learner == "abml" else ()
-    good = min((crps for _, crps in weights), default=math.inf) * (1 + _TOLERANCE)
-    weight = max((weight for weight, crps in weights if crps <= good), default=config.kl_weight)
-    return Suggestion(rate, weight, tuple(ramp), tuple(weights))
+    if config.learner != "abml":
+        return Suggestion(rate, config.kl_weight, tuple(ramp), ())
+    weights = trial.weights(start, rate, max(steps // 3, 1))
+    return Suggestion(rate, best_weight(weights), tuple(ramp), tuple(weights))
+
+
+def best_weight(weights: Sequence[tuple[float, float]]) -> float:
+    """The largest of those (KL weight, CRPS) whose CRPS is as good as the least; `FewcastError` where none has one."""
+    scored = [(weight, crps) for weight, crps in weights if math.isfinite(crps)]
+    if not scored:
+        raise FewcastError(
+            "training diverges at every KL weight that was tried",
+            found=", ".join(f"{weight:g}" for weight, _ in weights),
+            mend="lower train.inner.rate or set train.inner.clip, and probe again",
+        )
+    good = min(crps for _, crps in scored) * (1 + _TOLERANCE)
+    return max(weight for weight, crps in scored if crps <= good)
 
 
 class _Trial:
@@ -140,7 +159,11 @@ class _Trial:
         return state, loss
 
     def _differentiate(self, learner: Learner, state: LearnerState, step: int) -> tuple[Tree, float]:
-        batch: EpisodeBatch = self.loader.batch(step).to(self.run.device)
+        batch: EpisodeBatch = self.loader.batch(step)
+        if learner.config.learner == "pooled":  # of the windows that training takes
+            windows, workers = self.config.pretrain_windows, self.config.workers
+            batch = pooled(batch, windows, seed=self.config.seed, step=step, groups=workers)
+        batch = batch.to(self.run.device)
         gradient, metrics = learner.gradient(state, batch, seed=self.config.seed)
         count = len(batch.ids)
         return {n: leaf / count for n, leaf in gradient.items()}, float(torch.as_tensor(metrics["loss"])) / count

@@ -29,8 +29,8 @@ def renewed(
 
     The newest of the runs (`config.run`, and `RUN.YYYYMMDDTHHMMZ` that followed it) goes on until it has ended. From
     then on, if the store has other episodes than that run saw, a new one is due, in a folder named by `now` and forked
-    from the run that `champion` names (empty: none, it starts afresh). Otherwise nothing is: training the newest run
-    finds that it has ended.
+    from the run that `champion` names (empty: none, it starts afresh), which is asked until there is a checkpoint.
+    Otherwise nothing is: training the newest run finds that it has ended.
     """
     report = report or Silent()
     runs = _runs(Path(config.run))
@@ -38,10 +38,12 @@ def renewed(
     if found is not None and (ended := ended_by(config, found)):
         if found.meta["episodes_digest"] == EpisodeStore.open(config.episodes).digest:
             report.message(f"{newest} ended by {ended}, and no episode has come into {config.episodes} since")
-            return config.model_copy(update={"run": str(newest)})
-        newest = runs[0].with_name(f"{runs[0].name}.{now:%Y%m%dT%H%MZ}")
-        report.message(f"{config.episodes} has grown since {runs[-1]} was trained: {newest} is due")
-    fork = config.fork if newest == runs[0] else champion()
+        else:
+            newest, found = runs[0].with_name(f"{runs[0].name}.{now:%Y%m%dT%H%MZ}"), None
+            report.message(f"{config.episodes} has grown since {runs[-1]} was trained: {newest} is due")
+    fork = config.fork
+    if newest != runs[0]:  # one that has begun keeps to what it began from, whoever is champion since
+        fork = found.meta["config"]["fork"] if found else champion()
     return config.model_copy(update={"run": str(newest), "fork": fork})
 
 

@@ -82,6 +82,16 @@ class Run:
         """The state that is validated and used: the average where there is one."""
         return replace(self.state, theta=self.average) if self.average else self.state
 
+    @property
+    def shortfall(self) -> str:
+        """What a run that ends here is not, since it came to no meta-step; empty where it is what was asked for."""
+        if self.learner.config.learner == self.config.learner:
+            return ""
+        return (
+            f"{self.path} ended before its first meta-step: its model is pooled, and not {self.config.learner}; "
+            "raise train.budget_minutes, or train anew with train.fit_budget, which shortens both phases alike"
+        )
+
     def fingerprint(self) -> str:
         """A digest of where this run stands, and on which episodes."""
         digest = hashlib.sha256(f"{self.store.digest} {self.progress.phase} {self.progress.step}".encode())
@@ -202,6 +212,8 @@ def is_over_budget(config: TrainConfig, progress: Progress) -> bool:
 def ended_by(config: TrainConfig, found: Checkpoint) -> str:
     """What a run that has that checkpoint was ended by, as `train` would find; empty where it would go on."""
     progress = Progress.of(found)
+    if progress.validation_due:
+        return ""
     return reason_to_end(_plan(config, progress), progress, is_over_budget(config, progress))
 
 

@@ -135,6 +135,8 @@ class _Loop:
                             self.report.message(f"stopped at step {progress.step}, which has a checkpoint")
                         return self._summary("a request to stop" if stopped else "the end of its segment", False)
         self._save()
+        if shortfall := self.run.shortfall:
+            self.report.message(shortfall)
         return self._summary(ended, True)
 
     def close(self) -> None:

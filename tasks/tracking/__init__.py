@@ -5,8 +5,8 @@ or changed for another: training does not notice, and what was not delivered is,
 """
 
 from tasks.tracking.compare import compare
-from tasks.tracking.journal import Delivered, is_delivered, read_delivered, start_afresh
-from tasks.tracking.local import BEST, is_in_mlflow, local_run, training_run
+from tasks.tracking.journal import Delivered, is_delivered, is_finished, read_delivered, start_afresh
+from tasks.tracking.local import BEST, is_in_mlflow, local_run, registered_run, training_run
 from tasks.tracking.page import model_page, run_page
 from tasks.tracking.run import TrackedRun
 from tasks.tracking.uri import tracking_uri
@@ -17,10 +17,12 @@ __all__ = [
     "TrackedRun",
     "compare",
     "is_delivered",
+    "is_finished",
     "is_in_mlflow",
     "local_run",
     "model_page",
     "read_delivered",
+    "registered_run",
     "run_page",
     "start_afresh",
     "tracking_uri",

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from core.config import TrackingConfig
-from core.errors import FewcastError
+from core.errors import AwayError, FewcastError
 from tasks.tracking.journal import read_delivered
+from tasks.tracking.local import AWAY, NO_SUCH
 from tasks.tracking.uri import tracking_uri
 
 _NOT_OF_INTEREST = ("mlflow.", "prefect.")
@@ -17,7 +18,7 @@ def compare(first: str, second: str, tracking: TrackingConfig) -> Iterator[tuple
 
     Of metrics it is the last values, and of training the best ones first. A run is named by its MLflow id, or by its
     directory, which knows the server that has it unless the config names one. Raises `FewcastError` for a run that is
-    not there.
+    not there, `AwayError` where nothing answers.
     """
     from mlflow.exceptions import MlflowException
 
@@ -29,10 +30,13 @@ def compare(first: str, second: str, tracking: TrackingConfig) -> Iterator[tuple
         uri = tracking.uri or delivered.uri or tracking_uri(tracking)
         try:
             runs.append(open_client(uri).get_run(delivered.run_id or name))
-        except MlflowException as error:
+        except (MlflowException, OSError) as error:
+            found = str(error).splitlines()[0]
+            if not isinstance(error, MlflowException) or error.error_code not in NO_SUCH:
+                raise AwayError(f"{uri} does not say what the run {name} is", found=found, mend=AWAY) from error
             raise FewcastError(
                 f"MLflow at {uri} has no run {name}",
-                found=str(error).splitlines()[0],
+                found=found,
                 mend="give a run id as the MLflow page shows it, or the run's directory",
             ) from error
     a, b = runs

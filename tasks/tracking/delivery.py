@@ -48,7 +48,11 @@ def deliver(journal: Journal, tracking: TrackingConfig, name: str, parent: Path 
             flush()
             if record["kind"] in ("start", "end"):  # at its start the run above may not be there yet
                 _nest(client, uri, run_id, parent)
-            _tell(client, run_id, record, tracking)
+            if record["kind"] == "model":
+                name = tracking.experiment or "fewcast"
+                _tell_model(client, run_id, record, name, is_candidate=parent is None)
+            else:
+                _tell(client, run_id, record)
         offset = end
         if len(waiting) >= _BATCH:
             flush()
@@ -71,7 +75,13 @@ def _nest(client: MlflowClient, uri: str, run_id: str, parent: Path | None) -> N
         client.set_tag(run_id, "mlflow.parentRunId", above.run_id)
 
 
-def _tell(client: MlflowClient, run_id: str, record: dict[str, Any], tracking: TrackingConfig) -> None:
+def _tell_model(client: MlflowClient, run_id: str, record: dict[str, Any], name: str, *, is_candidate: bool) -> None:
+    """A model as a version of its name; of a run inside another, as in a sweep, it is no candidate."""
+    if Path(record["path"]).is_dir():
+        register(client, run_id, Path(record["path"]), name, record["tags"], is_candidate=is_candidate)
+
+
+def _tell(client: MlflowClient, run_id: str, record: dict[str, Any]) -> None:
     kind = record["kind"]
     if kind == "start":
         client.update_run(run_id, status="RUNNING")
@@ -100,8 +110,6 @@ def _tell(client: MlflowClient, run_id: str, record: dict[str, Any], tracking: T
         _tell_image(client, run_id, record)
     elif kind == "table" and Path(record["path"]).exists():
         _tell_table(client, run_id, record)
-    elif kind == "model" and Path(record["path"]).is_dir():
-        register(client, run_id, Path(record["path"]), tracking.experiment or "fewcast", record["tags"])
     elif kind == "end":
         client.set_terminated(run_id, record["status"])
 

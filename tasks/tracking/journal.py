@@ -216,6 +216,15 @@ def is_delivered(folder: Path) -> bool:
     return journal.exists() and read_delivered(folder).offset == journal.stat().st_size
 
 
+def is_finished(folder: Path, uri: str) -> bool:
+    """Whether the run that `folder` keeps has ended FINISHED, and the server at `uri` has all of it."""
+    if not is_delivered(folder) or read_delivered(folder).uri != uri:
+        return False
+    with (folder / "journal.jsonl").open("rb") as file:
+        statuses = [record.get("status") for line in file if (record := _parsed(line)).get("kind") in ("start", "end")]
+    return statuses[-1:] == ["FINISHED"]
+
+
 def start_afresh(folder: Path) -> None:
     """Forget the run that `folder` keeps, so that the next one is another run."""
     shutil.rmtree(folder, ignore_errors=True)

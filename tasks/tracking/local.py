@@ -20,9 +20,9 @@ _MODELS, _RUNS = "models:/", "runs:/"
 KEPT = Path("data/models")
 BEST = "fewcast.best_checkpoint"
 """Tag of a training run in MLflow: which of its artifacts is its best checkpoint."""
-_AWAY = "see that the MLflow server runs, then run again"
+AWAY = "see that the MLflow server runs, then run again"
 # What MLflow answers where there is no such name, alias, version or run; everything else is no answer.
-_NONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+NO_SUCH = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 def is_in_mlflow(run: str) -> bool:
@@ -48,8 +48,6 @@ def local_run(run: str, tracking: TrackingConfig, report: Report | None = None) 
     from tasks.tracking.server import open_client
 
     own, name = tracking_uri(tracking), run.removeprefix(_MODELS)
-    if "@" not in name and "/" not in name:
-        raise _no_model(run, "neither an alias nor a version")
     last = KEPT / f"{name.replace('/', ' ')} {sha256(own.encode()).hexdigest()[:8]}"
     try:
         version = _version(open_client(own), name)
@@ -58,10 +56,10 @@ def local_run(run: str, tracking: TrackingConfig, report: Report | None = None) 
         place = _kept(f"{version.source}/artifacts", own, version.name)
     except (MlflowException, OSError) as error:
         found = str(error).splitlines()[0]
-        if isinstance(error, MlflowException) and error.error_code in _NONE:
+        if isinstance(error, MlflowException) and error.error_code in NO_SUCH:
             raise _no_model(run, found) from error
         if not last.exists():
-            raise AwayError(f"{own} does not say what {run} is", found=found, mend=_AWAY) from error
+            raise AwayError(f"{own} does not say what {run} is", found=found, mend=AWAY) from error
         (report or Silent()).message(f"{own} does not answer: {run} is taken to be what it last was")
         return str(last.resolve())
     point(last, place.resolve())
@@ -84,10 +82,25 @@ def training_run(run: str, tracking: TrackingConfig) -> str:
         return ""
 
 
+def registered_run(checkpoint: str, tracking: TrackingConfig) -> str:
+    """The id of the run whose registered model has that checkpoint, wherever it was copied; empty without an answer."""
+    from mlflow.exceptions import MlflowException
+
+    from tasks.tracking.server import open_client
+
+    try:
+        found = open_client(tracking_uri(tracking)).search_model_versions(f"tags.checkpoint = '{checkpoint}'")
+    except MlflowException:
+        return ""
+    return str(found[0].run_id or "") if found else ""
+
+
 def _version(client: "MlflowClient", name: str) -> "ModelVersion":
     """Of NAME@ALIAS or NAME/VERSION."""
     if "@" in name:
         return client.get_model_version_by_alias(*name.split("@", 1))
+    if "/" not in name:
+        raise _no_model(f"{_MODELS}{name}", "neither an alias nor a version")
     return client.get_model_version(*name.rsplit("/", 1))
 
 
@@ -108,9 +121,9 @@ def _of_a_run(run: str, server: str) -> str:
         return str(_kept(uri, server, run_id)) if server.startswith("http") else _downloaded(uri, server)
     except (MlflowException, OSError) as error:
         found = str(error).splitlines()[0]
-        if isinstance(error, MlflowException) and error.error_code in _NONE:
+        if isinstance(error, MlflowException) and error.error_code in NO_SUCH:
             raise _no_checkpoint(run, found) from error
-        raise AwayError(f"{server} does not say what {run} is", found=found, mend=_AWAY) from error
+        raise AwayError(f"{server} does not say what {run} is", found=found, mend=AWAY) from error
 
 
 def _no_checkpoint(run: str, found: str) -> FewcastError:

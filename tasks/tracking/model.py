@@ -56,8 +56,13 @@ def signature(model: Model) -> ModelSignature:
     )
 
 
-def register(client: MlflowClient, run_id: str, folder: Path, name: str, tags: Mapping[str, str]) -> None:
-    """Upload a saved model to its run and make it the newest candidate; a version that is there is not made again."""
+def register(
+    client: MlflowClient, run_id: str, folder: Path, name: str, tags: Mapping[str, str], *, is_candidate: bool
+) -> None:
+    """Upload a saved model to its run and make it a version, the newest candidate if it is one.
+
+    A version that is there is not made again.
+    """
     client.log_artifacts(run_id, str(folder), "model")
     try:
         client.create_registered_model(name)
@@ -77,4 +82,5 @@ def register(client: MlflowClient, run_id: str, folder: Path, name: str, tags: M
             description=(folder / "card.md").read_text(),
         )
     )
-    client.set_registered_model_alias(name, ALIAS, made.version)
+    if is_candidate:
+        client.set_registered_model_alias(name, ALIAS, made.version)

@@ -120,7 +120,7 @@ class TrackedRun(Silent):
         self._journal.once("dataset", name=name, digest=digest, source=source, profile=profile)
 
     def model(self, folder: Path, tags: Mapping[str, str]) -> None:
-        """Register a saved model under the experiment's name, as its newest candidate."""
+        """Register a saved model under the experiment's name, the newest candidate unless the run is inside another."""
         self._journal.once("model", path=str(folder.resolve()), tags=dict(tags))
 
     def _deliver_until_end(self) -> None:

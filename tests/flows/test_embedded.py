@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import tasks.tracking
+from flows import access, cli, commands
 from flows.embedded import HEARTBEAT, prepare
 
 
@@ -27,3 +29,25 @@ def test_without_a_server_no_one_hears_heartbeats(environment: dict[str, str]) -
     prepare()
     assert not environment.keys() & HEARTBEAT.keys()
     assert environment["PREFECT_HOME"].endswith("data/prefect")
+
+
+@pytest.mark.parametrize(
+    ("rank", "words"), [("0", ["train", "--probe"]), ("1", ["train"]), ("0", ["runs", "compare", "a", "b"])]
+)
+def test_commands_that_start_no_flow_open_the_same_doors(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, rank: str, words: list[str]
+) -> None:
+    environment["RANK"] = rank
+    monkeypatch.setattr(access, "read_auth", lambda: access.Auth("someone", "a long password"))
+    seen = []
+
+    def look(*_: object) -> int:
+        seen.append((environment["MLFLOW_TRACKING_USERNAME"], environment["MLFLOW_DISABLE_TELEMETRY"]))
+        return 0
+
+    for name in ("probe", "follow"):
+        monkeypatch.setattr(commands, name, look)
+    monkeypatch.setattr(tasks.tracking, "compare", lambda *_: [look()][:0])
+    config = ["--config", str(Path(__file__).with_name("tiny.toml"))] if words[0] == "train" else []
+    assert cli.main([*words, *config]) == 0
+    assert seen == [("someone", "true")]

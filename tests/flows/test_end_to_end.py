@@ -214,6 +214,9 @@ def test_a_sweep_has_nested_runs_with_their_scores_and_a_table(
         assert scorecard.info.run_name == "evaluate validation"
         assert any(name.startswith("crps/validation") for name in scorecard.data.metrics)
         assert training.info.status == scorecard.info.status == "FINISHED"
+        assert client.search_model_versions(f"run_id = '{training.info.run_id}'")
+    candidate = client.get_model_version_by_alias("tiny", "candidate").run_id
+    assert candidate == read_delivered(folder / "data/tiny/run/tracking").run_id, "no point takes its place"
 
 
 def test_a_probe_prints_a_suggestion_and_leaves_nothing(
@@ -223,9 +226,10 @@ def test_a_probe_prints_a_suggestion_and_leaves_nothing(
     monkeypatch.chdir(folder)
     run = "data/tiny/probed"
     assert cli.main(["train", "--config", str(TINY), "--probe", "--set", f"train.run={run}"]) == 0
-    rate, weight = capsys.readouterr().out.splitlines()
+    rate, weight, inner = capsys.readouterr().out.splitlines()
     assert 1e-5 < float(rate.split()[2]) < 0.3
     assert weight.startswith("train.kl_weight = ")
+    assert inner.startswith("train.inner.kl_weight = ")
     assert not Path(run).exists()
 
 

@@ -1,5 +1,6 @@
 """The points of a grid, and their table."""
 
+from functools import reduce
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,17 +8,18 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from core.config import load
+from core.config import PipelineConfig, change, load
 from core.errors import FewcastError
 from flows import sweep as flow
 from flows.sweep import Row, describe, folder_of, points, validation_scores
 
 RUN = "data/tiny/run"
+GRID = ["train.seed=1,2,3"]
 TINY = load(Path(__file__).with_name("tiny.toml"))
 
 
 def test_every_combination_has_a_config_and_a_place_of_its_own() -> None:
-    found = list(points(TINY, ["train.learning_rate=1e-3,3e-3", "train.inner.steps=0,1,2"]))
+    found = points(TINY, ["train.learning_rate=1e-3,3e-3", "train.inner.steps=0,1,2"])
     assert len(found) == 6
     assert {(p.config.train.learning_rate, p.config.train.inner.steps) for p in found} == {
         (rate, steps) for rate in (1e-3, 3e-3) for steps in (0, 1, 2)
@@ -32,10 +34,41 @@ def test_every_combination_has_a_config_and_a_place_of_its_own() -> None:
     assert folder_of(TINY, grid) != folder_of(TINY, grid[:1])
 
 
+@pytest.mark.parametrize("changed", ["train.steps=99", "evaluate.members=7"])
+def test_what_the_points_share_is_of_their_place_so_that_no_old_score_is_taken_for_theirs(changed: str) -> None:
+    def places(config: PipelineConfig) -> set[str]:
+        found = points(config, GRID)
+        return {str(folder_of(config, GRID)), *(point.config.train.run for point in found)} | {
+            point.config.evaluate.scorecard for point in found
+        }
+
+    assert places(TINY) == places(load(Path(__file__).with_name("tiny.toml"))), "the same command finds them again"
+    assert places(TINY).isdisjoint(places(change(TINY, [changed])))
+
+
 @pytest.mark.parametrize("axis", ["episodes.seed=1,2", "train.steps=", "train.steps", "train.run=a,b", "train.steps=0"])
 def test_a_grid_that_cannot_be_is_refused_before_anything_begins(axis: str) -> None:
     with pytest.raises(FewcastError):
-        list(points(TINY, ["train.seed=1,2", axis]))
+        points(TINY, ["train.seed=1,2", axis])
+
+
+@pytest.mark.parametrize(
+    ("axis", "names", "values"),
+    [
+        ("learner=abml,maml", ["learner=abml", "learner=maml"], ["abml", "maml"]),
+        ('learner="abml","maml"', ["learner=abml", "learner=maml"], ["abml", "maml"]),
+        ("network.extra_inputs=[],['time','sun']",
+         ["network.extra_inputs=[]", "network.extra_inputs=[time,sun]"], [[], ["time", "sun"]]),
+        ("inner.steps_to_try=[1,2],[5]", ["inner.steps_to_try=[1,2]", "inner.steps_to_try=[5]"], [[1, 2], [5]]),
+        ("augment=true,false", ["augment=true", "augment=false"], [True, False]),
+        ("fork=data/a,runs:/b", ["fork=data_a", "fork=runs:_b"], ["data/a", "runs:/b"]),
+    ],
+)  # fmt: skip
+def test_values_are_toml_or_bare_words_and_name_a_folder(axis: str, names: list[str], values: list[Any]) -> None:
+    found = points(TINY, [f"train.{axis}"])
+    assert [Path(point.config.train.run).parent.name for point in found] == names
+    keys = axis.partition("=")[0].split(".")
+    assert [reduce(getattr, keys, point.config.train) for point in found] == values
 
 
 def test_the_table_is_sorted_best_first() -> None:
@@ -66,12 +99,19 @@ def test_a_point_is_judged_by_its_own_adapted_forecast() -> None:
     assert validation_scores(scorecard(0.5), RUN) == (0.5, 0.9)
 
 
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (FewcastError("the meta-loss is not finite", found="nan", mend="lower it"), "the meta-loss is not finite"),
+        (RuntimeError("out of memory"), "RuntimeError: out of memory"),
+    ],
+)
 def test_a_point_that_fails_does_not_keep_the_others_from_a_score(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception, said: str
 ) -> None:
     def train(config: Any, tracking: Any) -> None:
         if config.seed == 1:
-            raise FewcastError("the meta-loss is not finite", found="nan", mend="lower train.learning_rate")
+            raise failure
 
     tracked, kept, published = [], [], []
 
@@ -91,11 +131,14 @@ def test_a_point_that_fails_does_not_keep_the_others_from_a_score(
     monkeypatch.setattr(flow, "TrackedRun", Run)
     monkeypatch.setattr(flow, "create_markdown_artifact", lambda text, key: published.append(text))
     config = TINY.model_copy(update={"root": str(tmp_path)})
-    with pytest.raises(FewcastError, match="1 of 3 points of the sweep have no score: found the meta-loss"):
-        flow.sweep.fn(config, ["train.seed=1,2,3"])
+    with pytest.raises(FewcastError, match=f"1 of 3 points of the sweep have no score: found {said}"):
+        flow.sweep.fn(config, GRID)
     assert [line.split("|")[1].strip() for line in kept[0].splitlines()[2:]] == [
         "train.seed=3",
         "train.seed=2",
         "train.seed=1",
     ]
     assert published == kept
+    with pytest.raises(FewcastError):
+        flow.sweep.fn(config, ["train.steps=1,0"])
+    assert len(tracked) == 1, "a grid that cannot be has no run"

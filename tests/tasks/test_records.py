@@ -1,6 +1,7 @@
 """What a training says of where it comes from, and of a disk that is full when it is done."""
 
 import errno
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,21 +10,54 @@ import pandas as pd
 import pytest
 import torch
 
-from core.config import TrainConfig
+from core.config import TrackingConfig, TrainConfig
 from core.errors import FewcastError
 from core.meta import checkpoint
 from core.training.train import TrainSummary
 from tasks import records
 from tasks.tracking import BEST, model
 from tasks.tracking.journal import Delivered, Journal
+from tasks.tracking.server import open_client
+from tests.tasks.tracking.test_model import untrained
 
 
-def test_a_fork_says_from_which_run(tmp_path: Path) -> None:
-    assert records.origin(TrainConfig()) == {}
-    journal = Journal(tmp_path / "tracking")
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory: pytest.TempPathFactory) -> TrackingConfig:
+    return TrackingConfig(uri=f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db")
+
+
+def test_a_fork_says_from_which_run(tmp_path: Path, tracking: TrackingConfig) -> None:
+    def told(fork: str | Path, where: TrackingConfig = tracking) -> str:
+        tags = records.origin(TrainConfig(fork=str(fork), run=str(tmp_path / "new")), where)
+        return tags["fewcast.forked_from"].removeprefix(str(fork)).strip()
+
+    assert records.origin(TrainConfig(), tracking) == {}
+    journal = Journal(tmp_path / "run" / "tracking")
     journal.delivered = Delivered("f00d", "uri", 0)
     journal.close()
-    assert records.origin(TrainConfig(fork=str(tmp_path))) == {"fewcast.forked_from": f"{tmp_path} f00d"}
+    trained = untrained(tmp_path / "run")
+    assert told(tmp_path / "run") == "f00d"
+    assert told(trained.path) == "f00d", "one checkpoint of it"
+    assert told("runs:/beef/checkpoints/step_00000001") == "beef"
+
+    copied = shutil.copytree(trained.path, tmp_path / "copy" / trained.path.name).parent
+    assert told(copied) == "", "no one knows it"
+    client = open_client(tracking.uri)
+    training = client.create_run(client.create_experiment("sky")).info.run_id
+    client.create_registered_model("sky")
+    client.create_model_version("sky", "anywhere", training, tags={"checkpoint": trained.version})
+    assert told(copied) == told("models:/sky/1") == training, "the champion, as it is kept here"
+
+
+def test_of_a_fork_that_has_begun_or_whose_server_is_away_no_run_is_told(
+    tmp_path: Path, tracking: TrackingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    away = TrackingConfig(uri="http://127.0.0.1:9")  # nobody listens
+    trained = untrained(tmp_path / "run")
+    for fork in ("models:/sky@champion", str(trained.path), str(tmp_path / "none")):
+        assert records.origin(TrainConfig(fork=fork), away) == {"fewcast.forked_from": fork}
+    assert records.origin(TrainConfig(fork="models:/sky@champion", run=str(tmp_path / "run")), tracking) == {}
 
 
 def test_a_model_that_the_disk_has_no_room_for_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,3 +110,18 @@ def test_the_data_of_a_run_are_the_episodes_that_it_has_pinned(monkeypatch: pyte
     records.tell_data(tracked, TrainConfig(run="mine", episodes="episodes.zarr"))
     assert told[0] == ("episodes", "d1", "episodes.zarr", '{"episodes": {"train": 2, "test": 1}}')
     assert told[1][::2] == ("archive", "sky.zarr")
+
+
+@pytest.mark.parametrize(("phase", "learner"), [("meta", "abml"), ("pooled", "pooled")])
+def test_a_model_is_told_as_the_learner_that_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, learner: str
+) -> None:
+    """A budget that ends in the pooled steps leaves a pooled model, whatever was asked for."""
+    monkeypatch.setattr(model, "save", lambda *_: None)
+    untrained(tmp_path, phase)
+    told: dict[str, str] = {}
+    tracked: Any = SimpleNamespace(tag=told.update, model=lambda _, tags: told.update(tags))
+    summary = TrainSummary(str(tmp_path), 1, True, "the budget", 1, {"crps": 0.2})
+    records.tell_result(tracked, TrainConfig(run=str(tmp_path)), summary)
+    assert told["learner"] == learner
+    assert told["mlflow.note.content"].startswith(f"# {learner} nowcaster")

@@ -57,11 +57,13 @@ def test_once_episodes_have_come_a_new_run_starts_from_the_champion(config: Trai
     assert due == config.model_copy(update={"run": f"{config.run}.20260301T0300Z", "fork": str(champion.path)})
     Path(due.run).mkdir()
     assert renewed(config, lambda: str(champion.path), NOW.replace(day=8)) == due, "killed before its first checkpoint"
+    assert not train(due, segment=2).finished
+    assert renewed(config, no_champion, NOW.replace(day=8)) == due, "killed with a checkpoint, which has an origin"
     assert train(due).finished
     [found] = {checkpoint.load_latest(Path(due.run)).meta[name] for name in ("episodes_digest",)}
     assert found == "grown"
-    again = renewed(config, lambda: str(champion.path), NOW.replace(day=8))
-    assert again.run == due.run, "no episode has come since"
+    again = renewed(config, no_champion, NOW.replace(day=8))
+    assert again == due, "no episode has come since"
     assert train(again).steps_per_second == 0
     point_to_latest(config.run, config.run)
     point_to_latest(config.run, due.run)

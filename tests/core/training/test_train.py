@@ -95,6 +95,17 @@ def test_a_finished_run_is_not_trained_again(config, unbroken):
     assert bits(unbroken) == before
 
 
+@pytest.mark.parametrize(("learner", "said"), [("abml", 1), ("pooled", 0)])
+def test_a_budget_that_ends_in_the_pooled_steps_is_said_to_leave_no_other_learner(config, learner, said):
+    now, recorder = iter(range(10_000)), Recorder()
+    summary = train(variant(config, learner=learner, budget_minutes=0.01), report=recorder, clock=lambda: next(now))
+    assert (summary.finished, summary.ended) == (True, "the budget")
+    assert summary.step < config.pretrain_steps
+    messages = [text for text in recorder.messages if "before its first meta-step: its model is pooled" in text]
+    assert len(messages) == said
+    assert Model.load(config.run).config.learner == "pooled"
+
+
 def test_the_budget_ends_a_run_with_a_validation_and_counts_across_calls(config):
     now = iter(float(i) for i in range(100_000))  # each look at the clock takes a second
     summary = train(variant(config, budget_minutes=0.5), stop=stop_after(2), clock=lambda: next(now))

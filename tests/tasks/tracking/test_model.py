@@ -6,26 +6,29 @@ import mlflow.pyfunc
 import numpy as np
 import torch
 
-from core.config import InnerConfig, NetworkConfig, TrainConfig
+from core.config import InnerConfig, NetworkConfig, TrackingConfig, TrainConfig
 from core.meta import checkpoint
 from core.meta.checks import Examples
-from core.model import DataSpec, Model, build_learner
+from core.model import DataSpec, Model, as_pooled, build_learner
+from tasks.tracking import TrackedRun
 from tasks.tracking.model import save
+from tasks.tracking.server import open_client
 
 SPEC = DataSpec(("ir",), 2, 2, (30, 60), 12, 0, (270.0,), (10.0,))
 
 
-def untrained(run: Path) -> Model:
+def untrained(run: Path, phase: str = "meta") -> Model:
     config = TrainConfig(network=NetworkConfig(width=4, depth=1), inner=InnerConfig(steps=2, rate=0.1))
     meta = {
         "config": config.model_dump(mode="json"),
         "spec": SPEC.to_json(),
-        "phase": "meta",
+        "phase": phase,
         "best_step": None,
         "episodes_digest": "d",
         "progress": {},
     }
-    checkpoint.save(run, 1, build_learner(config, SPEC).init_state().tensors(), meta)
+    learner = build_learner(as_pooled(config) if phase == "pooled" else config, SPEC)
+    checkpoint.save(run, 1, learner.init_state().tensors(), meta)
     return Model.load(run)
 
 
@@ -45,3 +48,15 @@ def test_the_parameters_of_a_forecast_reach_the_model(tmp_path: Path) -> None:
     ):
         expected = model.predict(model.adapt(support, steps, seed=seed), x, members, seed).mean().numpy()
         np.testing.assert_allclose(loaded.predict(inputs, params=given)["mean"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_of_a_run_inside_another_is_a_version_and_no_candidate(tmp_path: Path) -> None:
+    tracking, model = TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db", experiment="sky"), tmp_path / "model"
+    save(untrained(tmp_path / "run"), model, "a card")
+    for name, parent in (("alone", None), ("inside", tmp_path / "alone")):
+        config = TrainConfig()
+        with TrackedRun(tmp_path / name, tracking, name, config, parent=parent, patience_seconds=250.0) as run:
+            run.model(model, {"checkpoint": name})
+    client = open_client(tracking.uri)
+    assert {item.tags["checkpoint"] for item in client.search_model_versions("name = 'sky'")} == {"alone", "inside"}
+    assert client.get_model_version_by_alias("sky", "candidate").tags["checkpoint"] == "alone"

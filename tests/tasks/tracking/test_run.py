@@ -17,7 +17,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from core.config import TrackingConfig, TrainConfig
-from core.errors import FewcastError
+from core.errors import AwayError, FewcastError
 from core.meta import checkpoint
 from tasks.records import tell_checkpoints
 from tasks.tracking import TrackedRun, compare, delivery, is_delivered, local_run, read_delivered, start_afresh
@@ -191,3 +191,14 @@ def test_runs_are_compared_where_they_are_by_their_best_scores_first(tmp_path: P
         ("best/crps", "0.4", "0.2", "-0.2 (-50.0%)"),
         ("validation/crps", "0.6", "0.8", "+0.2 (+33.3%)"),
     ]
+
+
+def test_a_server_that_is_silent_is_not_taken_for_one_without_the_run(
+    tracking: TrackingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(AwayError, match=r"does not say what the run f00d is: .*see that the MLflow server runs"):
+        list(compare("f00d", "f00d", TrackingConfig(uri="http://127.0.0.1:9")))  # nobody listens
+    with pytest.raises(FewcastError, match="has no run f00d") as none:
+        list(compare("f00d", "f00d", tracking))
+    assert not isinstance(none.value, AwayError)
