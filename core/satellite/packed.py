@@ -1,4 +1,4 @@
-"""What the files of GOES-R and of ISatSS share: packed integers, scan angles, and the CF attributes of their grid."""
+"""What readers share: packed integers; and of GOES-R and ISatSS scan angles and the CF attributes of their grid."""
 
 from typing import Any
 
@@ -9,13 +9,17 @@ from core.satellite import hdf5
 from core.satellite.granule import CorruptGranule, Kind, Reason, physical
 
 
+def raw_type(packed: hdf5.Variable) -> np.dtype[Any]:
+    """The type that the raw values are meant in: that of the file, but unsigned where `_Unsigned` says so."""
+    if packed.dtype.kind != "i" or "_Unsigned" not in packed.attrs:
+        return packed.dtype
+    unsigned = hdf5.text(packed.attrs, "_Unsigned").lower() == "true"
+    return np.dtype(f"u{packed.dtype.itemsize}") if unsigned else packed.dtype
+
+
 def levels(packed: hdf5.Variable) -> NDArray[np.float64]:
-    """scale raw + offset of each of the 65536 raw patterns: unsigned where the type or `_Unsigned` says so."""
-    patterns = np.arange(1 << 16, dtype=np.uint16)
-    unsigned = packed.dtype.kind == "u"
-    if not unsigned and "_Unsigned" in packed.attrs:
-        unsigned = hdf5.text(packed.attrs, "_Unsigned").lower() == "true"
-    raw = (patterns if unsigned else patterns.view(np.int16)).astype(np.float64)
+    """scale raw + offset of each of the 65536 raw patterns."""
+    raw = np.arange(1 << 16, dtype=np.uint16).view(raw_type(packed)).astype(np.float64)
     return hdf5.number(packed.attrs, "scale_factor", 0, 1e3) * raw + hdf5.number(packed.attrs, "add_offset", -1e4, 1e4)
 
 
