@@ -164,7 +164,7 @@ class _Run:
             return day
         slots = slots_of(self.archive, self.config, day)
         known = self._known(slots)
-        looked_at = np.flatnonzero(np.isin(known, list(self.plan.again)).any(1))
+        looked_at = np.flatnonzero(self.plan.worth(known, self.archive.times[slots]).any(1))
         if slots and not looked_at.size:
             self.counts["skipped"] += known.size
             self._progress(len(slots))
@@ -187,12 +187,13 @@ class _Run:
             at.setdefault(archive.slot(found.time), {})[found.channel] = found
         deadline = np.datetime64(self.now.replace(tzinfo=None)) - np.timedelta64(self.config.grace_minutes, "m")
         slots = slots_of(archive, self.config, day)
-        for slot, known in zip(slots, self._known(slots), strict=True):
+        known = self._known(slots)
+        for slot, row, worth in zip(slots, known, self.plan.worth(known, archive.times[slots]), strict=True):
             wanted: list[Granule] = []
             served: dict[str, Status] = {}
-            for name, status in zip(self.config.channels, known, strict=True):
+            for name, status, look in zip(self.config.channels, row, worth, strict=True):
                 granule = at.get(slot, {}).get(name)
-                if status not in self.plan.again:
+                if not look:
                     self.counts["skipped"] += 1
                 elif granule is not None:
                     wanted.append(granule)
