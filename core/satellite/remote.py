@@ -12,7 +12,7 @@ import fsspec
 from botocore.exceptions import NoCredentialsError, PartialCredentialsError
 
 from core.config import IngestConfig
-from core.errors import FewcastError
+from core.errors import AwayError, FewcastError
 from core.satellite.granule import Granule, Reason, UnavailableGranule
 
 T = TypeVar("T")
@@ -179,7 +179,7 @@ def refusal(config: IngestConfig, error: Exception) -> FewcastError:
     if isinstance(error, FileNotFoundError):
         thing = "bucket" if source.startswith("s3://") else "folder"
         return FewcastError(f"{source} does not exist", found=f"no such {thing}", mend="correct ingest.source")
-    return FewcastError(
+    return AwayError(
         f"{source} cannot be reached", found=_line(error), mend="check the network and ingest.endpoint_url"
     )
 
