@@ -73,6 +73,10 @@ class UnavailableGranule(CorruptGranule):
     """The granule could not be fetched (vanished, or unreachable after every retry): worth another look later."""
 
 
+class RefusedGranule(UnavailableGranule):
+    """Access to the granule was denied: no retry helps, the credentials must change."""
+
+
 @dataclass(frozen=True)
 class Granule:
     """One file as the satellite operator publishes it, known from its key alone.
