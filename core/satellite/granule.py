@@ -152,6 +152,8 @@ class Pixels(NamedTuple):
     out_of_range: int
     raw_all_zero: bool
     missing_tiles: bool = False
+    uncovered: bool = False
+    """Pixels on the Earth were not scanned."""
 
 
 @dataclass(frozen=True, eq=False)
