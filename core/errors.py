@@ -1,5 +1,7 @@
 """The exceptions that a user is meant to read."""
 
+from typing import Any
+
 
 class FewcastError(Exception):
     """A run cannot go on: what was wrong, what was found, how to mend it, in one line.
@@ -11,6 +13,16 @@ class FewcastError(Exception):
     def __init__(self, what: str, *, found: str, mend: str) -> None:
         super().__init__(f"{what}: found {found}; {mend}")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (type(self), str(self))
+
 
 class AwayError(FewcastError, OSError):
     """A server that a run needs does not answer: one line for the user, and an `OSError` for those who try again."""
+
+
+def _unpickled(kind: type[FewcastError], line: str) -> FewcastError:
+    """The error as it was on the worker that raised it."""
+    error = kind.__new__(kind)
+    error.args = (line,)
+    return error

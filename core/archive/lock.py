@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from core.archive.objects import LocalObjects, Objects, RemoteObjects
-from core.errors import FewcastError
+from core.errors import AwayError, FewcastError
 
 LOCK = ".lock"
 # A lease is renewed this often, and is taken from a holder who let it stand unchanged for this long.
@@ -118,6 +118,8 @@ class Lease:
         body = json.dumps({"who": _me(), "machine": _machine(), "process": os.getpid(), "nonce": nonce})
         try:
             self.tag = self.objects.call("put_object", LOCK, Body=body.encode(), **condition)["ETag"]
+        except AwayError:  # whether it was done cannot be told: that is no lost lease
+            raise
         except (OSError, ValueError) as error:
             found, tag = self._look()
             if found.get("nonce") != nonce:

@@ -16,7 +16,7 @@ import aiohttp
 import fsspec
 from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCredentialsError
 
-from core.errors import FewcastError
+from core.errors import AwayError, FewcastError
 
 T = TypeVar("T")
 SCRATCH = ".partial"
@@ -281,7 +281,7 @@ class RemoteObjects:
                 if getattr(error, "errno", None) == errno.EINVAL:  # s3fs's name for a condition that does not hold
                     raise
                 if trial == TRIES - 1:
-                    raise FewcastError(
+                    raise AwayError(
                         f"{self.url} cannot be reached",
                         found=_line(error),
                         mend="check the network and AWS_ENDPOINT_URL, then run again",

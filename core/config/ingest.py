@@ -68,14 +68,17 @@ class IngestConfig(Stage):
     block: int = Field(1, ge=1, le=64, description="Average blocks of this many pixels in each direction.")
     mode: Literal["backfill", "latest", "repair"] = Field(
         "backfill",
-        description="backfill: the times; latest: since the last complete slot until now, whatever the times; "
+        description="backfill: the times; latest: what is missing until now, whatever the times; "
         "repair: read the slots of some statuses again.",
     )
     lookback_hours: float = Field(
-        3.0, gt=0, le=720, description="Mode latest: how far back holes get another look, in hours."
+        3.0,
+        gt=0,
+        le=720,
+        description="Mode latest: how far back holes and corrupt granules get another look, in hours.",
     )
     catch_up_hours: float = Field(
-        72.0, gt=0, le=100_000, description="Mode latest: the longest outage that is caught up, in hours."
+        72.0, gt=0, le=100_000, description="Mode latest: how far back what was never fetched is caught up, in hours."
     )
     repair: list[Literal["unseen", "complete", "partial", "corrupt", "absent"]] = Field(
         ["unseen", "partial", "corrupt", "absent"], description="Mode repair: the statuses to read again."

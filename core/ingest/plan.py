@@ -5,31 +5,42 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from core.archive import SERVED, Archive, Status
 from core.archive.layout import axis_slots
 from core.config import IngestConfig, TimeRange
 from core.errors import FewcastError
 
+# Of these nothing was read: until something has come, another look costs a line of a listing.
+NOTHING_TO_READ = (Status.UNSEEN, Status.ABSENT)
+
 
 class Plan(NamedTuple):
-    """The span of an ingest and the statuses in it that are worth another look."""
+    """The span of an ingest, the statuses worth another look, and since when those are whose granules were read."""
 
     times: TimeRange
     again: frozenset[Status]
+    recent: datetime
+
+    def worth(self, status: NDArray[np.uint8], times: NDArray[np.datetime64]) -> NDArray[np.bool_]:
+        """Whether slots of this status (T, channel) at these times (T,) are worth a look."""
+        recent = times >= np.datetime64(self.recent.replace(tzinfo=None), "s")
+        return np.isin(status, list(self.again)) & (np.isin(status, NOTHING_TO_READ) | recent[:, None])
 
 
 def plan(config: IngestConfig, archive: Archive | None, now: datetime) -> Plan:
     """What `config.mode` means at this moment; `FewcastError` if that is in the future or off the archive's time axis.
 
     backfill: the configured times, and in them what was never found.
-    latest: from the last complete slot, but not longer than `catch_up_hours` ago, up to now; at least the last
-    `lookback_hours`, whose holes and corrupt granules get another look.
+    latest: the last `lookback_hours`, whose holes and corrupt granules get another look; and before them, but no longer
+    than `catch_up_hours` ago, the holes from the first slot that was left unseen, or since the last that is served.
     repair: the configured times, and in them the statuses of `repair`.
     """
     again = {Status.UNSEEN, Status.ABSENT}
-    times = config.times
+    times, recent = config.times, config.times.start
     if config.mode == "latest":
+        recent = now - timedelta(hours=config.lookback_hours)
         times = _latest(config, archive, now)
         again.add(Status.CORRUPT)
         if config.system == "himawari":  # its slots arrive in tiles, and may have been seen half arrived
@@ -43,7 +54,7 @@ def plan(config: IngestConfig, archive: Archive | None, now: datetime) -> Plan:
             mend="correct ingest.times, or this machine's clock",
         )
     _check_axis(times, config, archive)
-    return Plan(times, frozenset(again))
+    return Plan(times, frozenset(again), recent)
 
 
 def _check_axis(times: TimeRange, config: IngestConfig, archive: Archive | None) -> None:
@@ -65,10 +76,8 @@ def _check_axis(times: TimeRange, config: IngestConfig, archive: Archive | None)
 def _latest(config: IngestConfig, archive: Archive | None, now: datetime) -> TimeRange:
     start = now - timedelta(hours=config.lookback_hours)
     if archive is not None:
-        last = last_complete(archive, config, now)
-        if last is not None:
-            start = min(start, last)
-        start = max(start, now - timedelta(hours=max(config.catch_up_hours, config.lookback_hours)))
+        earliest = now - timedelta(hours=max(config.catch_up_hours, config.lookback_hours))
+        start = min(start, _behind(archive, config, earliest, now))
         start = max(start, archive.times[0].astype("datetime64[s]").item().replace(tzinfo=UTC))
     else:
         start = max(start, config.origin)
@@ -79,6 +88,25 @@ def _latest(config: IngestConfig, archive: Archive | None, now: datetime) -> Tim
             mend="correct ingest.origin, or this machine's clock",
         )
     return TimeRange(start=start, end=now)
+
+
+def _behind(archive: Archive, config: IngestConfig, since: datetime, now: datetime) -> datetime:
+    """The first slot since then that was left unseen after one that was not, or the last that is served; or now."""
+    first, end = np.searchsorted(archive.times, [np.datetime64(t.replace(tzinfo=None), "s") for t in (since, now)])
+    day = first // archive.slots_per_day
+    begin = day * archive.slots_per_day
+    columns = [archive.channels.index(name) for name in config.channels]
+    status = archive.status_of(range(begin, end))[:, columns]
+    begun = np.logical_or.accumulate((status != Status.UNSEEN).any(1))
+    begun |= min(archive.days.recorded(), default=day) < day
+    served = np.flatnonzero(np.isin(status, SERVED).any(1))
+    since_served = np.arange(len(status)) >= max(served, default=0)
+    behind = begin + np.flatnonzero(begun & (since_served | (status == Status.UNSEEN).any(1)))
+    behind = behind[behind >= first]
+    if not behind.size:
+        return now
+    moment: datetime = archive.times[behind[0]].astype("datetime64[s]").item()
+    return moment.replace(tzinfo=UTC)
 
 
 def last_complete(archive: Archive, config: IngestConfig, now: datetime) -> datetime | None:

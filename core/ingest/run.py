@@ -23,8 +23,8 @@ from core.ingest.plan import days, plan, slots_of
 from core.ingest.slot import Job, Outcome, read_slot
 from core.pool import Connect, Pool
 from core.report import Report, Silent
-from core.satellite import source, sun
-from core.satellite.granule import Granule
+from core.satellite import remote, source, sun
+from core.satellite.granule import Granule, Reason, UnavailableGranule
 
 # How long finished frames may wait to be recorded: what a killed ingest does again.
 RECORD_AFTER_SECONDS, RECORD_AFTER_FRAMES = 2.0, 128
@@ -60,7 +60,7 @@ def ingest(
     is a frame to read, and not before. Their status is recorded here, after them.
     A corrupt granule becomes status 3 with its reason, a slot without one status 4 after `grace_minutes`, and the
     run goes on. Raises `FewcastError` where there is nothing to read, nothing readable, another archive's grid, a full
-    disk, another ingest at work, or a cluster whose workers all die.
+    disk, another ingest at work, a source of which nothing can be fetched, or a cluster whose workers all die.
     """
     return _Run(config, report or Silent(), clock()).go(connect)
 
@@ -76,6 +76,8 @@ class _Run:
         self.reasons: Counter[str] = Counter()
         self.pending: list[Stored] = []
         self.absent: list[Stored] = []
+        self.unreached: set[int] = set()
+        self.unavailable: UnavailableGranule | None = None
         self.seen = 0
         self.last_record = time.monotonic()
 
@@ -96,6 +98,7 @@ class _Run:
                 f"to {self.plan.times.end:%Y-%m-%d %H:%M}",
                 mend="check ingest.source, sector, channels, times, origin and cadence_minutes",
             )
+        self._raise_if_away()
         names = ("written", "partial", "skipped", "corrupt", "absent", "unavailable")
         done = {name: self.counts[name] for name in names}
         return IngestSummary(
@@ -164,7 +167,7 @@ class _Run:
             return day
         slots = slots_of(self.archive, self.config, day)
         known = self._known(slots)
-        looked_at = np.flatnonzero(np.isin(known, list(self.plan.again)).any(1))
+        looked_at = np.flatnonzero(self.plan.worth(known, self.archive.times[slots]).any(1))
         if slots and not looked_at.size:
             self.counts["skipped"] += known.size
             self._progress(len(slots))
@@ -187,12 +190,13 @@ class _Run:
             at.setdefault(archive.slot(found.time), {})[found.channel] = found
         deadline = np.datetime64(self.now.replace(tzinfo=None)) - np.timedelta64(self.config.grace_minutes, "m")
         slots = slots_of(archive, self.config, day)
-        for slot, known in zip(slots, self._known(slots), strict=True):
+        known = self._known(slots)
+        for slot, row, worth in zip(slots, known, self.plan.worth(known, archive.times[slots]), strict=True):
             wanted: list[Granule] = []
             served: dict[str, Status] = {}
-            for name, status in zip(self.config.channels, known, strict=True):
+            for name, status, look in zip(self.config.channels, row, worth, strict=True):
                 granule = at.get(slot, {}).get(name)
-                if status not in self.plan.again:
+                if not look:
                     self.counts["skipped"] += 1
                 elif granule is not None:
                     wanted.append(granule)
@@ -227,13 +231,37 @@ class _Run:
 
     def _collect(self, running: dict[Future[Outcome], Job], pool: Pool) -> None:
         for future in pool.finished(running):
-            outcome = pool.result(future, f"the slot of {self._time(running.pop(future))}")
-            self.counts["unavailable"] += outcome.unavailable
+            job = running.pop(future)
+            outcome = pool.result(future, f"the slot of {self._time(job)}")
+            self.counts["tried"] += len(job.granules)
+            for error in outcome.unavailable:
+                self._miss(job, error)
             self._note(outcome.stored)
             self._progress(1)
         waited = time.monotonic() - self.last_record
         if waited > RECORD_AFTER_SECONDS or len(self.pending) >= RECORD_AFTER_FRAMES:
             self._record()
+
+    def _miss(self, job: Job, error: UnavailableGranule) -> None:
+        """Count a granule that could not be fetched, and say why of the first."""
+        self.counts["unavailable"] += 1
+        self.reasons[error.reason.name.lower()] += 1
+        if self.counts["unavailable"] == 1:
+            self.report.message(f"a granule could not be fetched, and is left to the next run: {error}")
+        if error.reason == Reason.UNREACHABLE:
+            self.unreached.add(job.slot)
+            self.unavailable = self.unavailable or error
+
+    def _raise_if_away(self) -> None:
+        """Raise the first reason if nothing that was tried could be fetched.
+
+        What has vanished may be on its way, and one slot out of reach in an archive that has others may be that slot's
+        own trouble: neither is an error of the source.
+        """
+        if self.unavailable is None or self.counts["unavailable"] < self.counts["tried"]:
+            return
+        if len(self.unreached) > 1 or not self.counts["skipped"]:
+            raise remote.refusal(self.config, self.unavailable) from self.unavailable
 
     def _time(self, job: Job) -> str:
         assert self.archive is not None

@@ -26,10 +26,10 @@ class Job(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What to record of one job, and how many granules could not be fetched."""
+    """What to record of one job, and why granules could not be fetched."""
 
     stored: list[Stored]
-    unavailable: int
+    unavailable: list[UnavailableGranule]
 
 
 def read_slot(archive: Archive, job: Job, config: IngestConfig) -> Outcome:
@@ -42,10 +42,9 @@ def read_slot(archive: Archive, job: Job, config: IngestConfig) -> Outcome:
 
 def _read(archive: Archive, job: Job, config: IngestConfig) -> Outcome:
     refused: list[Stored] = []
-    unavailable = 0
+    unavailable: list[UnavailableGranule] = []
 
     def frames() -> Iterator[Frame]:
-        nonlocal unavailable
         found = False
         for granule in job.granules:
             try:
@@ -53,8 +52,8 @@ def _read(archive: Archive, job: Job, config: IngestConfig) -> Outcome:
                 found = True
                 if not _is_worse(frame, archive, job):
                     yield frame
-            except UnavailableGranule:
-                unavailable += 1
+            except UnavailableGranule as error:
+                unavailable.append(type(error)(error.reason, error.text))  # its traceback would keep arrays
             except CorruptGranule as error:
                 refused.append(Stored(job.slot, granule.channel, Status.CORRUPT, error.reason))
         if found and config.sun_angle:

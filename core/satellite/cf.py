@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from core.config import IngestConfig, TimeRange
 from core.errors import FewcastError
-from core.satellite import area, hdf5, keys
+from core.satellite import area, hdf5, keys, packed
 from core.satellite.granule import (
     PHYSICAL_RANGE,
     CorruptGranule,
@@ -105,7 +105,10 @@ def open(granule: Granule, files: Sequence[hdf5.File], config: IngestConfig) -> 
     scale, offset = (
         _optional(pixels.attrs, name, default) for name, default in (("scale_factor", 1), ("add_offset", 0))
     )
-    fills = {_optional(pixels.attrs, name, np.nan) for name in ("_FillValue", "missing_value")}
+    fills = {hdf5.number(pixels.attrs, name) for name in ("_FillValue", "missing_value") if name in pixels.attrs}
+    raw_type = packed.raw_type(pixels)
+    if raw_type != pixels.dtype:  # the fills are written in the file's type, too
+        fills = {float(np.int64(fill).astype(raw_type)) for fill in fills}
     quantity = config.kind
     factor = unit_factor(quantity, _text(pixels.attrs, "units"))
     low, high = PHYSICAL_RANGE[quantity]
@@ -114,7 +117,7 @@ def open(granule: Granule, files: Sequence[hdf5.File], config: IngestConfig) -> 
     def read(rows: slice, columns: slice) -> Pixels:
         first, last, _ = rows.indices(height)
         raw = hdf5.read(pixels, slice(height - last, height - first) if flip else slice(first, last), columns)
-        raw = raw[::-1] if flip else raw
+        raw = (raw[::-1] if flip else raw).view(raw_type)
         missing = np.isnan(raw) if raw.dtype.kind == "f" else np.zeros(raw.shape, bool)
         for fill in fills:
             missing |= raw == fill

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.config import IngestConfig, TimeRange
-from core.satellite import hdf5, keys
+from core.satellite import hdf5, keys, packed
 from core.satellite.granule import (
     CorruptGranule,
     Granule,
@@ -40,7 +40,7 @@ EPOCH = np.datetime64("2000-01-01T12:00:00", "s")
 # files start within the key's minute (LA: 42 and 56 s after it, FD: 32 s): those of both neighbours lie outside.
 START_SECONDS = {"la": (-60, 120), "fd": (-120, 600)}
 KEY = re.compile(r"gk2a_ami_le1b_([a-z]{2}\d{3})_(fd|la)(005|010|020)ge_(\d{12})\.nc$")
-QUALITY_SHIFT = 14
+QUALITY_SHIFT, OUT_OF_SCAN = 14, 2
 
 
 def prefixes(config: IngestConfig, times: TimeRange) -> list[str]:
@@ -86,11 +86,15 @@ def open(granule: Granule, files: Sequence[hdf5.File], config: IngestConfig) -> 
         values = hdf5.lookup(table, dn)
         missing = int(np.count_nonzero(np.isnan(values)))
         flagged = out_of_range = 0
+        uncovered = False
         if missing:
-            quality = np.bincount((dn >> QUALITY_SHIFT).ravel(), minlength=4)
-            flagged = int(quality[3] + (0 if config.conditional else quality[1]))
-            out_of_range = missing - flagged - int(quality[2])
-        return Pixels(values, flagged, out_of_range, not dn.any())
+            quality = dn >> QUALITY_SHIFT
+            count = np.bincount(quality.ravel(), minlength=4)
+            flagged = int(count[3] + (0 if config.conditional else count[1]))
+            out_of_range = missing - flagged - int(count[OUT_OF_SCAN])
+            if count[OUT_OF_SCAN]:
+                uncovered = packed.lacks_earth(quality == OUT_OF_SCAN, grid.window(rows, columns))
+        return Pixels(values, flagged, out_of_range, not dn.any(), uncovered=uncovered)
 
     return Image(granule.channel, kind(granule.channel, config), granule.time, observed, grid, read)
 

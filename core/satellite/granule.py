@@ -73,6 +73,10 @@ class UnavailableGranule(CorruptGranule):
     """The granule could not be fetched (vanished, or unreachable after every retry): worth another look later."""
 
 
+class RefusedGranule(UnavailableGranule):
+    """Access to the granule was denied: no retry helps, the credentials must change."""
+
+
 @dataclass(frozen=True)
 class Granule:
     """One file as the satellite operator publishes it, known from its key alone.
@@ -148,6 +152,8 @@ class Pixels(NamedTuple):
     out_of_range: int
     raw_all_zero: bool
     missing_tiles: bool = False
+    uncovered: bool = False
+    """Pixels on the Earth were not scanned."""
 
 
 @dataclass(frozen=True, eq=False)

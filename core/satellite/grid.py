@@ -135,6 +135,7 @@ class _Loss:
         self.pixels += pixels.values.size
         self.all_zero &= pixels.raw_all_zero
         self.missing_tiles |= pixels.missing_tiles
+        self.uncovered |= pixels.uncovered
         return pixels.values
 
 

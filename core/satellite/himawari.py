@@ -5,7 +5,6 @@ would hold space alone are not published.
 """
 
 import hashlib
-import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -204,7 +203,9 @@ def open(granule: Granule, files: Sequence[hdf5.File], config: IngestConfig) -> 
         nothing = bool(gap.all())
         if refused and nothing:
             raise refused[0]
-        return Pixels(values, 0, wild, all_zero and not nothing, _lacking(gap, first.grid.window(rows, columns)))
+        return Pixels(
+            values, 0, wild, all_zero and not nothing, packed.lacks_earth(gap, first.grid.window(rows, columns))
+        )
 
     return Image(granule.channel, kind(granule.channel, config), granule.time, first.observed, first.grid, read)
 
@@ -232,15 +233,6 @@ def _agreed(tiles: Iterable[Tile], refused: Sequence[CorruptGranule]) -> tuple[T
     if others or tile.shape in _LAYOUTS:
         raise CorruptGranule(Reason.WRONG_GRID, f"a tile at {tile.place} of {tile.shape} agrees with no other")
     return tile, own
-
-
-def _lacking(gap: NDArray[np.bool_], grid: Grid) -> bool:
-    """Whether pixels (Y, X) that no tile brought lie on the Earth: in the circle in it that meets its poles."""
-    height = grid.crs["perspective_point_height"]
-    radius = height * math.asin(grid.crs["semi_minor_axis"] / (height + grid.crs["semi_major_axis"]))
-    half = np.sqrt(np.maximum(radius**2 - grid.y**2, 0))
-    spans = zip(np.searchsorted(grid.x, -half), np.searchsorted(grid.x, half), strict=True)
-    return any(row[first:last].any() for row, (first, last) in zip(gap, spans, strict=True))
 
 
 def _tile(granule: Granule, file: hdf5.File, config: IngestConfig) -> Tile:

@@ -1,21 +1,26 @@
-"""What the files of GOES-R and of ISatSS share: packed integers, scan angles, and the CF attributes of their grid."""
+"""What readers share: packed integers, geostationary disks, and the scan angles and grids of GOES-R and ISatSS."""
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.satellite import hdf5
-from core.satellite.granule import CorruptGranule, Kind, Reason, physical
+from core.satellite.granule import CorruptGranule, Grid, Kind, Reason, physical
+
+
+def raw_type(packed: hdf5.Variable) -> np.dtype[Any]:
+    """The type that the raw values are meant in: that of the file, but unsigned where `_Unsigned` says so."""
+    if packed.dtype.kind != "i" or "_Unsigned" not in packed.attrs:
+        return packed.dtype
+    unsigned = hdf5.text(packed.attrs, "_Unsigned").lower() == "true"
+    return np.dtype(f"u{packed.dtype.itemsize}") if unsigned else packed.dtype
 
 
 def levels(packed: hdf5.Variable) -> NDArray[np.float64]:
-    """scale raw + offset of each of the 65536 raw patterns: unsigned where the type or `_Unsigned` says so."""
-    patterns = np.arange(1 << 16, dtype=np.uint16)
-    unsigned = packed.dtype.kind == "u"
-    if not unsigned and "_Unsigned" in packed.attrs:
-        unsigned = hdf5.text(packed.attrs, "_Unsigned").lower() == "true"
-    raw = (patterns if unsigned else patterns.view(np.int16)).astype(np.float64)
+    """scale raw + offset of each of the 65536 raw patterns."""
+    raw = np.arange(1 << 16, dtype=np.uint16).view(raw_type(packed)).astype(np.float64)
     return hdf5.number(packed.attrs, "scale_factor", 0, 1e3) * raw + hdf5.number(packed.attrs, "add_offset", -1e4, 1e4)
 
 
@@ -45,6 +50,15 @@ def geostationary(file: hdf5.File, name: str) -> dict[str, Any]:
         "semi_major_axis": semi_major,
         "semi_minor_axis": hdf5.number(attributes, "semi_minor_axis", 6.3e6, semi_major),
     }
+
+
+def lacks_earth(gap: NDArray[np.bool_], grid: Grid) -> bool:
+    """Whether pixels (Y, X) that were not seen lie on the Earth: in the circle in it that meets its poles."""
+    height = grid.crs["perspective_point_height"]
+    radius = height * math.asin(grid.crs["semi_minor_axis"] / (height + grid.crs["semi_major_axis"]))
+    half = np.sqrt(np.maximum(radius**2 - grid.y**2, 0))
+    spans = zip(np.searchsorted(grid.x, -half), np.searchsorted(grid.x, half), strict=True)
+    return any(row[first:last].any() for row, (first, last) in zip(gap, spans, strict=True))
 
 
 def axes(file: hdf5.File, metres: float, shape: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

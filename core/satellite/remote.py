@@ -12,8 +12,8 @@ import fsspec
 from botocore.exceptions import NoCredentialsError, PartialCredentialsError
 
 from core.config import IngestConfig
-from core.errors import FewcastError
-from core.satellite.granule import Granule, Reason, UnavailableGranule
+from core.errors import AwayError, FewcastError
+from core.satellite.granule import Granule, Reason, RefusedGranule, UnavailableGranule
 
 T = TypeVar("T")
 BLOCK_BYTES = 4 << 20
@@ -74,7 +74,7 @@ def retried(
         except FileNotFoundError as error:
             raise UnavailableGranule(Reason.VANISHED, what) from error
         except NO_ACCESS as error:
-            raise UnavailableGranule(Reason.UNREACHABLE, f"{what}: access denied") from error
+            raise RefusedGranule(Reason.UNREACHABLE, f"{what}: access denied") from error
         except Exception as error:  # whatever the client library calls a broken connection: OSError is not all
             if trial == config.retries:
                 raise UnavailableGranule(Reason.UNREACHABLE, f"{what}: {_line(error)}") from error
@@ -167,9 +167,9 @@ def etag(info: dict[str, Any]) -> str:
 
 
 def refusal(config: IngestConfig, error: Exception) -> FewcastError:
-    """The one line for a source that cannot even be listed."""
+    """The one line for a source that cannot be listed, or none of whose granules can be fetched."""
     source = config.source
-    if isinstance(error, NO_ACCESS):
+    if isinstance(error, (*NO_ACCESS, RefusedGranule)):
         how = (
             "set ingest.anonymous=false and give credentials in the environment"
             if config.anonymous
@@ -179,7 +179,7 @@ def refusal(config: IngestConfig, error: Exception) -> FewcastError:
     if isinstance(error, FileNotFoundError):
         thing = "bucket" if source.startswith("s3://") else "folder"
         return FewcastError(f"{source} does not exist", found=f"no such {thing}", mend="correct ingest.source")
-    return FewcastError(
+    return AwayError(
         f"{source} cannot be reached", found=_line(error), mend="check the network and ingest.endpoint_url"
     )
 

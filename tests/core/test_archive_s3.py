@@ -15,7 +15,7 @@ import xarray as xr
 from core.archive import Archive, Status, lock
 from core.archive.objects import RemoteObjects
 from core.config import IngestConfig
-from core.errors import FewcastError
+from core.errors import AwayError, FewcastError
 from core.ingest import ingest
 from core.satellite import simulator, source
 from core.satellite.granule import Frame, Granule, Grid, UnavailableGranule
@@ -230,6 +230,15 @@ def test_a_lease_of_the_dead_is_taken_once_and_its_holder_learns_of_it(server, m
             suspended.check()
         suspended.release()
         assert objects("dead").get(lock.LOCK) is not None
+
+
+def test_a_bucket_that_is_away_is_what_prefect_tries_again(at, monkeypatch):
+    monkeypatch.setattr("core.archive.objects.TRIES", 1)
+    for name, value in loopback.CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    at("http://127.0.0.1:9")
+    with pytest.raises(AwayError, match=r"s3://archives/x.zarr cannot be reached"):
+        Archive.exists("s3://archives/x.zarr")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import uuid
 import pytest
 
 from core.archive import lock
-from core.errors import FewcastError
+from core.errors import AwayError, FewcastError
 
 
 class Bucket:
@@ -62,6 +62,19 @@ def test_a_lease_that_another_may_have_taken_is_not_believed(clock):
     clock[0] += 2
     with pytest.raises(FewcastError, match="another process has taken over"):
         lease.check()
+
+
+def test_a_bucket_that_is_away_has_not_taken_the_lease(clock):
+    class Away(Bucket):
+        def call(self, method, key, **arguments):
+            if self.body and method == "put_object":
+                raise AwayError("s3://bucket cannot be reached", found="a timeout", mend="run again")
+            return super().call(method, key, **arguments)
+
+    lease = held(Away())
+    with pytest.raises(AwayError):
+        lease._put(IfMatch=lease.tag)
+    lease.check()
 
 
 @pytest.mark.parametrize("here", [True, False])

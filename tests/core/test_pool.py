@@ -11,7 +11,7 @@ import pytest
 from distributed import Client
 
 from core import pool
-from core.errors import FewcastError
+from core.errors import AwayError, FewcastError
 from core.fanout import fan_out
 from tests.core.loopback import lone_cluster
 
@@ -26,11 +26,17 @@ def failing(number: int) -> int:
     raise KeyError(number)
 
 
+def away(number: int) -> int:
+    raise AwayError("the bucket cannot be reached", found=f"{number} timeouts", mend="run again")
+
+
 def test_results_come_in_order_and_errors_as_they_are():
     with lone_cluster() as (address, _, _), Client(address, timeout=30) as client:
         assert fan_out(abs, [-3, 1, -2], client=client) == [3, 1, 2] == fan_out(abs, [-3, 1, -2])
         with pytest.raises(KeyError, match="7"):
             fan_out(failing, [7], client=client)
+        with pytest.raises(AwayError, match=r"cannot be reached: found 7 timeouts; run again$"):
+            fan_out(away, [7], client=client)
 
 
 @pytest.mark.parametrize("victim", ["worker", "scheduler"])

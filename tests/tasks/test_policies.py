@@ -5,7 +5,7 @@ from prefect import task
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Failed
 
-from core.errors import FewcastError
+from core.errors import AwayError, FewcastError
 from tasks.policies import GPU, LOCAL, NETWORK, SEGMENT, dask_client, worth_another_try
 
 
@@ -16,6 +16,7 @@ def test_only_errors_that_pass_are_worth_another_try() -> None:
 
     assert judge(ConnectionResetError())
     assert judge(TimeoutError())
+    assert judge(AwayError("s3://bucket cannot be reached", found="a timeout", mend="run again"))
     assert not judge(FewcastError("no granule", found="none", mend="look"))
     assert not judge(ValueError())
     assert NETWORK["retries"] > 0

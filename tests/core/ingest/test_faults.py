@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from core.archive import Archive, Status, repair, validate, validation
-from core.errors import FewcastError
-from core.satellite import simulator
+from core.errors import AwayError, FewcastError
+from core.report import Silent
+from core.satellite import simulator, source
 from core.satellite.faults import Fault, fault_of
-from core.satellite.granule import Reason
+from core.satellite.granule import Reason, RefusedGranule, UnavailableGranule
 from tests.core.ingest.world import SLOTS, config, path, run
 
 EXPECTED = {
@@ -112,6 +113,69 @@ def test_frames_that_only_look_like_data_pass_an_ingest_and_are_found_by_validat
         )
     assert run(config(root, mode="repair")).written == 2
     assert validate(settings.archive).problems == ()
+
+
+class Lines(Silent):
+    def __init__(self):
+        self.lines = []
+
+    def message(self, text):
+        self.lines.append(text)
+
+
+def unavailable(error, *times):
+    """What stands for reading a granule of these times; of all, where none is given."""
+    real, of = source.read_frame, {np.datetime64(time, "s") for time in times}
+
+    def read_frame(granule, *more):
+        if not of or granule.time in of:
+            raise error
+        return real(granule, *more)
+
+    return read_frame
+
+
+DENIED = RefusedGranule(Reason.UNREACHABLE, "s3://bucket/a.nc: access denied")
+AWAY = UnavailableGranule(Reason.UNREACHABLE, "s3://bucket/a.nc: the connection timed out")
+VANISHED = UnavailableGranule(Reason.VANISHED, "s3://bucket/a.nc")
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize(
+    ("error", "message", "passes"),
+    [(DENIED, r"access to .* was refused: found unreachable: .*access denied; correct the credentials", False),
+     (AWAY, r"cannot be reached: found unreachable: .*timed out; check the network", True)],
+)  # fmt: skip
+def test_a_source_that_lists_and_gives_nothing_is_one_clear_line(root, monkeypatch, error, message, passes, before):
+    settings = config(root, anonymous=False)
+    if before:
+        run(config(root, anonymous=False, times={"start": "2024-03-01T21:00", "end": "2024-03-01T22:00"}))
+    monkeypatch.setattr(source, "read_frame", unavailable(error))
+    lines = Lines()
+    with pytest.raises(FewcastError, match=message) as caught:
+        run(settings, report=lines)
+    assert isinstance(caught.value, AwayError) is passes
+    assert lines.lines == [f"a granule could not be fetched, and is left to the next run: {error}"]
+    monkeypatch.undo()
+    assert run(settings).written == 2 * SLOTS - (4 if before else 0), "nothing was recorded of them"
+
+
+@pytest.mark.parametrize("error", [DENIED, AWAY, VANISHED])
+def test_a_newest_slot_that_cannot_be_had_is_no_error(root, monkeypatch, error):
+    settings = config(root)
+    run(config(root, times={"start": "2024-03-01T21:00", "end": "2024-03-02T03:30"}))
+    monkeypatch.setattr(source, "read_frame", unavailable(error, "2024-03-02T03:30"))
+    summary = run(settings)
+    assert (summary.written, summary.unavailable, summary.reasons) == (0, 2, {error.reason.name.lower(): 2})
+
+
+def test_what_has_vanished_and_what_is_out_of_reach_beside_others_is_no_error(root, monkeypatch):
+    run(config(root, times={"start": "2024-03-01T21:00", "end": "2024-03-01T22:00"}))
+    monkeypatch.setattr(source, "read_frame", unavailable(VANISHED))
+    assert run(config(root)).reasons == {"vanished": 2 * SLOTS - 4}
+    monkeypatch.undo()
+    monkeypatch.setattr(source, "read_frame", unavailable(AWAY, "2024-03-01T23:00", "2024-03-01T23:30"))
+    assert run(config(root)).unavailable == 4
 
 
 def test_an_empty_source_is_one_clear_line_and_leaves_nothing(tmp_path):

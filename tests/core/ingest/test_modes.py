@@ -11,6 +11,8 @@ from core.archive import Archive, Status
 from core.config import IngestConfig
 from core.errors import FewcastError
 from core.ingest import ingest
+from core.satellite import source
+from core.satellite.granule import Reason, UnavailableGranule
 from tests.core.ingest.world import NOW, SLOTS, config, contents, path, run
 
 
@@ -21,7 +23,7 @@ def latest(settings: IngestConfig, now: datetime):
     return summary, [str(t)[8:16] for t in archive.times[np.flatnonzero((archive.status == Status.COMPLETE).all(1))]]
 
 
-def test_latest_begins_near_and_catches_up_since_the_last_complete_slot(root):
+def test_latest_begins_near_and_catches_up_since_the_last_that_was_served(root):
     settings = config(root)
     _, slots = latest(settings, datetime(2024, 3, 1, 22, 10, tzinfo=UTC))
     assert slots == ["01T21:30", "01T22:00"]
@@ -36,6 +38,73 @@ def test_latest_begins_near_and_catches_up_since_the_last_complete_slot(root):
     assert "02T00:00" in slots
     summary, slots = latest(settings, datetime(2024, 3, 2, 8, 0, tzinfo=UTC))
     assert slots[slots.index("02T00:30") + 1] == "02T03:00", "an outage longer than catch_up_hours is left to backfill"
+
+
+def at(hour, minute=10, day=1):
+    return datetime(2024, 3, day, hour, minute, tzinfo=UTC)
+
+
+def test_what_a_run_could_not_fetch_is_fetched_however_old_it_is(root, monkeypatch):
+    """The granule of 23:00 is out of reach when a run catches up, and long past the lookback when it is there again."""
+    settings = config(root)
+    latest(settings, at(22))
+    real, lost = source.read_frame, np.datetime64("2024-03-01T23:00", "s")
+
+    def read_frame(granule, *more):
+        if granule.time == lost and granule.channel == "vi004":
+            raise UnavailableGranule(Reason.UNREACHABLE, granule.url)
+        return real(granule, *more)
+
+    monkeypatch.setattr(source, "read_frame", read_frame)
+    summary, slots = latest(settings, at(1, day=2))
+    assert (summary.unavailable, "01T23:00" in slots, slots[-1]) == (1, False, "02T01:00")
+    monkeypatch.undo()
+    summary, slots = latest(settings, at(3, day=2))
+    assert summary.written == 1 + 2 * 4
+    assert len(slots) == 12, "from 21:30 to 03:00"
+
+
+def test_what_a_killed_run_left_behind_what_it_recorded_is_read(root):
+    settings = config(root)
+    latest(settings, at(22))
+    latest(settings, at(2, day=2))
+    archive = Archive.open(settings.archive, "r+")
+    archive.set_status(archive.slot(lost := np.datetime64("2024-03-01T23:30")), archive.channels, Status.UNSEEN)
+    summary, slots = latest(settings, at(2, 20, day=2))
+    assert summary.written == 2
+    assert str(lost)[8:16] in slots
+
+
+def test_corrupt_granules_are_read_again_within_the_lookback_alone(root, monkeypatch):
+    for file in (root / "granules").rglob("*ir105*.nc"):
+        if file.name[-7:-3] >= "2200" or "0302" in file.name:
+            file.write_bytes(b"spoilt")
+    settings = config(root)
+    latest(settings, at(21, 40))
+    latest(settings, at(2, day=2))
+    read, real = [], source.read_frame
+    monkeypatch.setattr(source, "read_frame", lambda granule, *more: read.append(granule) or real(granule, *more))
+    assert latest(settings, at(2, 20, day=2))[0].corrupt == 2
+    assert {str(granule.time)[8:16] for granule in read} == {"02T01:30", "02T02:00"}
+
+
+def test_what_a_silent_source_publishes_late_is_caught_up(root):
+    settings = config(root)
+    latest(settings, at(22))
+    (root / "granules").rename(root / "away")
+    (root / "granules").mkdir()
+    assert latest(settings, at(2, day=2))[0].absent > 0
+    (root / "granules").rmdir()
+    (root / "away").rename(root / "granules")
+    assert len(latest(settings, at(2, 20, day=2))[1]) == 10, "from 21:30 to 02:00"
+
+
+def test_an_idle_run_lists_nothing(root, monkeypatch):
+    settings = config(root)
+    latest(settings, at(22))
+    latest(settings, at(2, day=2))
+    monkeypatch.setattr(source, "list_granules", None)
+    assert latest(settings, at(2, 20, day=2))[0].written == 0
 
 
 def test_repair_reads_the_statuses_it_is_told_and_never_makes_data_worse(root):

@@ -115,6 +115,21 @@ def test_packed_temperatures_are_unpacked_with_fill_and_range():
     assert (pixels.flagged, pixels.out_of_range) == (1, 1)  # 573 K is no temperature of a cloud
 
 
+def test_integers_are_unsigned_where_the_file_says_so_and_their_fills_too():
+    kelvin = np.array([[350.0, 375.0, 400.0], [260.0, 0, 0]])
+    raw = np.rint((kelvin - 250) / 0.0025).clip(0).astype(np.uint16)
+    raw[1, 1:] = 65535, 65534
+    attributes = {"_Unsigned": "true", "scale_factor": 0.0025, "add_offset": 250.0}
+    attributes |= {"_FillValue": np.int16(-1), "missing_value": np.int16(-2)}
+    for south_first in (False, True):
+        content = makers.cf(raw.view(np.int16), TIME, units="K", attributes=attributes, south_first=south_first)
+        _, pixels = read(content, kind="brightness_temperature")
+        np.testing.assert_allclose(pixels.values, [kelvin[0], [260, np.nan, np.nan]], rtol=1e-6)
+        assert (pixels.flagged, pixels.out_of_range) == (2, 0)
+    _, pixels = read(makers.cf(np.array([[-56, 7]], np.int8).repeat(2, 0), TIME, attributes={"_Unsigned": "true"}))
+    np.testing.assert_array_equal(pixels.values[0], [200, 7])
+
+
 def test_reflectance_factors_become_percent():
     content = makers.cf(np.array([[0.25, np.nan], [0.5, 1.0]], np.float32), TIME, units="1")
     _, pixels = read(content, kind="reflectance")

@@ -5,6 +5,7 @@ import pytest
 from core.config import IngestConfig
 from core.satellite import area, gk2a, hdf5
 from core.satellite.granule import CorruptGranule, Granule, Image, Reason
+from core.satellite.grid import align
 from tests.core.satellite import makers
 
 TIME = "202309051230"
@@ -69,10 +70,27 @@ def test_quality_bits_are_honoured_and_counted():
     _, pixels = read(content)
     np.testing.assert_array_equal(np.isnan(pixels.values[0, :4]), [True, True, True, False])
     assert np.isnan(pixels.values).sum() == 3
-    assert (pixels.flagged, pixels.out_of_range) == (2, 0)  # out of the scanned area is no fault
+    assert (pixels.flagged, pixels.out_of_range) == (2, 0)
     _, kept = read(content, conditional=True)
     assert np.isfinite(kept.values[0, 0])
     assert (kept.flagged, kept.out_of_range) == (1, 0)
+
+
+def reason_of(counts, sector):
+    image, _ = read(makers.gk2a("ir105", TIME, counts, sector=sector), sector=sector)
+    return align(image, image.grid).reason
+
+
+def test_what_was_not_scanned_of_the_earth_is_missing_and_space_is_not():
+    part = raw((500, 500))
+    assert reason_of(part, "la") is Reason.NONE
+    part[50:] = 2 << 14
+    assert reason_of(part, "la") is Reason.PART_OF_AREA
+    disk, (rows, columns) = raw((5500, 5500)), np.ogrid[-1:1:5500j, -1:1:5500j]
+    disk[rows**2 + columns**2 > 0.99**2] = 2 << 14
+    assert reason_of(disk, "fd") is Reason.NONE
+    disk[2000, 3000] = 2 << 14
+    assert reason_of(disk, "fd") is Reason.PART_OF_AREA
 
 
 def test_what_is_outside_the_physical_range_is_missing_and_counted():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from core.config import IngestConfig
-from core.satellite import area, himawari, source
+from core.satellite import area, himawari, packed, source
 from core.satellite.granule import CorruptGranule, Grid, Reason
 from tests.core.satellite import imagers
 
@@ -210,7 +210,7 @@ def test_the_tiles_of_space_alone_are_no_gap():
     for row, column in np.ndindex(10, 10):
         gap = np.zeros(disk.shape, bool)
         gap[55 * row : 55 * row + 55, 55 * column : 55 * column + 55] = True
-        assert himawari._lacking(gap, disk) == seen[row, column]
+        assert packed.lacks_earth(gap, disk) == seen[row, column]
 
 
 def test_a_corrupt_tile_is_a_gap_and_four_are_the_end(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from aiohttp import ClientPayloadError
 
 from core.config import IngestConfig
-from core.errors import FewcastError
+from core.errors import AwayError, FewcastError
 from core.satellite import remote, source
 from core.satellite.granule import CorruptGranule, Reason, UnavailableGranule
 from tests.core.satellite import makers
@@ -150,7 +150,7 @@ def test_a_source_that_does_not_exist_is_told_in_one_line(tmp_path, s3):
 
 def test_an_endpoint_that_does_not_answer_is_told_in_one_line():
     config = settings("s3://x", endpoint_url="http://127.0.0.1:9", anonymous=True, retries=1)
-    with pytest.raises(FewcastError, match="cannot be reached") as caught:
+    with pytest.raises(AwayError, match="cannot be reached") as caught:
         source.list_granules(config)
     assert "\n" not in str(caught.value)
 
