@@ -19,6 +19,7 @@ from core.archive.unwritable import one_line_if_unwritable
 from core.config import IngestConfig, TimeRange
 from core.errors import FewcastError
 from core.ingest.ahead import ahead
+from core.ingest.listing import Listing
 from core.ingest.plan import days, plan, slots_of
 from core.ingest.slot import Job, Outcome, read_slot
 from core.pool import Connect, Pool
@@ -116,7 +117,8 @@ class _Run:
         refusal: FewcastError | None = None
         matched = False
         spans = ((day, span) for day in days(self.plan.times) if (span := self._wanted(day)))
-        for (day, _), granules in ahead(spans, lambda it: source.list_granules(self.config, it[1]), DAYS_LISTED):
+        listing = Listing(self.config, self.plan.times)
+        for (day, _), granules in ahead(spans, lambda it: listing(it[1]), DAYS_LISTED):
             self.seen += len(granules)
             waiting.append((day, granules))
             if not granules:

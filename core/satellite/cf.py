@@ -105,7 +105,12 @@ def open(granule: Granule, files: Sequence[hdf5.File], config: IngestConfig) -> 
     scale, offset = (
         _optional(pixels.attrs, name, default) for name, default in (("scale_factor", 1), ("add_offset", 0))
     )
-    fills = {hdf5.number(pixels.attrs, name) for name in ("_FillValue", "missing_value") if name in pixels.attrs}
+    fills = {
+        hdf5.number(pixels.attrs, name)
+        for name in ("_FillValue", "missing_value")
+        # xarray's default for floats, which are missing where they are NaN in any case
+        if name in pixels.attrs and not (pixels.dtype.kind == "f" and pixels.attrs[name] != pixels.attrs[name])
+    }
     raw_type = packed.raw_type(pixels)
     if raw_type != pixels.dtype:  # the fills are written in the file's type, too
         fills = {float(np.int64(fill).astype(raw_type)) for fill in fills}

@@ -48,9 +48,9 @@ def list_granules(config: IngestConfig, times: TimeRange | None = None) -> list[
     if cf_zarr.is_store(config):
         return [g for g in cf_zarr.list_granules(config) if _wanted(g.time, config, span)]
     files, root = remote.filesystem(config)
-    folders = system(config).prefixes(config, span)
-    with ThreadPoolExecutor(min(config.connections, len(folders) or 1)) as pool:
-        listings = list(pool.map(lambda folder: _listing(files, root, folder, config), folders))
+    places = folders(config, span)
+    with ThreadPoolExecutor(min(config.connections, len(places) or 1)) as pool:
+        listings = list(pool.map(lambda folder: _listing(files, root, folder, config), places))
     if not any(listings):
         _check_root(files, root, config)
     found: dict[tuple[np.datetime64, str], list[Granule]] = {}
@@ -62,6 +62,11 @@ def list_granules(config: IngestConfig, times: TimeRange | None = None) -> list[
             granule = Granule(url, channel, time, int(info["size"]), remote.etag(info))
             found.setdefault((time, channel), []).append(granule)
     return [system(config).combine(found[key]) for key in sorted(found)]
+
+
+def folders(config: IngestConfig, span: TimeRange) -> list[str]:
+    """The folders below the source that can hold granules of a span; a Zarr store is one."""
+    return [""] if cf_zarr.is_store(config) else system(config).prefixes(config, span)
 
 
 def _wanted(time: np.datetime64, config: IngestConfig, span: TimeRange) -> bool:

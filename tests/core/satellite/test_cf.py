@@ -130,6 +130,18 @@ def test_integers_are_unsigned_where_the_file_says_so_and_their_fills_too():
     np.testing.assert_array_equal(pixels.values[0], [200, 7])
 
 
+def test_floats_may_say_that_nan_is_their_fill_and_integers_may_not():
+    """xarray writes it so by default."""
+    values = np.array([[250.0, np.nan, 260.0], [270.0, 280.0, -9.0]], np.float32)
+    attributes = {"_FillValue": np.float32(np.nan), "missing_value": np.float32(-9)}
+    _, pixels = read(makers.cf(values, TIME, units="K", attributes=attributes), kind="brightness_temperature")
+    np.testing.assert_array_equal(pixels.values, [[250, np.nan, 260], [270, 280, np.nan]])
+    assert (pixels.flagged, pixels.out_of_range) == (2, 0)
+    with pytest.raises(CorruptGranule) as caught:
+        read(makers.cf(counts(), TIME, attributes={"_FillValue": np.float32(np.nan)}))
+    assert caught.value.reason is Reason.BAD_ATTRIBUTE
+
+
 def test_reflectance_factors_become_percent():
     content = makers.cf(np.array([[0.25, np.nan], [0.5, 1.0]], np.float32), TIME, units="1")
     _, pixels = read(content, kind="reflectance")
