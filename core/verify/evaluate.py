@@ -164,7 +164,7 @@ def _notes(config: EvaluateConfig, store: EpisodeStore) -> list[str]:
 
 def inputs_of(config: EvaluateConfig, rows: Sequence[LearnedRow], digest: str) -> dict[str, Any]:
     """All that a scorecard depends on, and its digest: the settings, the episodes, and whose forecasts each row is."""
-    versions = {row.name: [open_model(run, row.which).version for run in row.runs] for row in rows}
+    versions = {row.name: list(row.versions) for row in rows}
     places = {"scorecard", "run", "more_runs", "deep_ensemble", "episodes", "archive"}
     settings = config.model_dump(mode="json", exclude=places)
     text = json.dumps([_FORMAT, settings, versions, digest], sort_keys=True)
