@@ -17,7 +17,7 @@ from core.report import Report, Silent
 from core.verify.baselines import BASELINES, CLIMATOLOGY, DRESSED, PERSISTENCE, STEPS
 from core.verify.cuts import cuts_table
 from core.verify.domain_rows import NAMES, Job, Method, domain_windows, window_forecasts
-from core.verify.events import events_of
+from core.verify.events import cloud_is_high, events_of
 from core.verify.fine_tuning import choose_fine_tuning
 from core.verify.folder import Scorecard, deliver, finished, folder_of, withdraw
 from core.verify.optimum import OPTIMUM
@@ -37,7 +37,7 @@ from core.verify.scoring import adapted_forecast, fit_dressing, score_all
 from core.verify.tables import headline_windows
 from core.verify.units import require_fit
 
-_FORMAT = 4  # raise it when the same inputs give another scorecard
+_FORMAT = 5  # raise it when the same inputs give another scorecard
 
 
 def evaluate(
@@ -104,7 +104,8 @@ def evaluate(
     forecast = partial(adapted_forecast, config.episodes, plan)
     beside = partial(window_forecasts, jobs, store)
     pictures = draw_pictures(folder, windows, table, store, events, forecast, beside)
-    cuts = cuts_table(windows, config.split, (spec.channels[events[0].channel], events[0].above), settings)
+    shown = events[0].channel
+    cuts = cuts_table(windows, config.split, (spec.channels[shown], cloud_is_high(spec.kinds[shown])), settings)
     cuts.to_parquet(folder / "cuts.parquet", index=False)
     (folder / "scorecard.md").write_text(scorecard_markdown(table, cuts, all_notes))
     (folder / "scorecard.html").write_text(scorecard_page(table, cuts, all_notes, pictures))

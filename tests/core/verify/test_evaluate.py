@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from core.config import EvaluateConfig, NetworkConfig, TrainConfig
+from core.config import EvaluateConfig, NetworkConfig, Threshold, TrainConfig
 from core.episodes.store import EpisodeStore
 from core.errors import FewcastError
 from core.meta import checkpoint
@@ -126,6 +126,18 @@ def test_a_run_that_changes_while_it_is_scored_ends_the_evaluation(config, tmp_p
     forget_models()
     with pytest.raises(FewcastError, match="has changed while it is scored"):
         score_episodes(config.episodes, plan, ids)
+
+
+def test_what_is_cloudy_does_not_turn_with_an_event_on_the_clear_side(config):
+    warm = [Threshold(name="warm", value=270.0, above=True)]
+    cuts = pd.read_parquet(evaluate(config.model_copy(update={"thresholds": warm})).folder / "cuts.parquet")
+    windows = pd.read_parquet(config.scorecard + "/windows.parquet")
+    own = (
+        windows[windows["learner"] == "persistence"].groupby(["episode", "window"])[["observed", "count", "crps"]].sum()
+    )
+    coldest = own[(own["observed"] / own["count"]).rank() <= len(own) / 3]
+    row = cuts[(cuts["value"] == "cloudy") & (cuts["learner"] == "persistence")].iloc[0]
+    assert row["crps"] == pytest.approx(coldest["crps"].sum() / coldest["count"].sum())
 
 
 def test_a_run_beside_and_a_run_in_the_ensemble_are_other_inputs(config, tmp_path):
