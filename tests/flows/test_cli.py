@@ -68,6 +68,19 @@ def test_an_evaluation_needs_a_preset_or_a_model_and_episodes(capsys: pytest.Cap
     assert cli.read_config(options).evaluate.run == "elsewhere"
 
 
+def test_another_model_or_other_episodes_leave_the_scorecard_of_the_preset_alone() -> None:
+    def scorecard(*more: str) -> str:
+        read = cli.read_config(cli._parser().parse_args(["evaluate", "--preset", "demo", *more]))
+        return read.evaluate.scorecard
+
+    own = scorecard()
+    assert own == "data/demo/scorecard"
+    assert scorecard("--model", "models:/a@b") == f"{own}/models-a-b-on-data-demo-episodes.zarr"
+    assert scorecard("--episodes", "s3://b/e.zarr") == f"{own}/data-demo-run-on-s3-b-e.zarr"
+    assert scorecard("--model", "a", "--set", "root=x") == "x/scorecard/a-on-x-episodes.zarr"
+    assert scorecard("--model", "a", "--set", "evaluate.scorecard=s3://b/mine") == "s3://b/mine"
+
+
 def test_a_command_line_of_another_shape_shows_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in ([], ["fly"], ["train"], ["train", "--preset", "demo", "--config", "x"]):
         with pytest.raises(SystemExit) as left:
