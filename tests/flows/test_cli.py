@@ -41,6 +41,8 @@ def test_an_unknown_preset_is_answered_with_the_known_ones(capsys: pytest.Captur
         ("root=3", "root: 3 (Input should be a valid string)"),
         ("ingest.times.end=2024-05-01T00:00:00Z", "ingest.times"),
         ("train.learner=alchemy", "train.learner"),
+        ("evaluate.thresholds=[{name='cold',value=230.0},{name='cold',value=220.0}]", "several events are called cold"),
+        ("forecast.thresholds=[{name='cold',value=230.0},{name='cold',value=220.0}]", "forecast.thresholds"),
     ],
 )
 def test_a_bad_key_or_value_is_named(capsys: pytest.CaptureFixture[str], change: str, named: str) -> None:
