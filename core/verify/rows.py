@@ -188,7 +188,7 @@ def _forecast(
     share = -(-members // len(row.runs))
     mixtures = []
     for model in models_of(row):
-        if row.calibration:
+        if row.calibration and steps:  # it is that of adapted forecasts
             model = replace(model, calibrations={"adapted": row.calibration})
         units, frames = Units.between(model.spec, store), store.spec.input_frames
         seen, asked = (units.windows(windows.only(model.extra_inputs), frames) for windows in (support, query))
