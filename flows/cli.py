@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
-from core.config import EvaluationConfig, PipelineConfig, evaluation, load
+from core.config import EvaluationConfig, PipelineConfig, evaluation, load, scorecard_name
 from core.errors import FewcastError
 
 PRESETS = Path(__file__).parent / "presets"
@@ -80,9 +80,14 @@ def read_config(options: argparse.Namespace) -> PipelineConfig:
     """The config that --preset or --config names, with --set on top."""
     path = Path(options.config) if options.config else find_preset(options.preset)
     changes = list(options.set)
-    for key, place in (("evaluate.run", "model"), ("evaluate.episodes", "episodes")):
-        if getattr(options, place, ""):
-            changes.append(f"{key}={json.dumps(getattr(options, place))}")
+    model, episodes = getattr(options, "model", ""), getattr(options, "episodes", "")
+    if model or episodes:
+        # A scorecard of another model, or of other episodes, would take the place of the preset's own.
+        given = {key: value for key, value in (("run", model), ("episodes", episodes)) if value}
+        changes += [f"evaluate.{key}={json.dumps(value)}" for key, value in given.items()]
+        asked = load(path, changes).evaluate
+        scorecard = f"{asked.scorecard}/{scorecard_name(asked.run, asked.episodes)}"
+        return load(path, [f"evaluate.scorecard={json.dumps(scorecard)}", *changes])
     if (region := getattr(options, "region", None)) is None:
         return load(path, changes)
     # A forecast is named by its start: one of another area would take the place of the operational one.

@@ -11,7 +11,7 @@ from core.config.forecast import ForecastConfig
 from core.config.ingest import IngestConfig, SimulatorConfig
 from core.config.monitor import MonitorConfig
 from core.config.pipeline import EvaluationConfig, PipelineConfig, TrackingConfig
-from core.config.toml import change, evaluation, load
+from core.config.toml import change, evaluation, load, scorecard_name
 from core.config.train import InnerConfig, NetworkConfig, OuterConfig, TrainConfig
 
 __all__ = [
@@ -36,4 +36,5 @@ __all__ = [
     "change",
     "evaluation",
     "load",
+    "scorecard_name",
 ]

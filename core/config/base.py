@@ -1,5 +1,6 @@
 """What the stages share: immutable models without stray keys, times in UTC, and events."""
 
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Annotated, Any, Self
 
@@ -74,3 +75,14 @@ class Threshold(Stage):
     channel: str = Field("", description="Channel, by the archive's name; empty: the first.")
     value: float = Field(ge=-100, le=65_534, description="Threshold in the channel's units (K, percent or counts).")
     above: bool = Field(False, description="The event is a value above the threshold; off: below it.")
+
+
+def _named_once(thresholds: list[Threshold]) -> list[Threshold]:
+    twice = [name for name, count in Counter(one.name for one in thresholds).items() if count > 1]
+    if twice:
+        raise ValueError(f"several events are called {', '.join(twice)}: give each a name of its own")
+    return thresholds
+
+
+# Scores and probabilities are found by the event's name.
+Thresholds = Annotated[list[Threshold], AfterValidator(_named_once)]

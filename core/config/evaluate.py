@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from core.config.base import Stage, Threshold
+from core.config.base import Stage, Thresholds
 from core.config.ingest import SimulatorConfig
 
 
@@ -35,7 +35,7 @@ class EvaluateConfig(Stage):
     step_curve: list[Annotated[int, Field(ge=0, le=100)]] = Field(
         [], description="Numbers of inner steps to adapt by, for a curve."
     )
-    thresholds: list[Threshold] = Field(
+    thresholds: Thresholds = Field(
         [], description="Events to score; empty: one std to the cloudy side of each channel's mean."
     )
     simulator: SimulatorConfig = Field(

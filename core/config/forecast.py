@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from core.config.base import Stage, Threshold, TimeText
+from core.config.base import Stage, Thresholds, TimeText
 
 
 class ForecastConfig(Stage):
@@ -36,7 +36,7 @@ class ForecastConfig(Stage):
     correlation_pixels: float = Field(
         2.0, ge=0, le=100, description="Length over which a member's noise is smooth; 0: independent pixels."
     )
-    thresholds: list[Threshold] = Field([], description="Events whose probability is written.")
+    thresholds: Thresholds = Field([], description="Events whose probability is written.")
     netcdf: bool = Field(False, description="Write a NetCDF file beside the Zarr store.")
     animation: bool = Field(True, description="Make an animation (GIF) beside the picture.")
     keep_days: float = Field(

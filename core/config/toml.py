@@ -40,10 +40,14 @@ def change(config: PipelineConfig, overrides: Iterable[str]) -> PipelineConfig:
 
 def evaluation(model: str, episodes: str, overrides: Iterable[str] = ()) -> EvaluationConfig:
     """The config of an evaluation by itself; its scorecard is named by both unless one is given."""
-    name = "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", part).strip("-") for part in (model, "on", episodes))
-    places = {"run": model, "episodes": episodes, "scorecard": f"data/scorecards/{name}"}
+    places = {"run": model, "episodes": episodes, "scorecard": f"data/scorecards/{scorecard_name(model, episodes)}"}
     values = {"evaluate": places, "tracking": {"experiment": "evaluations"}}
     return _validated(values, overrides, "of this evaluation", EvaluationConfig)
+
+
+def scorecard_name(model: str, episodes: str) -> str:
+    """What an evaluation of a model on episodes that are no preset's own is called among others."""
+    return "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", part).strip("-") for part in (model, "on", episodes))
 
 
 def _validated(values: dict[str, Any], overrides: Iterable[str], name: str, kind: type[C]) -> C:

@@ -24,12 +24,17 @@ _ERRORS_PER_WINDOW = 512  # enough for 40 quantiles from a hundred windows, smal
 def last_frame(
     x: Float[Tensor, "N I H_in W_in"], channels: int, target_frames: int, height: int, width: int
 ) -> Float[Tensor, "N O H W"]:
-    """The newest input frame, cut to the target tile and repeated for every lead time: (N, L*C, H, W).
+    """Each pixel of the newest input frame that has it, cut to the target tile, at every lead time: (N, L*C, H, W).
 
-    `x` holds k frames of C channels and one validity plane; the margin around the tile is cut away.
+    `x` holds k frames of C channels, 0 where missing, and one plane with the share of them that is observed; the margin
+    around the tile is cut away. A pixel that every frame lacks is 0, the mean of training.
     """
     top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
-    newest = x[:, -1 - channels : -1, top : top + height, left : left + width]
+    inside = x[..., top : top + height, left : left + width]
+    frames, whole = inside[:, :-1].unflatten(1, (-1, channels)), inside[:, -1:] >= 1
+    newest = frames[:, 0]
+    for frame in frames.unbind(1)[1:]:
+        newest = torch.where(whole | (frame != 0), frame, newest)  # where some are missing, it is those that are 0
     return newest.repeat(1, target_frames, 1, 1)
 
 

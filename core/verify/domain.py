@@ -5,9 +5,9 @@ outside is the nearest thing known and not a hole; what is still missing at the 
 """
 
 import contextlib
-import io
+import os
+import threading
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +51,7 @@ def filled(frames: Float[np.ndarray, "T Y X"]) -> Float[np.ndarray, "T Y X"]:
 
 def motion(frames: Float[np.ndarray, "T Y X"]) -> Float[np.ndarray, "2 Y X"]:
     """Lucas-Kanade motion over the frames, pixels a frame; it needs two frames."""
-    with _quiet():
+    with _QUIET:
         from pysteps.motion.lucaskanade import dense_lucaskanade
 
         found: np.ndarray = dense_lucaskanade(frames)
@@ -62,7 +62,7 @@ def optical_flow(frames: Float[np.ndarray, "T Y X"], leads: int) -> Float[np.nda
     """The last frame carried along the motion, backwards semi-Lagrangian: one forecast a lead time."""
     last, padded = filled(frames)[-1], _padded(filled(frames))
     flow = motion(padded)
-    with _quiet():
+    with _QUIET:
         from pysteps.extrapolation.semilagrangian import extrapolate
 
         moved = extrapolate(padded[-1], flow, leads)
@@ -92,7 +92,7 @@ def steps(
     if (newest.min((1, 2)) == newest.max((1, 2))).any():
         return np.broadcast_to(clean[-1].astype(np.float32), (members, leads, *clean.shape[1:]))
     flow = motion(padded)
-    with _quiet():
+    with _QUIET:
         from pysteps.nowcasts import steps as pysteps_steps
 
         ensemble = pysteps_steps.forecast(
@@ -129,9 +129,29 @@ def _cut(forecast: np.ndarray, last: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(inside), inside, last).astype(np.float32)
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """pysteps prints its progress, and warns of fields that are constant."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
+class _Quiet:
+    """pysteps prints its progress, and warns of fields that are constant.
+
+    Output and filters are the process's and not a thread's: the first thread in puts them away, the last out restores.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._restore = threading.Lock(), 0, contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                nowhere = self._restore.enter_context(open(os.devnull, "w"))
+                self._restore.enter_context(contextlib.redirect_stdout(nowhere))
+                self._restore.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._restore.close()
+
+
+_QUIET = _Quiet()

@@ -13,13 +13,16 @@ import pandas as pd
 import torch
 
 from core.allocator import give_back_free_pages
+from core.archive import Archive
 from core.archive.objects import open_objects
 from core.config import EvaluateConfig
 from core.episodes.frames import MISSING, Frames
 from core.episodes.loader import Loader
 from core.episodes.store import EpisodeStore
+from core.errors import FewcastError
 from core.fanout import fan_out
 from core.report import Report
+from core.satellite.grid import same_grid
 from core.verify.baselines import OPTICAL_FLOW, STEPS
 from core.verify.domain import CANDIDATES, StepsSettings, optical_flow, steps
 from core.verify.ensemble import Ensemble
@@ -46,6 +49,40 @@ class Job:
     events: tuple[Event, ...]
 
 
+def methods_of(config: EvaluateConfig, store: EpisodeStore) -> tuple[list[Method], list[str]]:
+    """The methods that are scored, and a note where some are asked for and left out."""
+    methods: list[Method] = [m for m in ("optical_flow", "steps") if m in config.baselines]
+    asked = " and ".join(NAMES[method] for method in methods)
+    if methods and config.split == "validation":
+        return [], [f"{asked} left out: they are scored on the test split alone, since STEPS is set on validation."]
+    if methods and store.spec.input_frames < 2:
+        return [], [f"{asked} left out: they need two input frames."]
+    return methods, []
+
+
+def require_archive(url: str, store: EpisodeStore, methods: Sequence[Method]) -> str:
+    """What identifies the frames that the methods see, once it is sure that the episodes were cut from that archive.
+
+    Raises FewcastError where `evaluate.archive` is none, or another one. Nothing is asked of it without methods.
+    """
+    if not methods:
+        return ""
+    if not url or not Archive.exists(url):
+        raise FewcastError(
+            f"{' and '.join(NAMES[method] for method in methods)} need the archive that the episodes were cut from",
+            found=f"none at evaluate.archive = {url!r}",
+            mend="give it by --set evaluate.archive=URL, or leave them out of evaluate.baselines",
+        )
+    archive = Archive.open(url)
+    if [archive.kind_of.get(name) for name in store.channels] != list(store.spec.kinds):
+        raise _another(url, store, f"the channels {', '.join(archive.channels)}")
+    if "grid" in store.attributes and not same_grid(archive.grid, store.grid):
+        raise _another(url, store, "another grid")
+    splits = ["test", "validation"] if "steps" in methods else ["test"]
+    times = store.init_times(np.concatenate([store.ids(split) for split in splits]))[1]
+    return _written(Frames(archive, store.channels), store, np.unique(times))
+
+
 def domain_windows(
     config: EvaluateConfig,
     store: EpisodeStore,
@@ -61,9 +98,6 @@ def domain_windows(
     """
     frames, jobs, notes, folder = [], [], [], f"{config.scorecard}/baselines"
     for method in methods:
-        if store.spec.input_frames < 2:
-            notes.append(f"{NAMES[method]} needs two input frames and is left out.")
-            continue
         members = max(config.members, _STEPS_MEMBERS)
         job = Job(config.archive, config.episodes, method, StepsSettings(), members, config.seed, events)
         if method == "steps" and len(store.ids("validation")):
@@ -102,7 +136,8 @@ def score_starts(
     calls = sorted(by_start.items())
     if most:
         calls = [calls[i] for i in np.linspace(0, len(calls) - 1, min(most, len(calls))).astype(int)]
-    digest = _digest(repr((_FORMAT, store.digest, replace(job, archive="", episodes=""))))
+    written = _written(Frames.open(job.archive, store.channels), store, [start for start, _ in calls])
+    digest = _digest(repr((_FORMAT, store.digest, written, replace(job, archive="", episodes=""))))
     score, note = (
         partial(_score_start, job, f"{folder}/{job.method}-{split}-{digest}"),
         f"starts forecast by {NAMES[job.method]}",
@@ -151,10 +186,8 @@ def _tile(forecast: np.ndarray, store: EpisodeStore, entry: pd.Series) -> Ensemb
 def _forecast(job: Job, store: EpisodeStore, start: np.datetime64) -> np.ndarray:
     """Normalised forecast (S, L*C, Y, X) of the whole domain from the windows' own input frames."""
     frames = Frames.open(job.archive, store.channels)
-    cadence = store.lead_minutes[0]
-    step = cadence // frames.archive.cadence_minutes
-    slot = frames.archive.slot(start)
-    codes = frames.codes([slot + step * i for i in range(1 - store.spec.input_frames, 1)])
+    slots = _slots(frames.archive, store, start)
+    codes = frames.codes(slots)
     values = codes * frames.scale[:, None, None] + frames.offset[:, None, None]
     values = (values - store.normalisation.mean[:, None, None]) / store.normalisation.std[:, None, None]
     values = np.where(codes == MISSING, np.nan, values)
@@ -169,13 +202,41 @@ def _forecast(job: Job, store: EpisodeStore, start: np.datetime64) -> np.ndarray
                 store.spec.target_frames,
                 job.members,
                 job.settings,
-                int(np.random.SeedSequence([job.seed, slot, c]).generate_state(1)[0]),
+                int(np.random.SeedSequence([job.seed, slots[-1], c]).generate_state(1)[0]),
                 kilometres_per_pixel=frames.archive.grid.spacing[0] / 1000,
-                minutes_per_frame=float(cadence),
+                minutes_per_frame=float(store.lead_minutes[0]),
             )
         )
     stacked = np.stack(channels, axis=2)  # (S, L, C, Y, X)
     return stacked.reshape(stacked.shape[0], -1, *stacked.shape[3:])
+
+
+def _slots(archive: Archive, store: EpisodeStore, start: np.datetime64) -> list[int]:
+    """The archive's slots of the input frames of a window; FewcastError where it has none at those times."""
+    cadence, inputs = store.lead_minutes[0], store.spec.input_frames
+    step, rest = divmod(cadence, archive.cadence_minutes)
+    try:
+        slot = archive.slot(start)
+    except ValueError:
+        slot = -1
+    if rest or slot < step * (inputs - 1):
+        axis = f"every {archive.cadence_minutes} minutes from {archive.times[0]} to {archive.times[-1]}"
+        raise _another(archive.url, store, f"frames {axis}, none of a window that starts at {start}")
+    return [slot + step * i for i in range(1 - inputs, 1)]
+
+
+def _written(frames: Frames, store: EpisodeStore, starts: Sequence[np.datetime64] | np.ndarray) -> str:
+    """A digest that changes whenever a frame is written that a forecast from one of the starts sees."""
+    slots = sorted({slot for start in starts for slot in _slots(frames.archive, store, start)})
+    return _digest(repr((slots, frames.written(slots))))
+
+
+def _another(url: str, store: EpisodeStore, found: str) -> FewcastError:
+    return FewcastError(
+        f"the archive {url} is not the one that the episodes were cut from",
+        found=found,
+        mend=f"set evaluate.archive to the one that {store.url} was built from",
+    )
 
 
 def _digest(text: str) -> str:

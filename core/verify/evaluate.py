@@ -16,8 +16,8 @@ from core.errors import FewcastError
 from core.report import Report, Silent
 from core.verify.baselines import BASELINES, CLIMATOLOGY, DRESSED, PERSISTENCE, STEPS
 from core.verify.cuts import cuts_table
-from core.verify.domain_rows import NAMES, Job, Method, domain_windows, window_forecasts
-from core.verify.events import events_of
+from core.verify.domain_rows import domain_windows, methods_of, require_archive, window_forecasts
+from core.verify.events import cloud_is_high, events_of
 from core.verify.fine_tuning import choose_fine_tuning
 from core.verify.folder import Scorecard, deliver, finished, folder_of, withdraw
 from core.verify.optimum import OPTIMUM
@@ -37,7 +37,7 @@ from core.verify.scoring import adapted_forecast, fit_dressing, score_all
 from core.verify.tables import headline_windows
 from core.verify.units import require_fit
 
-_FORMAT = 4  # raise it when the same inputs give another scorecard
+_FORMAT = 5  # raise it when the same inputs give another scorecard
 
 
 def evaluate(
@@ -70,27 +70,23 @@ def evaluate(
     rows = learned_rows(config, names)
     for run in dict.fromkeys(run for row in rows for run in row.runs):
         require_fit(run, open_model(run).spec, store)
-    folder, inputs = folder_of(config.scorecard), inputs_of(config, rows, store.digest)
+    methods, left_out = methods_of(config, store)
+    source = require_archive(config.archive, store, methods)
+    folder, inputs = folder_of(config.scorecard), inputs_of(config, rows, store.digest, source)
     if (done := finished(config.scorecard, inputs)) is not None:
         report.message(f"scorecard {config.scorecard} is up to date with its run and episodes: skipped")
         return done
     withdraw(config.scorecard)
     rows, more = choose_fine_tuning(config, store, rows, report, client)
-    notes += more
+    notes += left_out + more
     spec, scaling = store.spec, store.normalisation
     events = events_of(config.thresholds, spec.channels, spec.kinds, scaling.mean, scaling.std)
     dressing = fit_dressing(store, config.seed)
     known = config.simulator if config.simulator.enabled and config.simulator.process == "linear" else None
     plan = Plan(tuple(rows), dressing, "climatology" in config.baselines, config.members, config.seed, events, known)
     windows, failed = score_all(config, store, [int(i) for i in ids], plan, report, client)
-    jobs: list[Job] = []
-    methods: list[Method] = [m for m in ("optical_flow", "steps") if m in config.baselines]
-    if methods and config.split == "validation":
-        both = " and ".join(NAMES[method] for method in methods)
-        notes.append(f"{both} left out: they are scored on the test split alone, since STEPS is set on validation.")
-    elif methods:
-        domain, jobs, more = domain_windows(config, store, methods, events, report, client)
-        windows, notes = pd.concat([*domain, windows], ignore_index=True), notes + more
+    domain, jobs, more = domain_windows(config, store, methods, events, report, client)
+    windows, notes = pd.concat([*domain, windows], ignore_index=True), notes + more
     for name, error in failed.items():
         notes.append(f"{name} is left out: {error}.")
         report.message(notes[-1])
@@ -104,7 +100,8 @@ def evaluate(
     forecast = partial(adapted_forecast, config.episodes, plan)
     beside = partial(window_forecasts, jobs, store)
     pictures = draw_pictures(folder, windows, table, store, events, forecast, beside)
-    cuts = cuts_table(windows, config.split, (spec.channels[events[0].channel], events[0].above), settings)
+    shown = events[0].channel
+    cuts = cuts_table(windows, config.split, (spec.channels[shown], cloud_is_high(spec.kinds[shown])), settings)
     cuts.to_parquet(folder / "cuts.parquet", index=False)
     (folder / "scorecard.md").write_text(scorecard_markdown(table, cuts, all_notes))
     (folder / "scorecard.html").write_text(scorecard_page(table, cuts, all_notes, pictures))
@@ -162,11 +159,14 @@ def _notes(config: EvaluateConfig, store: EpisodeStore) -> list[str]:
     ]
 
 
-def inputs_of(config: EvaluateConfig, rows: Sequence[LearnedRow], digest: str) -> dict[str, Any]:
-    """All that a scorecard depends on, and its digest: the settings, the episodes, and whose forecasts each row is."""
-    versions = {row.name: [open_model(run, row.which).version for run in row.runs] for row in rows}
+def inputs_of(config: EvaluateConfig, rows: Sequence[LearnedRow], digest: str, source: str = "") -> dict[str, Any]:
+    """All that a scorecard depends on, and its digest: the settings, the episodes, and whose forecasts each row is.
+
+    `source` identifies the frames that the baselines of the whole domain see, where there are any.
+    """
+    versions = {row.name: list(row.versions) for row in rows}
     places = {"scorecard", "run", "more_runs", "deep_ensemble", "episodes", "archive"}
     settings = config.model_dump(mode="json", exclude=places)
-    text = json.dumps([_FORMAT, settings, versions, digest], sort_keys=True)
+    text = json.dumps([_FORMAT, settings, versions, digest, source], sort_keys=True)
     return {"digest": hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), "rows": versions, "episodes": digest,
             "settings": settings}  # fmt: skip

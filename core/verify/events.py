@@ -34,18 +34,18 @@ class Event:
     above: bool
 
 
+def cloud_is_high(kind: str) -> bool:
+    """Whether cloud has a kind's high values: it is cold in brightness temperature, bright elsewhere."""
+    return kind != "brightness_temperature"
+
+
 def events_of(
     thresholds: Sequence[Threshold], channels: Sequence[str], kinds: Sequence[str], mean: np.ndarray, std: np.ndarray
 ) -> tuple[Event, ...]:
-    """The configured events, or one for each channel: one std to the cloudy side of the training mean.
-
-    Cold is cloudy for brightness temperature, bright elsewhere.
-    """
+    """The configured events, or one for each channel: one std to the cloudy side of the training mean."""
     if not thresholds:
-        cold = [kind == "brightness_temperature" for kind in kinds]
-        return tuple(
-            Event(f"cloudy_{name}", c, -1.0 if cold[c] else 1.0, not cold[c]) for c, name in enumerate(channels)
-        )
+        high = [cloud_is_high(kind) for kind in kinds]
+        return tuple(Event(f"cloudy_{name}", c, 1.0 if high[c] else -1.0, high[c]) for c, name in enumerate(channels))
     found = []
     for threshold in thresholds:
         name = threshold.channel or channels[0]

@@ -23,7 +23,7 @@ from core.model import Model
 from core.report import Report
 from core.training.validation import spread_evenly
 from core.verify.mixture import Mixture
-from core.verify.rows import LearnedRow, one_torch_thread, open_model
+from core.verify.rows import LearnedRow, models_of, one_torch_thread, open_model
 from core.verify.scoring import episode_of
 from core.verify.units import Units
 
@@ -75,7 +75,7 @@ def _tuned(
         f"step sizes of {RATES[0]:g} to {RATES[-1]:g} and {', '.join(map(str, steps))} steps"
     )
     note += ", at the edge of what was tried." if at_the_edge(best, steps) else "."
-    if open_model(row.runs[0], row.which).config.calibrate:
+    if models_of(row)[0].config.calibrate:
         new_times = [i for i in ids if store.catalog.loc[i, "holdout"] != "region"] or ids
         tuned = replace(tuned, calibration=fit_calibration(config.episodes, tuned, new_times, report, client))
         note += f" Its std is calibrated on {len(new_times)} of them, as the run's own."
@@ -108,7 +108,7 @@ def _try(url: str, row: LearnedRow, steps: Sequence[int], episode: int) -> dict[
     """Summed CRPS and number of pixels of an episode for each choice whose trajectory got there."""
     found = {}
     for rate in RATES:
-        model = open_model(row.runs[0], row.which, rate)
+        [model] = models_of(replace(row, rate=rate))
         support, query = _episode(url, model, episode)
         assert query.mask is not None
         try:
@@ -143,7 +143,7 @@ def fit_calibration(url: str, row: LearnedRow, ids: Sequence[int], report: Repor
 
 
 def _ladder(url: str, row: LearnedRow, episode: int) -> np.ndarray:
-    model = open_model(row.runs[0], row.which, row.rate)
+    [model] = models_of(row)
     support, query = _episode(url, model, episode)
     assert query.mask is not None
     return coverage_ladder(_forecast(model, model.adapt(support, row.steps), query), query.y, query.mask)

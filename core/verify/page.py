@@ -15,6 +15,7 @@ from core.verify.tables import (
     SHOWN,
     by_lead,
     holdout_words,
+    interval_words,
     markdown,
     markdown_table,
     training,
@@ -113,8 +114,7 @@ def _score_table(group: pd.DataFrame, metric: str, reference: str, title: str) -
     widths = own[own["lead_time"] == 0].set_index("learner")
     rows = _rows(grid)
     for row, learner in zip(rows, grid.index, strict=True):
-        low, high = widths.loc[learner, ["low", "high"]]
-        row.append(f"[{low:.4f}, {high:.4f}]" if low == low else "one block")
+        row.append(interval_words(widths.loc[learner]))
     return _table([title, *(f"{lead} min" if lead else "all" for lead in grid.columns), "95 % interval"], rows)
 
 

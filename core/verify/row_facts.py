@@ -9,7 +9,7 @@ from core.model import Model
 from core.training.pace import WORK, trained
 from core.verify.baselines import CLIMATOLOGY
 from core.verify.optimum import OPTIMUM
-from core.verify.rows import LearnedRow, open_model
+from core.verify.rows import LearnedRow, models_of, open_model
 from core.verify.scorecard import FACTS
 from core.verify.units import Units
 
@@ -32,7 +32,7 @@ def with_facts(
 
 
 def _facts(row: LearnedRow, store: EpisodeStore, names: Mapping[str, str]) -> tuple[str | int | float, ...]:
-    models = [open_model(run, row.which) for run in row.runs]
+    models = models_of(row)
     runs = ", ".join(names.get(run, run) for run in row.runs)
     windows = 0 if not row.steps else store.spec.support_windows if row.windows < 0 else row.windows
     return (

@@ -55,6 +55,7 @@ class LearnedRow:
     windows: int = -1
     rate: float = 0.0
     calibration: Calibration | None = None
+    versions: tuple[str, ...] = ()  # of the runs' checkpoints, one a run; empty: whichever are there
 
     @property
     def name(self) -> str:
@@ -120,7 +121,13 @@ def learned_rows(config: EvaluateConfig, names: Mapping[str, str] | None = None)
     if twice := [name for name, count in Counter(row.name for row in rows).items() if count > 1]:
         raise FewcastError("two rows of the scorecard would bear one name", found=", ".join(twice),
                            mend="give each run once in evaluate.run and evaluate.more_runs")  # fmt: skip
-    return rows
+    return [replace(row, versions=tuple(model.version for model in models_of(row))) for row in rows]
+
+
+def models_of(row: LearnedRow) -> list[Model]:
+    """The models of the row's runs, of the versions that it names, with its step size."""
+    versions = row.versions or ("",) * len(row.runs)
+    return [open_model(run, row.which, row.rate, version) for run, version in zip(row.runs, versions, strict=True)]
 
 
 def short_path(run: str, runs: Sequence[str]) -> str:
@@ -170,12 +177,7 @@ def episode_predictions(
 
 def extra_inputs(rows: Sequence[LearnedRow]) -> tuple[ExtraInput, ...]:
     """What the runs of some rows see beside the frames, all together."""
-    return in_order(name for row in rows for run in row.runs for name in _model(row, run).extra_inputs)
-
-
-def _model(row: LearnedRow, run: str) -> Model:
-    model = open_model(run, row.which, row.rate)
-    return replace(model, calibrations={"adapted": row.calibration}) if row.calibration else model
+    return in_order(name for row in rows for model in models_of(row) for name in model.extra_inputs)
 
 
 def _forecast(
@@ -185,8 +187,9 @@ def _forecast(
     steps = row.steps if len(support.x[part]) else 0
     share = -(-members // len(row.runs))
     mixtures = []
-    for run in row.runs:
-        model = _model(row, run)
+    for model in models_of(row):
+        if row.calibration and steps:  # it is that of adapted forecasts
+            model = replace(model, calibrations={"adapted": row.calibration})
         units, frames = Units.between(model.spec, store), store.spec.input_frames
         seen, asked = (units.windows(windows.only(model.extra_inputs), frames) for windows in (support, query))
         posterior = model.adapt(Examples(seen.x[part], seen.y[part], seen.mask[part]), steps=steps, seed=seed)
@@ -218,23 +221,36 @@ def one_torch_thread() -> Iterator[None]:
 _LOCAL = threading.local()
 
 
-def open_model(run: str, which: str = "best", rate: float = 0.0, report: Report | None = None) -> Model:
-    """The run's model, loaded once a thread: a network whose parameters are swapped in cannot serve two threads."""
+def open_model(
+    run: str, which: str = "best", rate: float = 0.0, version: str = "", report: Report | None = None
+) -> Model:
+    """The run's model, loaded once a thread: a network whose parameters are swapped in cannot serve two threads.
+
+    Threads outlive an evaluation, so a loaded model of another `version` than asked for (empty: any) is dropped.
+    Raises FewcastError where the run itself has another by now.
+    """
     loaded: dict[tuple[str, str, float], Model] = _LOCAL.__dict__.setdefault("models", {})
-    if (run, which, rate) not in loaded:
+    model = loaded.get((run, which, rate))
+    if model is None or version not in ("", model.version):
         if rate:
-            model = open_model(run, which)
+            model = open_model(run, which, version=version)
             config = model.config.model_copy(update={"inner": model.config.inner.model_copy(update={"rate": rate})})
             learner = Learner(model.learner.network, model.learner.likelihood, config)
             model = replace(model, learner=learner, config=config)
         else:
             model = Model.load(run, "pretrained" if which == "pretrained" else "best", report=report)
+        if version not in ("", model.version):
+            raise FewcastError(
+                f"the run {run} has changed while it is scored",
+                found=f"version {model.version}, where it was {version}",
+                mend="evaluate it again, best once it is trained to its end",
+            )
         loaded[run, which, rate] = model
-    return loaded[run, which, rate]
+    return model
 
 
 def forget_models() -> None:
-    """Load anew: a run may have been trained on since."""
+    """Let this thread load anew: a run may have been trained on since."""
     _LOCAL.__dict__.pop("models", None)
 
 

@@ -47,7 +47,8 @@ def scorecard_table(
     together; against the optimum also `crps_ratio`, the one CRPS over the other. `physical` is the value times the
     channel's std (`scales`) where it has the units of the channel.
     A value that is undefined (no observed pixel, a reference without error) is left out, never NaN; an interval
-    needs two blocks, and with one it is missing. `pit_distance` has none: resampling moves it away from 0.
+    needs two blocks, and with one it is missing. So is that of skill and ratio where a resample has a reference without
+    error. `pit_distance` has none: resampling moves it away from 0.
     """
     rows: list[dict[str, object]] = []
     stats = [c for c in windows.columns if c not in (*KEYS, *FACTS) and not c.startswith("rel_")]
@@ -132,7 +133,9 @@ def _pair(
     with np.errstate(divide="ignore", invalid="ignore"):
         a, b = sums_a["crps"] / sums_a["count"], sums_b["crps"] / sums_b["count"]
         draw_a, draw_b = draws_a["crps"] / draws_a["count"], draws_b["crps"] / draws_b["count"]
-        ratio, draws = a / np.where(b > _ROUNDING, b, np.nan), draw_a / draw_b
+        ratio, draws = (x / np.where(y > _ROUNDING, y, np.nan) for x, y in ((a, b), (draw_a, draw_b)))
+        if not np.isfinite(draws).all():  # the others alone would be an interval of the blocks where it has an error
+            draws = np.full_like(draws, np.nan)
         pair = {"crps_skill": (1 - ratio, 1 - draws), "crps_difference": (a - b, draw_a - draw_b)}
         if reference == OPTIMUM:
             pair["crps_ratio"] = (ratio, draws)

@@ -51,7 +51,7 @@ def compact_table(table: pd.DataFrame) -> str:
                 learner,
                 *(_value(own, "crps", lead, 4) for lead in leads),
                 _value(own, "crps", 0, 4),
-                _interval(whole.iloc[0]) if len(whole) else "-",
+                interval_words(whole.iloc[0]) if len(whole) else "-",
                 _value(own, "rmse", 0, 4),
                 _value(own, "spread_skill", 0, 2),
                 _value(own, "coverage_90", 0, 3),
@@ -151,12 +151,15 @@ def _value(own: pd.DataFrame, metric: str, lead: int, digits: int) -> str:
     return f"{rows['value'].iloc[0]:.{digits}f}" if len(rows) else "-"
 
 
-def _interval(row: pd.Series, digits: int = 4) -> str:
-    return f"[{row['low']:.{digits}f}, {row['high']:.{digits}f}]" if row["low"] == row["low"] else "one block"
+def interval_words(row: pd.Series, digits: int = 4) -> str:
+    """The interval of a value, or why it has none; it may also be undefined."""
+    if row["low"] == row["low"]:
+        return f"[{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
+    return "one block" if row["blocks"] == 1 else "-"
 
 
 def _cell(row: pd.Series, digits: int = 4) -> str:
-    return f"{row['value']:.{digits}f}" + (f" {_interval(row, digits)}" if row["low"] == row["low"] else "")
+    return f"{row['value']:.{digits}f}" + (f" {interval_words(row, digits)}" if row["low"] == row["low"] else "")
 
 
 def _over_allleads_of(group: pd.DataFrame, metrics: list[str]) -> list[str]:

@@ -55,15 +55,20 @@ def _best_of(chosen: pd.DataFrame, references: list[str]) -> str:
 
 
 def _compared(chosen: pd.DataFrame, name: str, reference: str) -> tuple[str, str, str]:
-    """The change of CRPS with its interval, at which lead times it is clearly better, and clearly worse; or ""."""
-    skill = defined_metric(chosen[chosen["learner"] == name], "crps_skill", reference)
-    whole, by_lead = (skill[skill["lead_time"] == 0], skill[skill["lead_time"] > 0])
+    """The change of CRPS with its interval, at which lead times it is clearly better, and clearly worse; or "".
+
+    The difference says which: it has an interval where skill has none, since a resample's reference has no error.
+    """
+    own = chosen[chosen["learner"] == name]
+    skill, difference = (defined_metric(own, metric, reference) for metric in ("crps_skill", "crps_difference"))
+    whole, by_lead = skill[skill["lead_time"] == 0], difference[difference["lead_time"] > 0]
     if whole.empty:
         return "", "", ""
     value, low, high = (-100 * whole[column].iloc[0] for column in ("value", "high", "low"))
-    change = f"{value:+.1f} %" + (f" [{low:+.1f}, {high:+.1f}]" if low == low else ", one block")
+    one_block = ", one block" if whole["blocks"].iloc[0] == 1 else ""
+    change = f"{value:+.1f} %" + (f" [{low:+.1f}, {high:+.1f}]" if low == low else one_block)
     every = leads_of(chosen)
-    better, worse = by_lead[by_lead["low"] > 0]["lead_time"], by_lead[by_lead["high"] < 0]["lead_time"]
+    better, worse = by_lead[by_lead["high"] < 0]["lead_time"], by_lead[by_lead["low"] > 0]["lead_time"]
     return change, _spans(better.tolist(), every), _spans(worse.tolist(), every)
 
 

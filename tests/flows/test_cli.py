@@ -41,6 +41,8 @@ def test_an_unknown_preset_is_answered_with_the_known_ones(capsys: pytest.Captur
         ("root=3", "root: 3 (Input should be a valid string)"),
         ("ingest.times.end=2024-05-01T00:00:00Z", "ingest.times"),
         ("train.learner=alchemy", "train.learner"),
+        ("evaluate.thresholds=[{name='cold',value=230.0},{name='cold',value=220.0}]", "several events are called cold"),
+        ("forecast.thresholds=[{name='cold',value=230.0},{name='cold',value=220.0}]", "forecast.thresholds"),
     ],
 )
 def test_a_bad_key_or_value_is_named(capsys: pytest.CaptureFixture[str], change: str, named: str) -> None:
@@ -66,6 +68,19 @@ def test_an_evaluation_needs_a_preset_or_a_model_and_episodes(capsys: pytest.Cap
     options = cli._parser().parse_args(["evaluate", "--config", str(TINY), "--model", "elsewhere"])
     assert cli.read_evaluation(options) is None
     assert cli.read_config(options).evaluate.run == "elsewhere"
+
+
+def test_another_model_or_other_episodes_leave_the_scorecard_of_the_preset_alone() -> None:
+    def scorecard(*more: str) -> str:
+        read = cli.read_config(cli._parser().parse_args(["evaluate", "--preset", "demo", *more]))
+        return read.evaluate.scorecard
+
+    own = scorecard()
+    assert own == "data/demo/scorecard"
+    assert scorecard("--model", "models:/a@b") == f"{own}/models-a-b-on-data-demo-episodes.zarr"
+    assert scorecard("--episodes", "s3://b/e.zarr") == f"{own}/data-demo-run-on-s3-b-e.zarr"
+    assert scorecard("--model", "a", "--set", "root=x") == "x/scorecard/a-on-x-episodes.zarr"
+    assert scorecard("--model", "a", "--set", "evaluate.scorecard=s3://b/mine") == "s3://b/mine"
 
 
 def test_a_command_line_of_another_shape_shows_the_usage(capsys: pytest.CaptureFixture[str]) -> None:

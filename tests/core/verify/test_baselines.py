@@ -6,11 +6,27 @@ from core.verify.baselines import DressedPersistence, climatology, last_frame, p
 
 
 def test_last_frame_is_the_newest_frame_of_every_channel_without_margin_and_validity():
-    x = torch.arange(2 * 7 * 8 * 10, dtype=torch.float32).reshape(2, 7, 8, 10)  # k = 3, C = 2, one validity plane
+    x = torch.arange(2 * 7 * 8 * 10, dtype=torch.float32).reshape(2, 7, 8, 10)  # k = 3, C = 2, one observed plane
     last = last_frame(x, channels=2, target_frames=3, height=4, width=6)
     assert last.shape == (2, 6, 4, 6)
     for lead in range(3):
         assert torch.equal(last[:, 2 * lead : 2 * lead + 2], x[:, 4:6, 2:-2, 2:-2])
+
+
+def test_a_pixel_that_the_newest_frame_lacks_is_the_newest_that_there_is():
+    x = torch.randn(1, 7, 2, 5)  # k = 3, C = 2
+    seen = torch.ones(1, 3, 2, 2, 5).bool()
+    seen[:, 2, 0, 0, 1] = False  # the newest of channel 0
+    seen[:, 1:, :, 0, 2] = False  # the newest two of both
+    seen[:, :, 1, 0, 3] = False  # all of channel 1
+    x[:, :6] *= seen.flatten(1, 2)
+    x[:, 6] = seen.float().mean((1, 2))
+    x[:, 4, 1, 4] = 0.0  # seen, and just the mean
+    expected = x[:, 4:6].clone()
+    expected[:, 0, 0, 1] = x[:, 2, 0, 1]
+    expected[:, :, 0, 2] = x[:, 0:2, 0, 2]
+    assert torch.equal(last_frame(x, channels=2, target_frames=1, height=2, width=5), expected)
+    assert expected[0, 1, 0, 3] == expected[0, 0, 1, 4] == 0
 
 
 def test_persistence_crps_is_its_absolute_error():

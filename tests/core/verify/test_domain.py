@@ -1,13 +1,17 @@
 """The baselines that see the whole domain, on frames whose future is known."""
 
+import sys
+import threading
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from core.archive import Archive
 from core.episodes.frames import MISSING, Frames
 from core.episodes.store import EpisodeStore
-from core.verify.domain import StepsSettings, filled, optical_flow, steps
+from core.verify.domain import _QUIET, StepsSettings, filled, optical_flow, steps
 from core.verify.domain_rows import Job, _forecast
 
 SCALE = {"kilometres_per_pixel": 4.0, "minutes_per_frame": 30.0}
@@ -56,11 +60,33 @@ def test_missing_pixels_come_from_the_frame_before_then_after_then_the_mean():
     assert np.isnan(frames).sum() == 6  # the frames themselves are left alone
 
 
+def test_threads_that_are_quiet_at_once_leave_the_output_and_the_warnings_as_they_were(capsys):
+    before, filters = sys.stdout, list(warnings.filters)
+    entered, gone = threading.Event(), threading.Event()
+
+    def last() -> None:
+        with _QUIET:
+            entered.set()
+            gone.wait(10)
+            print("not heard")
+
+    thread = threading.Thread(target=last)
+    with _QUIET:
+        thread.start()
+        entered.wait(10)
+    gone.set()
+    thread.join()
+    assert sys.stdout is before
+    assert warnings.filters == filters
+    assert capsys.readouterr().out == ""
+
+
 class _Frames:
     """Two channels, whose codes say which channel, slot and place they are of."""
 
     scale, offset = np.array([0.5, 2.0]), np.array([10.0, 20.0])
-    archive = SimpleNamespace(cadence_minutes=15, slot=lambda start: 8, grid=SimpleNamespace(spacing=(4000.0, 4000.0)))
+    archive = object.__new__(Archive)
+    vars(archive).update(cadence_minutes=15, slot=lambda start: 8, grid=SimpleNamespace(spacing=(4000.0, 4000.0)))
 
     def codes(self, slots):
         y, x = np.meshgrid(np.arange(20), np.arange(30), indexing="ij")

@@ -1,23 +1,26 @@
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import dask
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from core.config import EvaluateConfig, NetworkConfig, TrainConfig
+from core.config import EvaluateConfig, NetworkConfig, Threshold, TrainConfig
 from core.episodes.store import EpisodeStore
 from core.errors import FewcastError
+from core.meta import checkpoint
 from core.meta.checks import Examples
-from core.model import DataSpec, Model, build_learner
+from core.model import DataSpec, Model, build_learner, find
 from core.report import Silent
 from core.training.pace import trained
 from core.verify.domain import StepsSettings
 from core.verify.evaluate import curve_within, evaluate, inputs_of
 from core.verify.pictures import telling_windows
-from core.verify.rows import LearnedRow, Plan, learned_rows, short_path
+from core.verify.rows import LearnedRow, Plan, forget_models, learned_rows, short_path
 from core.verify.scorecard import FACTS, KEYS
 from core.verify.scoring import fit_dressing, partner, score_all, score_episodes
 from core.verify.statistics import window_statistics
@@ -89,6 +92,52 @@ def test_a_second_call_skips_and_other_inputs_do_not(config):
     assert (first.skipped, again.skipped) == (False, True)
     pd.testing.assert_frame_equal(first.table, again.table)
     assert not evaluate(config.model_copy(update={"members": 5})).skipped
+
+
+def _train_on(run: str) -> None:
+    """A new best checkpoint of the run."""
+    last = find(Path(run), "last")
+    moved = {name: leaf + 0.01 for name, leaf in last.tensors.items() if "mean/" in name}
+    checkpoint.save(Path(run), last.step + 1, {**last.tensors, **moved}, last.meta | {"best_step": None})
+
+
+def test_a_run_that_was_trained_on_is_scored_as_it_is_now(config, tmp_path):
+    """The threads that score outlive an evaluation, and what they have loaded with them."""
+    run, fresh = (str(tmp_path / name) for name in ("run", "fresh"))
+    shutil.copytree(config.run, run)
+    mine = config.model_copy(update={"run": run})
+    with ThreadPoolExecutor(1) as pool, dask.config.set(pool=pool):
+        evaluate(mine)
+        _train_on(run)
+        again = evaluate(mine)
+    shutil.copytree(run, fresh)
+    other = evaluate(mine.model_copy(update={"run": fresh, "scorecard": str(tmp_path / "other")}))
+    assert not again.skipped
+    windows = [pd.read_parquet(made.folder / "windows.parquet").drop(columns="run") for made in (again, other)]
+    pd.testing.assert_frame_equal(*windows, rtol=1e-6)
+
+
+def test_a_run_that_changes_while_it_is_scored_ends_the_evaluation(config, tmp_path):
+    run = str(shutil.copytree(config.run, tmp_path / "run"))
+    store = EpisodeStore.open(config.episodes)
+    plan = Plan(tuple(learned_rows(config.model_copy(update={"run": run}))), fit_dressing(store, 0), False, 2, 0)
+    ids = store.ids("test").tolist()[:1]
+    _train_on(run)
+    forget_models()
+    with pytest.raises(FewcastError, match="has changed while it is scored"):
+        score_episodes(config.episodes, plan, ids)
+
+
+def test_what_is_cloudy_does_not_turn_with_an_event_on_the_clear_side(config):
+    warm = [Threshold(name="warm", value=270.0, above=True)]
+    cuts = pd.read_parquet(evaluate(config.model_copy(update={"thresholds": warm})).folder / "cuts.parquet")
+    windows = pd.read_parquet(config.scorecard + "/windows.parquet")
+    own = (
+        windows[windows["learner"] == "persistence"].groupby(["episode", "window"])[["observed", "count", "crps"]].sum()
+    )
+    coldest = own[(own["observed"] / own["count"]).rank() <= len(own) / 3]
+    row = cuts[(cuts["value"] == "cloudy") & (cuts["learner"] == "persistence")].iloc[0]
+    assert row["crps"] == pytest.approx(coldest["crps"].sum() / coldest["count"].sum())
 
 
 def test_a_run_beside_and_a_run_in_the_ensemble_are_other_inputs(config, tmp_path):

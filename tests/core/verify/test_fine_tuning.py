@@ -102,6 +102,15 @@ def test_its_forecasts_are_calibrated_as_they_are_and_not_as_those_of_the_pooled
     assert abs(covered(after)) < min(0.03, abs(covered(before)) + 0.005)
 
 
+def test_without_support_windows_it_is_the_pooled_start_with_the_runs_own_calibration(config, store, row):
+    other = Calibration(((2.0,) * len(STDS),) * 2)
+    start, none = replace(row, steps=0), replace(row, kind="support_curve", windows=0, calibration=other)
+    ids = store.ids("test").tolist()[:2]
+    expected, found = (_scored(config, store, one, ids)[0] for one in (start, none))
+    np.testing.assert_allclose(found["crps"], expected["crps"])
+    np.testing.assert_allclose(found["variance"], expected["variance"])
+
+
 @pytest.mark.parametrize(("choice", "edge"), [((1e-1, 1), False), ((1e-2, 1), True), ((1e-1, 6), True)])
 def test_a_choice_at_the_edge_is_known(config, choice, edge):
     assert fine_tuning.at_the_edge(choice, (1, 3, 6)) == edge

@@ -118,6 +118,24 @@ def test_skill_against_a_perfect_reference_is_left_out():
     assert verdicts(table)[0].startswith("learner against STEPS: undefined, since the reference has no error")
 
 
+def test_a_reference_without_error_in_most_blocks_gives_no_interval_of_skill_and_yet_a_verdict():
+    windows = _windows(days=2, tiles=1, better=0.3)
+    still = windows["init_time"] >= windows["init_time"].min() + pd.Timedelta(hours=6)  # 7 of 8 blocks
+    windows.loc[still & (windows["learner"] == STEPS), "crps"] = 1e-9
+    windows.loc[windows["learner"] == "learner", "crps"] = 40.0
+    table = scorecard_table(windows, SETTINGS, [("learner", STEPS)])
+    skill = _one(table, metric="crps_skill", lead_time=30)
+    difference = _one(table, metric="crps_difference", lead_time=30)
+    assert skill["blocks"] == 8
+    assert np.isnan([skill["low"], skill["high"]]).all()
+    assert difference["low"] > 0
+    [line] = verdicts(table)
+    assert line.startswith("learner: worse than STEPS at 30-60 min (95 %), CRPS +")
+    assert "one block" not in line
+    ratios = scorecard_table(windows.replace({"learner": {STEPS: OPTIMUM}}), SETTINGS, [("learner", OPTIMUM)])
+    assert "one block" not in scorecard_page(ratios, NO_CUTS, [], {})
+
+
 def test_a_learner_is_a_ratio_to_the_optimum_where_there_is_one():
     windows = _windows(better=-0.04, spread=0.0).replace({"learner": {STEPS: OPTIMUM}})
     table = scorecard_table(windows, SETTINGS, [("learner", OPTIMUM)])
