@@ -148,7 +148,7 @@ def entries(config: PipelineConfig) -> list[Entry]:
             on_growth_of=archive if live else "", cron=fallback if live else "", prompt=True,
         ),
         Entry(
-            check_archive, name, f"Read every frame of `{archive}` and compare it with its digest.",
+            check_archive, name, f"Read every frame of `{archive}` and compare it with its checksums.",
             {"url": archive}, HOURS_12, cron="30 2 * * *" if live else "",
         ),
         Entry(
