@@ -37,17 +37,23 @@ class Server:
         return self.automations[offset : offset + limit]
 
 
-@pytest.mark.parametrize("delete", [False, True])
-def test_what_is_in_no_config_any_more(
-    delete: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    server = Server()
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The one that the deployments ask."""
+    made = Server()
 
     @contextmanager
     def get_client(**_: Any) -> Any:
-        yield server
+        yield made
 
     monkeypatch.setattr(deploy, "get_client", get_client)
+    return made
+
+
+@pytest.mark.parametrize("delete", [False, True])
+def test_what_is_in_no_config_any_more(
+    delete: bool, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("tasks.listing.PAGE", 2)
     deploy.clear_left_over({"train/now": server.deployments[0].id}, ["fewcast: now"], delete=delete)
     said = capsys.readouterr().out.splitlines()
@@ -58,15 +64,8 @@ def test_what_is_in_no_config_any_more(
 
 
 def test_make_up_says_what_is_left_over_and_no_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server = Server()
-
-    @contextmanager
-    def get_client(**_: Any) -> Any:
-        yield server
-
-    monkeypatch.setattr(deploy, "get_client", get_client)
     deploy.clear_left_over({}, [], delete=False)
     said = capsys.readouterr().out
     applied = subprocess.CompletedProcess([], 0, f"train/now, by hand\nautomation fewcast: now\n{said}", "")

@@ -20,6 +20,8 @@ from tasks.tracking.journal import Delivered, Journal
 from tasks.tracking.server import open_client
 from tests.tasks.tracking.test_model import untrained
 
+UNTOLD: Any = SimpleNamespace()  # a run in MLflow that must not be told anything
+
 
 @pytest.fixture(scope="module")
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> TrackingConfig:
@@ -69,14 +71,14 @@ def test_a_model_that_the_disk_has_no_room_for_is_one_line(tmp_path: Path, monke
     monkeypatch.setattr(model, "save", save)
     summary = TrainSummary(str(tmp_path), 8, True, "its steps", 6, {"crps": 0.2})
     with pytest.raises(FewcastError, match=r"training is done and safe.*No space left on device; free some space"):
-        records.tell_result(SimpleNamespace(), TrainConfig(run=str(tmp_path)), summary)  # type: ignore[arg-type]
+        records.tell_result(UNTOLD, TrainConfig(run=str(tmp_path)), summary)
 
 
 def test_no_other_checkpoint_is_registered_for_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records.Model, "load", lambda run: SimpleNamespace(version="1", step=8))
     summary = TrainSummary("run", 8, True, "its steps", 6, {"crps": 0.2})
     with pytest.raises(FewcastError, match="of step 6, cannot be registered"):
-        records.tell_result(SimpleNamespace(), TrainConfig(run="run"), summary)  # type: ignore[arg-type]
+        records.tell_result(UNTOLD, TrainConfig(run="run"), summary)
 
 
 def test_the_best_checkpoint_so_far_is_told_and_all_that_are_good_at_the_end_and_where_a_fork_began(

@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Mapping
 
+import pytest
 from rich.console import Console
 
 from core.report import Silent
@@ -32,7 +33,7 @@ class Recorder(Silent):
         self.heard.append(text)
 
 
-def test_a_report_that_fails_is_logged_once_and_the_others_hear(caplog: object) -> None:
+def test_a_report_that_fails_is_logged_once_and_the_others_hear(caplog: pytest.LogCaptureFixture) -> None:
     recorder = Recorder()
     report = Broadcast([Broken(), recorder])
     report.progress(1, 2, "x")
@@ -41,7 +42,7 @@ def test_a_report_that_fails_is_logged_once_and_the_others_hear(caplog: object) 
     report.metrics({"loss": 1.0}, 3)
     report.close()
     assert recorder.heard == [(1, 2, "x"), (2, 2, ""), "done", ({"loss": 1.0}, 3)]
-    assert len([r for r in caplog.records if "Broken" in r.message]) == 1  # type: ignore[attr-defined]
+    assert len([r for r in caplog.records if "Broken" in r.message]) == 1
 
 
 def test_a_log_file_gets_few_lines_and_every_message() -> None:

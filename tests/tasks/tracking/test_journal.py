@@ -147,11 +147,11 @@ class Disk:
 
 
 def test_what_a_full_disk_refuses_waits_and_is_written_once_there_is_room(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = Journal(tmp_path)
     disk = Disk(tmp_path / "journal.jsonl", room=100)
-    journal._file = disk  # type: ignore[assignment]
+    monkeypatch.setattr(journal, "_file", disk)
     for step in range(5):
         journal.metrics({"loss": float(step)}, step)
     assert len(journal.history()) < 2  # and a torn line
