@@ -16,9 +16,13 @@ from core.archive.packing import PACKINGS
 from core.archive.shard import MISSING, DamagedError
 from core.archive.unwritable import one_line_if_unwritable
 from core.report import Report, Silent
+from core.room import Room
 from core.satellite.granule import PHYSICAL_RANGE, Kind, Reason
 
 READERS = 4
+# What looking at a slot takes at its peak: the codes of a kind, and copies of one channel's.
+ROOM = Room(800_000_000)
+BYTES_PER_CODE, BYTES_PER_PIXEL = 2, 8
 LONGEST_LIST = 50
 
 
@@ -125,13 +129,15 @@ def _look(archive: Archive, slot: int, served: np.ndarray) -> Iterator[tuple[str
         mine = [name for name in channels if served[archive.channels.index(name)]]
         if not mine:
             continue
-        try:
-            codes = archive.read_packed(kind, [slot], slice(None), slice(None))[0]
-        except DamagedError:
-            yield from ((name, Fault.TORN, b"") for name in mine)
-            continue
-        for name in mine:
-            yield _judge(name, kind, codes[channels.index(name)])
+        height, width = archive.shape
+        with ROOM.taken(height * width * (BYTES_PER_CODE * len(channels) + BYTES_PER_PIXEL)):
+            try:
+                codes = archive.read_packed(kind, [slot], slice(None), slice(None))[0]
+            except DamagedError:
+                yield from ((name, Fault.TORN, b"") for name in mine)
+                continue
+            for name in mine:
+                yield _judge(name, kind, codes[channels.index(name)])
 
 
 def _judge(name: str, kind: Kind, codes: np.ndarray) -> tuple[str, Fault | None, bytes]:

@@ -70,7 +70,7 @@ class Windows:
 
     def _version(self, key: str) -> tuple[int, int, int] | None:
         try:
-            status = os.stat(self.objects.root / key)
+            status = os.stat(f"{self.objects.url}/{key}")
         except OSError:
             return None
         return status.st_ino, status.st_mtime_ns, status.st_ctime_ns

@@ -8,7 +8,7 @@ import numpy as np
 from core.archive import SERVED, Archive, Status, Stored
 from core.archive.shard import DamagedError
 from core.config import IngestConfig
-from core.ingest.room import Room
+from core.room import Room
 from core.satellite import source, sun
 from core.satellite.granule import CorruptGranule, Frame, Granule, Reason, UnavailableGranule
 

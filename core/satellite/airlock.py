@@ -7,6 +7,8 @@ raw values, `X` why it cannot be read; first of all `H`, when it is ready.
 """
 
 import base64
+import contextlib
+import fcntl
 import io
 import json
 import math
@@ -15,6 +17,7 @@ import struct
 from collections.abc import Callable
 from typing import IO, Any
 
+PIPE_BYTES = 1 << 20
 HEADER = struct.Struct("<cQ")
 # Coordinates and scalars come along with the description; larger arrays are read by windows.
 SMALL_BYTES = 1 << 20
@@ -40,6 +43,12 @@ def receive(read: Callable[[int], bytes]) -> tuple[bytes, bytes]:
     """One frame; `EOFError` where the other side has gone."""
     kind, length = HEADER.unpack(exactly(read, HEADER.size))
     return kind, exactly(read, length)
+
+
+def widen(pipe: int | IO[bytes]) -> None:
+    """Let a small granule in at once, not in turns of 64 kB; a user may have only so many such pipes."""
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def exactly(read: Callable[[int], bytes], count: int) -> bytes:

@@ -1,7 +1,6 @@
 """The parent's side of the airlock: a few child processes, replaced when a file has killed one."""
 
 import contextlib
-import fcntl
 import json
 import os
 import selectors
@@ -23,7 +22,6 @@ MOST_CHILDREN = max(2, min(4, os.cpu_count() or 1))
 START_SECONDS, SILENCE_SECONDS = 180.0, 20.0
 # Larger files are handed over by the pieces that are asked for, instead of being copied whole.
 WHOLE_BYTES = 1 << 20
-PIPE_BYTES = 1 << 20
 
 
 class Content(Protocol):
@@ -65,10 +63,8 @@ class _Child:
             raise _does_not_start(str(error)) from error
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        # A small granule fits the pipe at once, instead of in turns of 64 kB; a user may have only so many large pipes.
         for stream in (self.process.stdin, self.process.stdout):
-            with contextlib.suppress(OSError):
-                fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            airlock.widen(stream)
         self.waits = selectors.DefaultSelector()
         self.waits.register(self.process.stdout, selectors.EVENT_READ)
         self.patience = START_SECONDS

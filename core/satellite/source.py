@@ -10,6 +10,7 @@ import numpy as np
 from core.config import IngestConfig, TimeRange
 from core.errors import FewcastError
 from core.satellite import area, cf, cf_zarr, gk2a, goes, grid, hdf5, himawari, remote
+from core.satellite.courier import COURIER
 from core.satellite.granule import CorruptGranule, Frame, Granule, Grid, Image, Kind, Reason, System, UnavailableGranule
 
 SYSTEMS: dict[str, System] = {"gk2a": gk2a, "goes": goes, "himawari": himawari, "cf": cf}
@@ -104,7 +105,8 @@ def _check_root(files: Any, root: str, config: IngestConfig) -> None:
 
 
 def fetch(granule: Granule, config: IngestConfig) -> bytes:
-    return remote.fetch(granule, config)
+    """The whole file, verified; raises `UnavailableGranule`."""
+    return COURIER.fetch(granule, config) if config.source.startswith("s3://") else remote.fetch(granule, config)
 
 
 @contextmanager
@@ -165,7 +167,8 @@ def archive_grid(granules: Sequence[Granule], config: IngestConfig) -> Grid:
 
     A few granules vote, since the first one of all may be the one with a wrong grid. Raises `NothingReadableError`
     where none of a configured channel can be read: a missing one may be the coarsest, and the grid is made once. Raises
-    another `FewcastError` for an area or a block that does not suit the grid.
+    another `FewcastError` for an area or a block that does not suit the grid, or a source of which nothing can be
+    fetched.
     """
     failures: list[CorruptGranule] = []
     grids = {
@@ -175,6 +178,8 @@ def archive_grid(granules: Sequence[Granule], config: IngestConfig) -> Grid:
     readable = [g for g in grids.values() if g is not None]
     missing = [name for name, found in grids.items() if found is None]
     if missing:
+        if failures and all(one.reason == Reason.UNREACHABLE for one in failures):
+            raise remote.refusal(config, failures[0])
         of_these = f" of {', '.join(missing)}" if readable else ""
         what = f"{config.source} holds nothing{of_these} that can be read"
         found = str(failures[0]) if failures else f"no granule of {', '.join(missing)} in the time range"

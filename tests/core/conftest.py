@@ -9,6 +9,7 @@ import pytest
 from core.archive import Archive
 from core.config import EpisodesConfig, InnerConfig, NetworkConfig, SplitConfig, TimeRange, TrainConfig
 from core.episodes.builder import build
+from core.satellite.courier import COURIER
 from core.satellite.granule import Frame, Grid
 from core.training.train import train
 
@@ -20,6 +21,13 @@ CRS = {
     "semi_major_axis": 6378137.0,
     "semi_minor_axis": 6356752.3,
 }
+
+
+@pytest.fixture(autouse=True)
+def _no_courier_from_before():
+    """A process for downloads knows nothing of what a test has replaced in this one."""
+    yield
+    COURIER.end()
 
 
 def _range(first: float, last: float) -> TimeRange:

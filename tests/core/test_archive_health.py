@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 import tracemalloc
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -9,11 +10,12 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from core.archive import Archive, Status, inspect, quick_look, repair, shard, validate
+from core.archive import Archive, Status, inspect, quick_look, repair, shard, validate, validation
 from core.archive.archive import Stored
 from core.archive.objects import LocalObjects
 from core.archive.validation import Fault
 from core.errors import FewcastError
+from core.room import Room
 from core.satellite.granule import Frame, Grid, Reason
 
 CRS = {"grid_mapping_name": "geostationary", "perspective_point_height": 35785863.0}
@@ -145,6 +147,27 @@ def test_validation_finds_each_fault_and_repair_takes_it_out_of_service(archive)
     assert archive.reason[20, 1] == Reason.FROZEN
     assert np.isnan(archive.read("brightness_temperature", [3])).all()
     assert not np.isnan(archive.read("reflectance", [3])).all()
+
+
+def test_slots_are_looked_at_as_many_at_a_time_as_fit_in_memory(archive, monkeypatch):
+    at_work, most, real = 0, 0, validation._judge
+
+    def judge(*arguments):
+        nonlocal at_work, most
+        at_work += 1
+        most = max(most, at_work)
+        time.sleep(0.002)
+        at_work -= 1
+        return real(*arguments)
+
+    monkeypatch.setattr(validation, "_judge", judge)
+    assert validate(archive.url).frames == 75
+    assert most > 1
+    most = 0
+    height, width = archive.shape
+    monkeypatch.setattr(validation, "ROOM", Room(height * width * 10))
+    assert validate(archive.url).frames == 75
+    assert most == 1
 
 
 def test_a_flipped_bit_is_damage_and_repair_cures_it(archive):

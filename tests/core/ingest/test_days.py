@@ -15,8 +15,8 @@ from core.archive import Archive, Status
 from core.errors import AwayError
 from core.ingest import run as run_module
 from core.ingest.ahead import ahead
-from core.ingest.room import Room
 from core.pool import connect_to
+from core.room import Room
 from tests.core.ingest.world import SLOTS, config, contents, run
 
 

@@ -160,6 +160,21 @@ def test_a_source_that_lists_and_gives_nothing_is_one_clear_line(root, monkeypat
     assert run(settings).written == 2 * SLOTS - (4 if before else 0), "nothing was recorded of them"
 
 
+@pytest.mark.parametrize(("error", "message", "passes"),
+                         [(DENIED, "was refused", False), (AWAY, r"cannot be reached: .*timed out", True)])  # fmt: skip
+def test_a_first_run_that_can_fetch_nothing_says_so(root, monkeypatch, error, message, passes):
+    """It is no archive's fault, and Prefect tries again where it may pass."""
+
+    def fetch(*_):
+        raise error
+
+    monkeypatch.setattr(source, "fetch", fetch)
+    with pytest.raises(FewcastError, match=message) as caught:
+        run(config(root))
+    assert isinstance(caught.value, AwayError) is passes
+    assert not Archive.exists(config(root).archive)
+
+
 @pytest.mark.parametrize("error", [DENIED, AWAY, VANISHED])
 def test_a_newest_slot_that_cannot_be_had_is_no_error(root, monkeypatch, error):
     settings = config(root)
