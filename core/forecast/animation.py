@@ -62,7 +62,8 @@ def _page(title: str, labels: tuple[str, ...], panels: list[tuple[NDArray[np.flo
     for i, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
         page.paste(picture, (i * (width + _GAP), _HEAD))
         draw.text((i * (width + _GAP) + 4, 25), label, fill="black", font=_font(11))
-    return page.quantize(128, dither=Image.Dither.NONE)
+    # A tenth of the time of the best palette, and no difference to see.
+    return page.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
 
 
 def _panel(values: NDArray[np.float32], style: dict[str, Any]) -> Image.Image:

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -56,11 +56,12 @@ class Folder:
         same = all(attributes.get(key) == own[key] for key in IDENTITY)
         return bool(attributes) and same and all(place.with_suffix(suffix).exists() for suffix in wanted)
 
-    def write(self, dataset: xr.Dataset, place: Path, wanted: Iterable[str]) -> None:
-        """Write a forecast so that it appears whole or not at all: made beside its place and renamed.
+    @contextmanager
+    def written(self, dataset: xr.Dataset, place: Path, wanted: Iterable[str]) -> Iterator[None]:
+        """Write a forecast so that it appears whole or not at all: made beside its place, and renamed after the block.
 
-        A NetCDF file is written where it is among the files `wanted` beside it; those of another forecast that are not
-        go, since they would be taken for this one's.
+        What is made in the block, like its pictures, is there before it. A NetCDF file is written where it is among the
+        files `wanted` beside it; those of another forecast that are not go, since they would be taken for this one's.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         beside = place.with_name(f".{place.name}.{os.getpid()}.partial")
@@ -68,6 +69,8 @@ class Folder:
         dataset.to_zarr(beside, mode="w", zarr_format=3, consolidated=False, encoding=encoding(dataset))
         if ".nc" in wanted:
             dataset.to_netcdf(beside / "forecast.nc", engine="h5netcdf")
+        yield
+        if ".nc" in wanted:
             os.replace(beside / "forecast.nc", place.with_suffix(".nc"))
         _replace(place, beside)
         for suffix in set(_BESIDE).difference(wanted):

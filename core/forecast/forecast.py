@@ -3,6 +3,7 @@
 import errno
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import xarray as xr
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from core.config import ForecastConfig
@@ -99,21 +102,28 @@ def forecast(
         dataset = forecast_dataset(config, model.spec, view, mixture, init_time)
         dataset.attrs |= own | {"history": f"{clock():%Y-%m-%dT%H:%M:%SZ} made by fewcast"}
         del mixture
-    with _writing(config.output), _timed(made, "picture"):
-        picture = forecast_picture(dataset, view, init, folder.skill())
+    with _writing(config.output), _timed(made, "picture, animation, store"), ThreadPoolExecutor(2, "pictures") as pool:
         place.parent.mkdir(parents=True, exist_ok=True)
-        picture.savefig(made.picture, dpi=110)
-        report.figure("forecast", picture, 0)
-    if animation:
-        with _writing(config.output), _timed(made, "animation"):
-            animate(dataset, view, init, Path(animation))
-    with _writing(config.output), _timed(made, "write"):
-        folder.write(dataset, place, wanted)
+        drawn = pool.submit(_draw, dataset, view, init, folder, made.picture)
+        moving = pool.submit(animate, dataset, view, init, Path(animation)) if animation else None
+        with folder.written(dataset, place, wanted):
+            report.figure("forecast", drawn.result(), 0)
+            if moving:
+                moving.result()
         folder.point_to_latest()
         for name in folder.retire(config.keep_days, place):
             report.message(f"{name} is older than {config.keep_days:g} days: deleted")
         _tell_superseded(view, init, folder, report)
     return made
+
+
+def _draw(dataset: xr.Dataset, view: Newest, init: int, folder: Folder, path: str) -> Figure:
+    """The picture, in a file and for whoever else keeps it."""
+    picture = forecast_picture(dataset, view, init, folder.skill())
+    picture.savefig(
+        path, dpi=110, pil_kwargs={"compress_level": 3}
+    )  # a quarter of a second less than as small as can be
+    return picture
 
 
 def _fast(x: Tensor) -> Tensor:

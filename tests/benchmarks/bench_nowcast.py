@@ -93,9 +93,9 @@ def main() -> None:
     print(f"{side} x {side}, {options.members} members, {leads} leads, {len(config.ingest.channels)} channels; "
           f"torch on {torch.get_num_threads()} threads, {made.device}, {settings['precision']}")  # fmt: skip
     for stage, spent in seconds.items():
-        print(f"{stage:24}{spent:8.2f} s")
-    print(f"{'granule to disk':24}{total:8.2f} s   of a cadence of {cadence.total_seconds():.0f} s")
-    print(f"{'CPU time of it all':24}{cpu:8.2f} s")
+        print(f"{stage:36}{spent:8.2f} s")
+    print(f"{'granule to disk':36}{total:8.2f} s   of a cadence of {cadence.total_seconds():.0f} s")
+    print(f"{'CPU time of it all':36}{cpu:8.2f} s")
     print(
         f"forecast {size / 1e6:.0f} MB, peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB"
     )

@@ -30,7 +30,8 @@ def test_a_field_has_units_where_all_channels_share_them_and_each_channel_has_it
     mixture = Mixture(torch.randn(3, 4, 4, 5, generator=torch.Generator().manual_seed(0)), torch.ones(4, 1, 1))
     made = forecast_dataset(ForecastConfig(), spec, view, mixture, np.datetime64("2024-06-01T00:00"))
     place = tmp_path / "forecast_20240601T0000Z.zarr"
-    Folder(str(tmp_path)).write(made, place, [".nc"])
+    with Folder(str(tmp_path)).written(made, place, [".nc"]):
+        pass
     for stored in (xr.open_zarr(place, consolidated=False), xr.open_dataset(place.with_suffix(".nc"))):
         with stored:
             assert [*stored["channel_units"].values] == ["K", "percent" if second == "reflectance" else "K"]

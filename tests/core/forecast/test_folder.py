@@ -36,7 +36,8 @@ def test_another_run_that_is_quicker_gives_way_and_leaves_nothing(
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", one_moment_later)
-    folder.write(dataset(2.0), place, ())
+    with folder.written(dataset(2.0), place, ()):
+        pass
     with xr.open_zarr(place, consolidated=False) as stored:
         assert np.unique(stored["mean"]) == 2.0
     assert [path.name for path in folder.path.iterdir()] == [place.name]
@@ -44,13 +45,15 @@ def test_another_run_that_is_quicker_gives_way_and_leaves_nothing(
 
 def test_what_another_forecast_left_beside_is_not_taken_for_this_ones(folder: Folder) -> None:
     place = folder.place(START)
-    folder.write(dataset(), place, [".nc", ".gif"])
+    with folder.written(dataset(), place, [".nc", ".gif"]):
+        pass
     place.with_suffix(".gif").touch()
     folder.point_to_latest()
     own = dict.fromkeys(IDENTITY, "this one")
     assert folder.holds(place, own, [".nc", ".gif"])
     assert not folder.holds(place, own, [".nc", ".png"]), "a picture is yet to be made"
-    folder.write(dataset(), place, [".gif"])
+    with folder.written(dataset(), place, [".gif"]):
+        pass
     folder.point_to_latest()
     assert not folder.holds(place, own, [".nc"])
     assert {path.name for path in folder.path.iterdir()} == {
@@ -63,7 +66,8 @@ def test_a_kill_while_an_old_forecast_goes_leaves_nothing_that_is_listed(
 ) -> None:
     old, new = folder.place(START), folder.place(START + np.timedelta64(30, "D"))
     for place in (old, new):
-        folder.write(dataset(), place, ())
+        with folder.written(dataset(), place, ()):
+            pass
 
     def killed(path: Path, ignore_errors: bool = False) -> None:
         if not ignore_errors:
@@ -83,7 +87,8 @@ def test_a_kill_while_an_old_forecast_goes_leaves_nothing_that_is_listed(
 
 def test_whatever_a_killed_run_left_goes_in_time(folder: Folder) -> None:
     place = folder.place(START)
-    folder.write(dataset(), place, ())
+    with folder.written(dataset(), place, ()):
+        pass
     lost = folder.path / ".forecast_20240603T1200Z.zarr.1.partial"
     lost.mkdir()
     (folder.path / ".superseded.json.1.partial").touch()

@@ -13,6 +13,7 @@ from PIL import Image
 from core.archive import Archive, Status
 from core.config import ForecastConfig, Threshold
 from core.errors import FewcastError
+from core.forecast.folder import Folder
 from core.forecast.forecast import forecast
 from core.forecast.newest import Newest
 from core.model import Model
@@ -93,9 +94,9 @@ def test_a_forecast_is_made_again_once_a_frame_of_it_is_written_again(config, ch
         assert forecast(quick).skipped
 
 
-@pytest.mark.parametrize("stage", ["forecast_picture", "Folder.write"])
+@pytest.mark.parametrize("stage", ["forecast_picture", "animate", "Folder.written"])
 def test_a_full_disk_is_one_line_and_a_lost_network_is_not_taken_for_it(config, monkeypatch, stage):
-    quick = config.model_copy(update={"netcdf": False, "animation": False, "members": 2, "support_windows": 0})
+    quick = config.model_copy(update={"netcdf": False, "members": 2, "support_windows": 0})
     for error, wanted in ((OSError(errno.ENOSPC, "No space left on device"), FewcastError), (TimeoutError(), OSError)):
 
         def fail(*_, error=error, **__):
@@ -105,6 +106,7 @@ def test_a_full_disk_is_one_line_and_a_lost_network_is_not_taken_for_it(config, 
         with pytest.raises(wanted) as told:
             forecast(quick)
         assert ("No space left on device; free some space" in str(told.value)) == (wanted is FewcastError)
+        assert Folder(config.output).forecasts() == [], "it is there once its pictures are"
 
 
 def test_latest_is_a_link_to_the_newest_even_when_an_older_one_is_made_after_it(config):
