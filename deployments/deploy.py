@@ -11,7 +11,7 @@ from uuid import UUID
 
 from prefect import serve
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
@@ -96,7 +96,7 @@ def apply(chosen: list[Entry], working_dir: str = "", *, prune: bool = False) ->
             client.create_concurrency_limit(GPU, 1)
         made = [entry.deployment(working_dir) for entry in chosen]
         for deployment in made:
-            keep_off(deployment, client)
+            keep_the_operators(deployment, client)
     ids: dict[str, UUID] = {}
     for entry, deployment in zip(chosen, made, strict=True):
         ids[entry.path] = cast(UUID, deployment.apply())
@@ -108,8 +108,8 @@ def apply(chosen: list[Entry], working_dir: str = "", *, prune: bool = False) ->
     return made
 
 
-def keep_off(made: RunnerDeployment, client: SyncPrefectClient) -> None:
-    """Leave off what is off on the server: a deployment that is paused, and a schedule.
+def keep_the_operators(made: RunnerDeployment, client: SyncPrefectClient) -> None:
+    """Leave off what is off on the server (a paused deployment, a schedule), and the schedules that were added there.
 
     One that a process serves is paused by the end of that process: that is not the operator's word, and is not kept.
     """
@@ -118,9 +118,13 @@ def keep_off(made: RunnerDeployment, client: SyncPrefectClient) -> None:
     except ObjectNotFound:
         return
     made.paused = bool(there.paused and there.work_pool_name and made.work_pool_name)
-    off = {schedule.slug for schedule in there.schedules if not schedule.active}
-    for schedule in made.schedules or ():
-        schedule.active = schedule.slug not in off
+    ours = {schedule.slug: schedule for schedule in made.schedules or ()}
+    added = [schedule for schedule in there.schedules if not schedule.slug]
+    for schedule in there.schedules:
+        if schedule.slug in ours and not schedule.active:
+            ours[schedule.slug].active = False
+    kept = {"schedule", "active", "max_scheduled_runs", "parameters"}
+    made.schedules = [*ours.values(), *(DeploymentScheduleCreate(**one.model_dump(include=kept)) for one in added)]
 
 
 def clear_left_over(ids: Mapping[str, UUID], names: Collection[str], *, delete: bool) -> None:

@@ -11,11 +11,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Collection
 from pathlib import Path
+from typing import BinaryIO
 
 from core.errors import FewcastError
 from flows.access import MLFLOW_ASKS, read_auth
 
 PATIENCE_SECONDS = 90
+LOG_BYTES = 10_000_000
 
 
 def serve_pages() -> int:
@@ -41,7 +43,7 @@ def serve_pages() -> int:
     told = os.environ | {"PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{prefect_port}/api"}
     if auth:
         told |= auth.for_prefect_server() | auth.for_mlflow_server(data, secrets.token_hex())
-    with (data / "pages.log").open("ab") as log:
+    with _log(data / "pages.log") as log:
         processes = {
             address: subprocess.Popen(command, env=told, stdout=log, stderr=log, start_new_session=True)
             for address, command in commands.items()
@@ -65,6 +67,13 @@ def serve_pages() -> int:
             signal.signal(signal.SIGTERM, previous)
             for process in processes.values():
                 end_process(process)
+
+
+def _log(path: Path) -> BinaryIO:
+    """The servers' log, which begins anew where it has grown long; the one before is kept beside it."""
+    if path.exists() and path.stat().st_size > LOG_BYTES:
+        path.replace(path.with_suffix(".log.1"))
+    return path.open("ab")
 
 
 def free_port(wanted: int, beside: Collection[int] = ()) -> int:

@@ -24,6 +24,7 @@ IDENTITY = ("model_version", "model_step", "learner", "support_init_times", "set
 _CHUNK = 256
 _CODES = 32_000  # members are 16-bit codes about the channel's mean, in steps of at least STEP of the channel's units
 STEP = 0.01
+_LOST = np.int16(-32768)  # what no member is: a chunk whose file is lost must not read as if all were as the mean
 
 
 def forecast_dataset(
@@ -134,7 +135,10 @@ def _describe(dataset: xr.Dataset, config: ForecastConfig, spec: DataSpec, kinds
 
 
 def encoding(dataset: xr.Dataset) -> dict[str, dict[str, Any]]:
-    """Chunks and compression in Zarr: a member at a time, all lead times of a part of the area together."""
+    """Chunks and compression in Zarr: a member at a time, all lead times of a part of the area together.
+
+    What is lost reads as missing: by itself xarray lets it read as zero.
+    """
     fast = BloscCodec(cname="lz4", shuffle="bitshuffle")
     sizes = dict(dataset.sizes)
     return {
@@ -144,6 +148,8 @@ def encoding(dataset: xr.Dataset) -> dict[str, dict[str, Any]]:
                 for d in variable.dims
             ),
             "compressors": [fast],
+            "fill_value": (lost := _LOST if variable.dtype == _LOST.dtype else np.float32(np.nan)),
+            "_FillValue": lost,
         }
         for name, variable in dataset.data_vars.items()
     }

@@ -13,7 +13,7 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 
 from core.config import load
 from deployments.catalogue import catalogue
-from deployments.deploy import keep_off
+from deployments.deploy import keep_the_operators
 from flows.cli import PRESETS
 from tasks.policies import GPU
 from tests.deployments.servers import AUTH, prefect_server, reach
@@ -82,6 +82,7 @@ def test_what_the_operator_switched_off_stays_off_and_the_limit_as_it_was_set(ap
         ("PATCH", f"/deployments/{silent['id']}/schedules/{schedule['id']}", {"active": False}),
         ("PATCH", f"/automations/{rule['id']}", {"enabled": False}),
         ("POST", "/concurrency_limits/", {"tag": GPU, "concurrency_limit": 3}),
+        ("POST", f"/deployments/{silent['id']}/schedules", [{"schedule": {"cron": "5 4 * * *"}, "active": True}]),
     ):
         answer = api.request(method, path, json=body)
         assert answer.is_success, answer.text
@@ -96,7 +97,8 @@ def test_what_the_operator_switched_off_stays_off_and_the_limit_as_it_was_set(ap
         f"automation {rule['name']} (switched off)",
     ]
     assert api.get("/deployments/name/train/korea").json()["paused"]
-    assert not api.get("/deployments/name/episodes/korea").json()["schedules"][0]["active"]
+    schedules = api.get("/deployments/name/episodes/korea").json()["schedules"]
+    assert {(one["slug"], one["active"]) for one in schedules} == {("fewcast", False), (None, True)}
     assert not api.get(f"/automations/{rule['id']}").json()["enabled"]
     assert api.get(f"/concurrency_limits/tag/{GPU}").json()["concurrency_limit"] == 3
 
@@ -108,7 +110,7 @@ def test_what_the_end_of_a_serving_process_paused_is_not_taken_for_the_operators
         with get_client(sync_client=True) as client:
             client.pause_deployment(served)
             applied = entry.deployment("/somewhere")
-            keep_off(applied, client)
+            keep_the_operators(applied, client)
     assert not applied.paused
 
 

@@ -50,3 +50,16 @@ def test_both_servers_ask_for_the_password_that_is_set(
     assert mlflow["MLFLOW_AUTH_ADMIN_PASSWORD"] == "a long password"
     assert str(tmp_path / "data" / "mlflow-users.db") in Path(mlflow["MLFLOW_AUTH_CONFIG_PATH"]).read_text()
     assert not [word for command, _ in started for word in command if "a long password" in word]
+
+
+def test_a_long_log_begins_anew_and_the_one_before_is_kept(
+    started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "data" / "pages.log"
+    log.parent.mkdir()
+    for words in (b"first", b"longer than that"):
+        log.write_bytes(words)
+        monkeypatch.setattr(pages, "LOG_BYTES", len(b"first"))
+        assert pages.serve_pages() == 0
+    assert log.read_bytes() == b""
+    assert log.with_suffix(".log.1").read_bytes() == b"longer than that"

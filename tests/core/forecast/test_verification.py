@@ -99,14 +99,16 @@ def test_a_forecast_made_anew_is_scored_anew_and_one_deleted_keeps_its_scores(co
 def test_what_cannot_be_scored_is_one_line_each_and_the_rest_are_scored(config):
     made = forecast(config)
     folder = Folder(config.output)
-    places = [folder.place(made.init_time - np.timedelta64(hours, "h")) for hours in range(1, 7)]
-    for place in places[:3]:
+    places = [folder.place(made.init_time - np.timedelta64(hours, "h")) for hours in range(1, 9)]
+    for place in (*places[:3], *places[6:]):
         shutil.copytree(made.url, place)
     (places[0] / "zarr.json").unlink()
     (places[1] / "zarr.json").write_text("")
     for chunk in (places[2] / "mean" / "c").rglob("*"):
         if chunk.is_file():
             chunk.write_bytes(b"torn")
+    for place, field in zip(places[6:], ("members", "spread"), strict=True):
+        shutil.rmtree(place / field / "c")
     with xr.open_zarr(made.url, consolidated=False) as data:
         plain = data.drop_encoding()
         for place, changed in (
@@ -117,7 +119,7 @@ def test_what_cannot_be_scored_is_one_line_each_and_the_rest_are_scored(config):
             changed.to_zarr(place, zarr_format=3, consolidated=False)
     told = Told()
     found = verify_forecasts(config, report=told)
-    assert (found.forecasts, found.scored, found.lead_times, found.rolling["forecasts"]) == (7, 1, 2, 1)
+    assert (found.forecasts, found.scored, found.lead_times, found.rolling["forecasts"]) == (9, 1, 2, 1)
     for place, line in zip(sorted(places, reverse=True), sorted(told.messages, reverse=True), strict=True):
         assert line.startswith(f"the forecast {place} cannot be scored: found ")
         assert "\n" not in line
