@@ -129,7 +129,7 @@ class _Run:
                 try:
                     self._match([granule for _, found in waiting for granule in found], stack)
                 except source.NothingReadableError as error:  # a later day may tell
-                    refusal = error
+                    refusal = error.away or refusal or error
                     continue
                 matched = True
             for item in waiting:

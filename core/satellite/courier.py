@@ -10,12 +10,12 @@ import contextlib
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -32,32 +32,22 @@ FAILURES = {failure.__name__: failure for failure in (UnavailableGranule, Refuse
 class _Line:
     """Two pipes to one thread of the other process."""
 
-    def __init__(self) -> None:
-        (answer, answers), (asks, ask) = os.pipe(), os.pipe()
-        self.theirs = asks, answers
+    def __init__(self, ask: int, answer: int) -> None:
         self._ask, self._answer = os.fdopen(ask, "wb"), os.fdopen(answer, "rb", buffering=0)
-        airlock.widen(answers)
 
     def receive(self) -> tuple[bytes, bytes]:
         """One frame; `EOFError` where the process has gone."""
         return airlock.receive(self._answer.read)
 
-    def fetch(self, granule: Granule, config: IngestConfig) -> bytes:
-        """What `remote.fetch` returns or raises over there; `EOFError` where the process has gone."""
+    def ask(self, granule: Granule, config: IngestConfig) -> tuple[bytes, bytes]:
+        """The answer's frame. After any exception the line must be closed: an answer may be on its way."""
         told = [granule.url, granule.channel, str(granule.time), granule.size, granule.etag]
-        try:
-            airlock.send(self._ask, b"G", json.dumps([told, config.model_dump_json()]).encode())
-        except BrokenPipeError as error:
-            raise EOFError from error
-        kind, payload = self.receive()
-        if kind == b"X":
-            name, reason, text = json.loads(payload)
-            raise FAILURES[name](Reason(reason), text)
-        return payload
+        airlock.send(self._ask, b"G", json.dumps([told, config.model_dump_json()]).encode())
+        return self.receive()
 
     def close(self) -> None:
         self._answer.close()
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):  # what is left to be sent has nowhere to go
             self._ask.close()
 
 
@@ -67,40 +57,52 @@ class _Process:
     def __init__(self, lines: int) -> None:
         self.environment = _environment()
         self._ended = False
-        self._idle = [_Line() for _ in range(lines)]
-        theirs = [descriptor for line in self._idle for descriptor in line.theirs]
-        command = [sys.executable, "-P", "-m", "core.satellite.courier", *map(str, theirs)]
+        pipes = _pipes(2 * lines)
+        self._idle = [_Line(ask, answer) for (_, ask), (answer, _) in zip(pipes[::2], pipes[1::2], strict=True)]
+        theirs = [
+            end for (asks, _), (_, answers) in zip(pipes[::2], pipes[1::2], strict=True) for end in (asks, answers)
+        ]
         path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
         environment = os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
+        command = [sys.executable, "-P", "-m", "core.satellite.courier", *map(str, theirs)]
+        # A session of its own: it ends with this process, and not by a Ctrl-C that this one may outlive.
+        own: Any = {"stdin": subprocess.DEVNULL, "pass_fds": theirs, "start_new_session": True}
         try:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, pass_fds=theirs)
+            self._process = subprocess.Popen(command, env=environment, **own)
         except OSError:
             self._close()
             raise
         finally:
-            for descriptor in theirs:
-                os.close(descriptor)
+            for end in theirs:
+                os.close(end)
         try:
             self._idle[0].receive()
         except EOFError:
             self.end()
             raise
 
-    def fetch(self, granule: Granule, config: IngestConfig) -> bytes | None:
-        """What `remote.fetch` does; None where all lines are at work, `EOFError` where the process has gone."""
+    def ask(self, granule: Granule, config: IngestConfig) -> tuple[bytes, bytes] | None:
+        """The answer's frame; None where all lines are at work."""
         try:
             line = self._idle.pop()
         except IndexError:
             return None
         try:
-            return line.fetch(granule, config)
-        finally:
-            self._idle.append(line)
-            if self._ended:
-                self._close()
+            answer = line.ask(granule, config)
+        except BaseException:
+            line.close()
+            raise
+        self._idle.append(line)
+        if self._ended:
+            self._close()
+        return answer
+
+    def wait(self) -> None:
+        """Return when it has ended."""
+        self._process.wait()
 
     def end(self) -> None:
-        """Kill it, and whoever waits for it gets `EOFError`; may be called again."""
+        """Kill it: whoever waits for it gets `EOFError`. May be called again."""
         self._process.kill()
         self._process.wait()
         self._ended = True
@@ -124,56 +126,85 @@ class Courier:
 
     def _begin(self) -> None:
         self._owner, self._lock = os.getpid(), threading.Lock()
-        self._fetched = 0
+        self._fetched, self._last = 0, 0.0
         self._process: _Process | None = None
         self._starts: threading.Thread | None = None
+        self.started = threading.Event()
 
     def fetch(self, granule: Granule, config: IngestConfig) -> bytes:
         """The whole file, verified; raises `UnavailableGranule` as `remote.fetch` does."""
         if self._owner != os.getpid():  # forked: the process is the parent's
             self._begin()
-        process = self._process
+        answer, process = None, self._process
         if process is None:
             self._count(config)
         elif process.environment != _environment():
             self._give_up(process)
         else:
             try:
-                content = process.fetch(granule, config)
-            except EOFError:
+                answer = process.ask(granule, config)
+            except (EOFError, OSError, MemoryError):
                 self._give_up(process)
-            else:
-                if content is not None:
-                    return content
-        return remote.fetch(granule, config)
+        if answer is None:
+            return remote.fetch(granule, config)
+        kind, payload = answer
+        if kind == b"X":
+            name, reason, text = json.loads(payload)
+            raise FAILURES[name](Reason(reason), text)
+        return payload
 
     def end(self) -> None:
         """Begin anew, without a process."""
         if self._starts is not None:
+            self.started.wait()
+            self._give_up(self._process)
             self._starts.join()
-        self._give_up(self._process)
+        self._fetched = 0
 
     def _count(self, config: IngestConfig) -> None:
         with self._lock:
-            self._fetched += 1
+            now = time.monotonic()
+            self._fetched = 1 if now - self._last > IDLE_SECONDS else self._fetched + 1
+            self._last = now
             if self._fetched == STARTS_AFTER:
-                self._starts = threading.Thread(target=self._start, args=(config.connections,), daemon=True)
+                self.started.clear()
+                self._starts = threading.Thread(target=self._run, args=(config.connections,), daemon=True)
                 self._starts.start()
 
-    def _start(self, lines: int) -> None:
-        with contextlib.suppress(OSError, EOFError):  # the work goes on without it, and is not tried again
-            self._process = _Process(lines)
+    def _run(self, lines: int) -> None:
+        """Start it, and see it off when it ends, idle or killed."""
+        try:
+            process = self._process = _Process(lines)
+        except (OSError, EOFError):  # the work goes on without it
+            return
+        finally:
+            self.started.set()
+        process.wait()
+        self._give_up(process)
 
     def _give_up(self, process: _Process | None) -> None:
         with self._lock:
-            if process is not self._process:
+            if process is None or process is not self._process:
                 return
             self._process, self._fetched = None, 0
-        if process is not None:
-            process.end()
+        process.end()
 
 
 COURIER = Courier()
+
+
+def _pipes(count: int) -> list[tuple[int, int]]:
+    """(read, write) ends of so many pipes, all of them or, where descriptors are short, none."""
+    made: list[tuple[int, int]] = []
+    try:
+        for _ in range(count):
+            made.append(os.pipe())
+            airlock.widen(made[-1][1])
+    except OSError:
+        for end in (end for pair in made for end in pair):
+            os.close(end)
+        raise
+    return made
 
 
 def _environment() -> dict[str, str]:
@@ -184,13 +215,16 @@ def _environment() -> dict[str, str]:
 
 
 def _serve(asks: int, answers: int, idle_since: dict[int, float]) -> None:
-    """Fetch what is asked for on one pair of pipes."""
-    source, sink = os.fdopen(asks, "rb"), os.fdopen(answers, "wb")
-    while True:
-        idle_since[asks] = time.monotonic()
-        _, asked = airlock.receive(source.read)
-        idle_since[asks] = math.inf
-        airlock.send(sink, *_answer(asked))
+    """Fetch what is asked for on one pair of pipes until it is closed; what else ends it, the asking side meets too."""
+    try:
+        with contextlib.suppress(OSError, EOFError), os.fdopen(asks, "rb") as source, os.fdopen(answers, "wb") as sink:
+            while True:
+                idle_since[asks] = time.monotonic()
+                _, asked = airlock.receive(source.read)
+                idle_since[asks] = math.inf
+                airlock.send(sink, *_answer(asked))
+    finally:
+        idle_since[asks] = -math.inf
 
 
 def _answer(asked: bytes) -> tuple[bytes, bytes]:
@@ -206,25 +240,16 @@ def _config(told: str) -> IngestConfig:
     return IngestConfig.model_validate_json(told)
 
 
-def _until_gone(asks: int, answers: int, idle_since: dict[int, float]) -> None:
-    """Serve; whatever ends it ends the process, and the asking side fetches for itself and sees why."""
-    try:
-        _serve(asks, answers, idle_since)
-    finally:
-        os._exit(0)
-
-
 def main() -> None:
     import s3fs  # noqa: F401 - slow to load, and the greeting says that all is ready
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the asking side says when it is over
     asking, descriptors = os.getppid(), [int(argument) for argument in sys.argv[1:]]
     pairs = list(zip(descriptors[::2], descriptors[1::2], strict=True))
-    with os.fdopen(pairs[0][1], "wb", closefd=False) as sink:
+    with contextlib.suppress(BrokenPipeError), os.fdopen(pairs[0][1], "wb", closefd=False) as sink:
         airlock.send(sink, b"H", b"")
     idle_since = {asks: time.monotonic() for asks, _ in pairs}
     for pair in pairs:
-        threading.Thread(target=_until_gone, args=(*pair, idle_since), daemon=True).start()
+        threading.Thread(target=_serve, args=(*pair, idle_since), daemon=True).start()
     while os.getppid() == asking and any(time.monotonic() - since < IDLE_SECONDS for since in idle_since.values()):
         time.sleep(LOOK_SECONDS)
     os._exit(0)

@@ -19,7 +19,12 @@ TRIES, VOTES = 12, 5
 
 
 class NothingReadableError(FewcastError):
-    """No granule so far tells the grid; later ones may."""
+    """No granule so far tells the grid; later ones may.
+
+    `away` is what to raise instead where none does: nothing that would have told could be fetched.
+    """
+
+    away: FewcastError | None = None
 
 
 def system(config: IngestConfig) -> System:
@@ -167,23 +172,29 @@ def archive_grid(granules: Sequence[Granule], config: IngestConfig) -> Grid:
 
     A few granules vote, since the first one of all may be the one with a wrong grid. Raises `NothingReadableError`
     where none of a configured channel can be read: a missing one may be the coarsest, and the grid is made once. Raises
-    another `FewcastError` for an area or a block that does not suit the grid, or a source of which nothing can be
-    fetched.
+    another `FewcastError` for an area or a block that does not suit the grid.
     """
-    failures: list[CorruptGranule] = []
+    failures: dict[str, list[CorruptGranule]] = {name: [] for name in config.channels}
     grids = {
-        name: _vote((granule for granule in granules if granule.channel == name), config, failures)
+        name: _vote((granule for granule in granules if granule.channel == name), config, failures[name])
         for name in config.channels
     }
     readable = [g for g in grids.values() if g is not None]
     missing = [name for name, found in grids.items() if found is None]
     if missing:
-        if failures and all(one.reason == Reason.UNREACHABLE for one in failures):
-            raise remote.refusal(config, failures[0])
         of_these = f" of {', '.join(missing)}" if readable else ""
         what = f"{config.source} holds nothing{of_these} that can be read"
-        found = str(failures[0]) if failures else f"no granule of {', '.join(missing)} in the time range"
-        raise NothingReadableError(what, found=found, mend="check ingest.source, system, sector, channels and times")
+        first = next((failure for name in missing for failure in failures[name]), None)
+        found = str(first) if first else f"no granule of {', '.join(missing)} in the time range"
+        refusal = NothingReadableError(
+            what, found=found, mend="check ingest.source, system, sector, channels and times"
+        )
+        if first and all(
+            failures[name] and {failure.reason for failure in failures[name]} == {Reason.UNREACHABLE}
+            for name in missing
+        ):
+            refusal.away = remote.refusal(config, first)
+        raise refusal
     whole = max(readable, key=lambda g: g.spacing)
     rows, columns = area.window(whole, area.bounds(config.area))
     cut = whole.window(rows, columns)

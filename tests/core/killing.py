@@ -20,8 +20,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from core.config import IngestConfig
 from core.ingest import ingest, run
+from core.satellite import courier
 run.RECORD_AFTER_FRAMES = 1
 settings = IngestConfig.model_validate_json(Path(sys.argv[1]).read_text())
+if settings.source.startswith("s3://"):  # as it fetches from the 32nd granule on
+    courier.STARTS_AFTER = 1
+    courier.COURIER._count(settings)
+    assert courier.COURIER.started.wait(60)
 print("ready", flush=True)
 ingest(settings, clock=lambda: datetime(2024, 3, 2, 12, tzinfo=UTC))
 """

@@ -17,7 +17,7 @@ from core.archive.objects import RemoteObjects
 from core.config import IngestConfig
 from core.errors import AwayError, FewcastError
 from core.ingest import ingest
-from core.satellite import simulator, source
+from core.satellite import courier, remote, simulator, source
 from core.satellite.granule import Frame, Granule, Grid, UnavailableGranule
 from tests.core import loopback
 from tests.core.killing import kill_and_finish
@@ -103,11 +103,23 @@ def test_a_bucket_holds_the_very_same_archive_and_plain_xarray_opens_it(server, 
     assert lock.LOCK not in dict(archive.objects.keys(""))
 
 
-def test_through_a_failing_network_the_archive_is_the_same(server, at, undisturbed, monkeypatch):
+def never(*_):
+    raise AssertionError("fetched in this process")
+
+
+@pytest.mark.parametrize("by_courier", [False, True])
+def test_through_a_failing_network_the_archive_is_the_same(server, at, undisturbed, monkeypatch, by_courier):
+    """Fetched by the ingest itself, and by the process of its own that many granules get."""
     monkeypatch.setattr("core.archive.objects.FIRST_WAIT_SECONDS", 0.02)
-    url = "s3://archives/faulty/archive.zarr"
+    url = f"s3://archives/faulty-{by_courier}/archive.zarr"
     with loopback.faulty(server, rate=0.15, seed=2) as (endpoint, served):
         at(endpoint)
+        if by_courier:
+            courier.COURIER.end()
+            monkeypatch.setattr(courier, "STARTS_AFTER", 1)
+            courier.COURIER._count(config(url, retries=8))
+            assert courier.COURIER.started.wait(60)
+            monkeypatch.setattr(remote, "fetch", never)
         for _ in range(3):  # a granule that could not be fetched is left for the next run
             if run(config(url, retries=8)).unavailable == 0:
                 break

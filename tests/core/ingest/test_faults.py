@@ -175,6 +175,22 @@ def test_a_first_run_that_can_fetch_nothing_says_so(root, monkeypatch, error, me
     assert not Archive.exists(config(root).archive)
 
 
+def test_one_granule_out_of_reach_is_not_why_a_day_tells_no_grid(root, monkeypatch):
+    """The first day lacks a channel, and one granule of the other cannot be fetched: the next day tells."""
+    for granule in (root / "granules").rglob("*ir105*20240301*.nc"):
+        granule.unlink()
+    real, lost = source.fetch, str(path(root, "vi004", "2024-03-01T21:00"))
+
+    def fetch(granule, settings):
+        if lost in granule.url:
+            raise AWAY
+        return real(granule, settings)
+
+    monkeypatch.setattr(source, "fetch", fetch)
+    summary = run(config(root))
+    assert (summary.unavailable, summary.written, summary.absent) == (1, 2 * SLOTS - 6 - 1, 6)
+
+
 @pytest.mark.parametrize("error", [DENIED, AWAY, VANISHED])
 def test_a_newest_slot_that_cannot_be_had_is_no_error(root, monkeypatch, error):
     settings = config(root)

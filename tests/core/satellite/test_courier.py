@@ -1,5 +1,6 @@
 """The courier brings what a download brings, and nobody misses it when it has gone."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -64,7 +65,7 @@ def granule(i: int, **told: object) -> Granule:
 def started(own: courier.Courier, config: IngestConfig) -> psutil.Process:
     for i in range(3):
         assert own.fetch(granule(i), config) == CONTENTS[i]
-    own._starts.join()
+    own.started.wait(60)
     return psutil.Process(own._process._process.pid)
 
 
@@ -107,13 +108,59 @@ def test_more_at_a_time_than_there_are_lines_are_fetched_here(own, config):
     own._process._idle = lines
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_an_answer_that_was_not_waited_for_is_never_taken_for_another(own, config, monkeypatch, error):
+    """Ctrl-C in a notebook: the process lives on, and so does what is on its way."""
+    started(own, config)
+    real = courier._Line.receive
+
+    def interrupted(line):
+        monkeypatch.setattr(courier._Line, "receive", real)
+        raise error
+
+    monkeypatch.setattr(courier._Line, "receive", interrupted)
+    with contextlib.suppress(KeyboardInterrupt):
+        assert own.fetch(granule(7), config) == CONTENTS[7]
+    for _ in range(2):
+        assert [own.fetch(granule(i), config) for i in range(12)] == CONTENTS
+
+
+def test_few_files_an_hour_start_none(own, config, monkeypatch):
+    monkeypatch.setattr(courier, "IDLE_SECONDS", 0.0)  # each comes long after the one before
+    for i in range(12):
+        own.fetch(granule(i), config)
+    assert own._starts is None
+
+
+def test_one_that_has_ended_leaves_nothing_of_itself(own, config):
+    process = started(own, config)
+    before = psutil.Process().num_fds()
+    process.kill()
+    own._starts.join(20)
+    assert own._process is None
+    assert not process.is_running()
+    assert psutil.Process().num_fds() == before - 8, "four lines of two pipes"
+
+
+def test_where_descriptors_are_short_none_is_lost():
+    program = (
+        "import os, resource; from core.satellite import courier;"
+        "count = lambda: len(os.listdir('/proc/self/fd'));"
+        "before = count(); resource.setrlimit(resource.RLIMIT_NOFILE, (before + 20, before + 20))\n"
+        "try: courier._Process(64)\n"
+        "except OSError: print(count() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "0\n", done.stderr
+
+
 def test_a_killed_process_is_missed_by_nobody_and_started_again(own, config):
     first = started(own, config)
     with ThreadPoolExecutor(4) as pool:
         work = [pool.submit(own.fetch, granule(i % 12), config) for i in range(60)]
         first.send_signal(signal.SIGKILL)
         assert [future.result() for future in work] == [CONTENTS[i % 12] for i in range(60)]
-    own._starts.join()
+    own.started.wait(60)
     assert own._process._process.pid != first.pid
 
 
@@ -130,7 +177,7 @@ def test_where_no_process_starts_the_work_goes_on(own, config, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     for i in range(12):
         assert own.fetch(granule(i), config) == CONTENTS[i]
-    own._starts.join()
+    own.started.wait(60)
     assert own._process is None
 
 
@@ -157,6 +204,15 @@ def test_it_ends_when_nobody_asks(monkeypatch):
     process = courier._Process(2)
     assert ends_within(psutil.Process(process._process.pid), 20)
     process.end()
+
+
+def test_it_ends_without_a_word_where_nobody_waited_for_its_start():
+    program = (
+        "import os, threading, time; from core.satellite import courier;"
+        "threading.Thread(target=courier._Process, args=(2,), daemon=True).start(); time.sleep(0.3); os._exit(0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")  # its stderr is ours, so this has waited for its end
 
 
 def test_it_ends_with_whoever_asked():
