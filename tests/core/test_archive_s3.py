@@ -17,10 +17,11 @@ from core.archive.objects import RemoteObjects
 from core.config import IngestConfig
 from core.errors import AwayError, FewcastError
 from core.ingest import ingest
-from core.satellite import courier, remote, simulator, source
+from core.satellite import simulator, source
 from core.satellite.granule import Frame, Granule, Grid, UnavailableGranule
 from tests.core import loopback
 from tests.core.killing import kill_and_finish
+from tests.core.satellite.test_courier import start_the_courier
 
 NOW = datetime(2024, 3, 2, 12, tzinfo=UTC)
 BUCKET = "noaa-gk2a-pds"
@@ -57,18 +58,11 @@ def at(monkeypatch):
 
 def config(archive: str, **changes) -> IngestConfig:
     base = {
-        "source": f"s3://{BUCKET}",
-        "anonymous": False,
-        "archive": archive,
-        "channels": ["ir105"],
-        "times": {"start": "2024-03-01T22:00", "end": "2024-03-02T02:00"},
-        "origin": "2024-03-01T00:00",
-        "cadence_minutes": 30,
-        "years": 1,
-        "timeout_seconds": 5,
-        "connections": 4,
+        "source": f"s3://{BUCKET}", "anonymous": False, "archive": archive, "channels": ["ir105"],
+        "times": {"start": "2024-03-01T22:00", "end": "2024-03-02T02:00"}, "origin": "2024-03-01T00:00",
+        "cadence_minutes": 30, "years": 1, "timeout_seconds": 5, "connections": 4,
         "simulator": {"enabled": True, "seed": 5, "pixels": 48},
-    }
+    }  # fmt: skip
     return IngestConfig.model_validate(base | changes)
 
 
@@ -103,10 +97,6 @@ def test_a_bucket_holds_the_very_same_archive_and_plain_xarray_opens_it(server, 
     assert lock.LOCK not in dict(archive.objects.keys(""))
 
 
-def never(*_):
-    raise AssertionError("fetched in this process")
-
-
 @pytest.mark.parametrize("by_courier", [False, True])
 def test_through_a_failing_network_the_archive_is_the_same(server, at, undisturbed, monkeypatch, by_courier):
     """Fetched by the ingest itself, and by the process of its own that many granules get."""
@@ -115,11 +105,7 @@ def test_through_a_failing_network_the_archive_is_the_same(server, at, undisturb
     with loopback.faulty(server, rate=0.15, seed=2) as (endpoint, served):
         at(endpoint)
         if by_courier:
-            courier.COURIER.end()
-            monkeypatch.setattr(courier, "STARTS_AFTER", 1)
-            courier.COURIER._count(config(url, retries=8))
-            assert courier.COURIER.started.wait(60)
-            monkeypatch.setattr(remote, "fetch", never)
+            start_the_courier(config(url), monkeypatch)
         for _ in range(3):  # a granule that could not be fetched is left for the next run
             if run(config(url, retries=8)).unavailable == 0:
                 break

@@ -73,6 +73,15 @@ def never(*_: object) -> bytes:
     raise AssertionError("fetched in this process")
 
 
+def start_the_courier(config: IngestConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the process that an ingest uses fetch everything from now on."""
+    courier.COURIER.end()
+    monkeypatch.setattr(courier, "STARTS_AFTER", 1)
+    courier.COURIER._count(config)
+    assert courier.COURIER.started.wait(60)
+    monkeypatch.setattr(remote, "fetch", never)
+
+
 def test_many_files_come_by_a_process_of_their_own(own, config, monkeypatch):
     started(own, config)
     monkeypatch.setattr(remote, "fetch", never)
