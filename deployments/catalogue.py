@@ -37,6 +37,7 @@ MINUTES_15, HOURS_2, HOURS_12, DAYS_2, DAYS_14 = (
 OLDEST_FRAME_MINUTES = 60  # of a nowcast, where the config has no word on it
 EXAMPLE_GRID = ["train.inner.steps=1,3,5"]  # what the form of a sweep begins with
 SILENT_SLOTS = 4  # as many slots without a frame make an archive stale
+SLUG = "fewcast"  # by which a schedule of ours is told from those that an operator adds
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Entry:
             description=f"{self.description} Starts {self.starts}; cancelled after {self.limit}.",
             tags=[self.flow.name, self.limit_tag],
             parameters=self.parameters,
-            schedule=Cron(self.cron, timezone="UTC", slug="fewcast") if self.cron else None,
+            schedule=Cron(self.cron, timezone="UTC", slug=SLUG) if self.cron else None,
             concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=self.collision),
             entrypoint_type=EntrypointType.MODULE_PATH,
             **pool,
