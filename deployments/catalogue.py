@@ -34,9 +34,10 @@ SKIP, WAIT = ConcurrencyLimitStrategy.CANCEL_NEW, ConcurrencyLimitStrategy.ENQUE
 MINUTES_15, HOURS_2, HOURS_12, DAYS_2, DAYS_14 = (
     timedelta(minutes=15), timedelta(hours=2), timedelta(hours=12), timedelta(days=2), timedelta(days=14)
 )  # fmt: skip
-OLDEST_FRAME_MINUTES = 60  # of a nowcast, where the config has no word on it
+OLDEST_FRAME_MINUTES = 60  # of a nowcast, where the config has no word on it and slots are short
 EXAMPLE_GRID = ["train.inner.steps=1,3,5"]  # what the form of a sweep begins with
 SILENT_SLOTS = 4  # as many slots without a frame make an archive stale
+SLUG = "fewcast"  # by which a schedule of ours is told from those that an operator adds
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Entry:
             description=f"{self.description} Starts {self.starts}; cancelled after {self.limit}.",
             tags=[self.flow.name, self.limit_tag],
             parameters=self.parameters,
-            schedule=Cron(self.cron, timezone="UTC", slug="fewcast") if self.cron else None,
+            schedule=Cron(self.cron, timezone="UTC", slug=SLUG) if self.cron else None,
             concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=self.collision),
             entrypoint_type=EntrypointType.MODULE_PATH,
             **pool,
@@ -105,7 +106,8 @@ def entries(config: PipelineConfig) -> list[Entry]:
     """All deployments of one preset; what follows a live satellite starts by itself, everything can be by hand."""
     live = config.ingest.source.startswith("s3://")
     name, archive = config.name, config.ingest.archive
-    minutes = min(config.ingest.cadence_minutes, 60)
+    minutes = min(config.ingest.cadence_minutes, 60)  # as far as one cron line of minutes goes
+    silence = _silence(config)
     calm = max(minutes, 10)
     fallback = f"{calm // 2}-59/{calm} * * * *"  # should an event be lost
     tracking = _values(config.tracking)
@@ -170,8 +172,8 @@ def entries(config: PipelineConfig) -> list[Entry]:
             ),
             Entry(
                 check_fresh, name, f"Say since when no frame has come into `{archive}`, and why; red if it is stale.",
-                {"config": _values(latest), "limit_minutes": SILENT_SLOTS * minutes}, MINUTES_15,
-                on_silence_of=archive, silence=timedelta(minutes=SILENT_SLOTS * minutes),
+                {"config": _values(latest), "limit_minutes": silence}, MINUTES_15,
+                on_silence_of=archive, silence=timedelta(minutes=silence),
             ),
         ]  # fmt: skip
     return made
@@ -183,11 +185,16 @@ def _newest(config: PipelineConfig) -> EvaluateConfig:
     return config.evaluate.model_copy(update={"run": latest(config.train.run)}) if own else config.evaluate
 
 
+def _silence(config: PipelineConfig) -> int:
+    """Minutes without a frame that make an archive stale."""
+    return SILENT_SLOTS * config.ingest.cadence_minutes
+
+
 def _operational(config: PipelineConfig) -> ForecastConfig:
     """By the champion rather than the newest training, and not from frames that no one cares for any more."""
     own = config.forecast.run == config.train.run
     run = f"models:/{config.tracking.experiment}@champion" if own else config.forecast.run
-    age = config.forecast.max_age_minutes or OLDEST_FRAME_MINUTES
+    age = config.forecast.max_age_minutes or max(OLDEST_FRAME_MINUTES, _silence(config))
     return config.forecast.model_copy(update={"run": run, "max_age_minutes": age})
 
 

@@ -25,7 +25,7 @@ from prefect.settings import (
 from core.config import load
 from core.errors import FewcastError
 from deployments.automations import OURS, apply_automations, automations, find_alerts
-from deployments.catalogue import Entry, catalogue
+from deployments.catalogue import SLUG, Entry, catalogue
 from deployments.pools import CPU_POOL, GPU_POOL
 from flows.access import open_doors
 from flows.cli import PRESETS
@@ -96,7 +96,7 @@ def apply(chosen: list[Entry], working_dir: str = "", *, prune: bool = False) ->
             client.create_concurrency_limit(GPU, 1)
         made = [entry.deployment(working_dir) for entry in chosen]
         for deployment in made:
-            keep_the_operators(deployment, client)
+            reconcile(deployment, client)
     ids: dict[str, UUID] = {}
     for entry, deployment in zip(chosen, made, strict=True):
         ids[entry.path] = cast(UUID, deployment.apply())
@@ -108,10 +108,11 @@ def apply(chosen: list[Entry], working_dir: str = "", *, prune: bool = False) ->
     return made
 
 
-def keep_the_operators(made: RunnerDeployment, client: SyncPrefectClient) -> None:
+def reconcile(made: RunnerDeployment, client: SyncPrefectClient) -> None:
     """Leave off what is off on the server (a paused deployment, a schedule), and the schedules that were added there.
 
     One that a process serves is paused by the end of that process: that is not the operator's word, and is not kept.
+    A schedule of ours that is no longer asked for is deleted: given none in its place, the server would go on with it.
     """
     try:
         there = client.read_deployment_by_name(f"{made.flow_name}/{made.name}")
@@ -119,11 +120,13 @@ def keep_the_operators(made: RunnerDeployment, client: SyncPrefectClient) -> Non
         return
     made.paused = bool(there.paused and there.work_pool_name and made.work_pool_name)
     ours = {schedule.slug: schedule for schedule in made.schedules or ()}
-    added = [schedule for schedule in there.schedules if not schedule.slug]
+    added = [schedule for schedule in there.schedules if schedule.slug != SLUG]
     for schedule in there.schedules:
         if schedule.slug in ours and not schedule.active:
             ours[schedule.slug].active = False
-    kept = {"schedule", "active", "max_scheduled_runs", "parameters"}
+        if schedule.slug == SLUG and not ours:
+            client.delete_deployment_schedule(there.id, schedule.id)
+    kept = {"schedule", "active", "max_scheduled_runs", "parameters", "slug"}
     made.schedules = [*ours.values(), *(DeploymentScheduleCreate(**one.model_dump(include=kept)) for one in added)]
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import sys
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from prefect.artifacts import create_markdown_artifact
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ def _is_frame(value: Any) -> bool:
 def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_text(item)}" for key, item in value.items())
+    if isinstance(value, tuple):
+        return ", ".join(map(_text, value)) or "none"
+    if isinstance(value, np.datetime64):
+        return f"{value.astype('M8[m]').item():%Y-%m-%d %H:%M} UTC"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -80,6 +80,14 @@ def test_volumes_are_declared_and_used() -> None:
     assert all((INFRA / mount).is_file() for mount in mounts if mount.startswith("."))
 
 
+@pytest.mark.parametrize("name", ["dask-scheduler", "dask-worker"])
+def test_what_opens_archives_has_the_data_where_the_workers_have_them(name: str) -> None:
+    data = "/srv/fewcast/data"
+    assert SERVICES[name]["volumes"] == SERVICES["worker-cpu"]["volumes"] == [f"data:{data}"]
+    assert PODS[name]["containers"][0]["volumeMounts"] == [{"name": "data", "mountPath": data}]
+    assert PODS[name]["volumes"] == PODS["worker-cpu"]["volumes"]
+
+
 def test_there_is_a_worker_for_each_pool() -> None:
     pools = [command[command.index("--pool") + 1] for command in COMMANDS.values() if "--pool" in command]
     assert set(pools) == {CPU_POOL, GPU_POOL}
@@ -220,8 +228,9 @@ def test_both_ways_to_run_dask_are_the_same() -> None:
     for part in ("scheduler", "worker"):
         ours = cluster[part]["spec"]["containers"][0]
         theirs = PODS[f"dask-{part}"]["containers"][0]
-        for key in ("image", "env", "envFrom", "securityContext"):
+        for key in ("image", "env", "envFrom", "securityContext", "volumeMounts"):
             assert ours[key] == theirs[key]
+        assert cluster[part]["spec"]["volumes"] == PODS[f"dask-{part}"]["volumes"]
         assert {*theirs["args"]} <= {*ours["args"]}
         assert ours["resources"]["limits"] == theirs["resources"]["limits"]
 

@@ -1,7 +1,12 @@
 """Models by name, and the checkpoints of runs, as files on this machine."""
 
+import fcntl
 import os
+import re
 import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +23,8 @@ if TYPE_CHECKING:
 
 _MODELS, _RUNS = "models:/", "runs:/"
 KEPT = Path("data/models")
+UNUSED_SECONDS = 30 * 86400  # what nobody has asked for as long is deleted; no run may take as long
+FETCHED = re.compile(r"[0-9a-f]{16}|\..+\.partial")  # the names that `_kept` gives; others are not ours to delete
 BEST = "fewcast.best_checkpoint"
 """Tag of a training run in MLflow: which of its artifacts is its best checkpoint."""
 AWAY = "see that the MLflow server runs, then run again"
@@ -34,8 +41,9 @@ def local_run(run: str, tracking: TrackingConfig, report: Report | None = None) 
     """`run` itself; or, for `models:/NAME@ALIAS` or `models:/NAME/VERSION`, the model's checkpoint on this machine.
 
     `runs:/ID` is the best checkpoint of a run, and `runs:/ID/checkpoints/step_...` one of those that MLflow has.
-    Neither changes: from a server it is fetched once, and kept in `data/models`. While the server is away, the version
-    that a model's name last stood for serves on, and the report says so: forecasts do not wait for a registry.
+    Neither changes: from a server it is fetched once, and kept in `data/models` as long as it is used. While the server
+    is away, the version that a model's name last stood for serves on, and the report says so: forecasts do not wait for
+    a registry.
     Raises `FewcastError` where there is no such model, `AwayError` where nothing answers and nothing was kept.
     """
     if not is_in_mlflow(run):
@@ -58,7 +66,7 @@ def local_run(run: str, tracking: TrackingConfig, report: Report | None = None) 
         found = str(error).splitlines()[0]
         if isinstance(error, MlflowException) and error.error_code in NO_SUCH:
             raise _no_model(run, found) from error
-        if not last.exists():
+        if not _used(last):
             raise AwayError(f"{own} does not say what {run} is", found=found, mend=AWAY) from error
         (report or Silent()).message(f"{own} does not answer: {run} is taken to be what it last was")
         return str(last.resolve())
@@ -150,18 +158,60 @@ def _kept(uri: str, server: str, name: str) -> Path:
     The trap: without a place of ours MLflow makes a temporary copy each time, and deletes none.
     """
     place = KEPT / name / sha256(f"{server} {uri}".encode()).hexdigest()[:16]
-    if not place.exists():
+    if not _used(place):
         beside = place.with_name(f".{place.name}.{os.getpid()}.partial")
         shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
+        with _alone():
+            beside.mkdir(parents=True)
         found = Path(_downloaded(uri, server, beside))
+        os.utime(found)  # a copy has the time of its original
         try:
             found.rename(place)
         except OSError:
-            if not place.exists():  # or another run was quicker
+            if not _used(place):  # or another run was quicker
                 raise
         shutil.rmtree(beside, ignore_errors=True)
+        with suppress(OSError):
+            _clear_unused()
     return place
+
+
+def _used(place: Path) -> bool:
+    """Whether it is there; it then counts as used just now."""
+    if place.exists():
+        with suppress(FileNotFoundError), _alone():  # deleted a moment ago
+            os.utime(place)
+            return True
+    return False
+
+
+def _clear_unused() -> None:
+    """Delete the versions that nobody has asked for in a month, and the names that stood for them."""
+    oldest = time.time() - UNUSED_SECONDS
+    doomed = []
+    with _alone():
+        for folder in [path for path in KEPT.iterdir() if path.is_dir() and not path.is_symlink()]:
+            ours = [path for path in folder.iterdir() if FETCHED.fullmatch(path.name)]
+            for place in [path for path in ours if path.stat().st_mtime < oldest]:
+                # Renamed first: killed here, it leaves nothing that passes for a version.
+                doomed.append(place.rename(place.with_name(f".{place.name}.{os.getpid()}.partial")))
+    for place in doomed:
+        shutil.rmtree(place, ignore_errors=True)
+    with _alone():
+        for folder in {place.parent for place in doomed}:
+            if not any(folder.iterdir()):
+                folder.rmdir()
+        for link in [path for path in KEPT.iterdir() if path.is_symlink() and not path.exists()]:
+            link.unlink()
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Nobody else asks for a version, or deletes one, meanwhile."""
+    KEPT.mkdir(parents=True, exist_ok=True)
+    with (KEPT / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _downloaded(uri: str, server: str, place: Path | None = None) -> str:

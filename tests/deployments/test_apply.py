@@ -13,7 +13,7 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 
 from core.config import load
 from deployments.catalogue import catalogue
-from deployments.deploy import keep_the_operators
+from deployments.deploy import reconcile
 from flows.cli import PRESETS
 from tasks.policies import GPU
 from tests.deployments.servers import AUTH, prefect_server, reach
@@ -33,10 +33,12 @@ def api(folder: Path) -> Iterator[httpx.Client]:
         yield client
 
 
-def apply(folder: Path, told: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+def apply(
+    folder: Path, told: dict[str, str], config: Path = PRESETS / "korea.toml"
+) -> "subprocess.CompletedProcess[str]":
     """`python -m deployments.deploy --apply` of one preset."""
     environment = {**os.environ, "PREFECT_HOME": str(folder / "prefect"), "DO_NOT_TRACK": "true", **told}
-    command = [sys.executable, "-m", "deployments.deploy", "--apply", "--config", str(PRESETS / "korea.toml")]
+    command = [sys.executable, "-m", "deployments.deploy", "--apply", "--config", str(config)]
     return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
 
 
@@ -83,6 +85,7 @@ def test_what_the_operator_switched_off_stays_off_and_the_limit_as_it_was_set(ap
         ("PATCH", f"/automations/{rule['id']}", {"enabled": False}),
         ("POST", "/concurrency_limits/", {"tag": GPU, "concurrency_limit": 3}),
         ("POST", f"/deployments/{silent['id']}/schedules", [{"schedule": {"cron": "5 4 * * *"}, "active": True}]),
+        ("POST", f"/deployments/{paused['id']}/schedules", [{"schedule": {"cron": "5 5 * * *"}, "slug": "mine"}]),
     ):
         answer = api.request(method, path, json=body)
         assert answer.is_success, answer.text
@@ -99,8 +102,31 @@ def test_what_the_operator_switched_off_stays_off_and_the_limit_as_it_was_set(ap
     assert api.get("/deployments/name/train/korea").json()["paused"]
     schedules = api.get("/deployments/name/episodes/korea").json()["schedules"]
     assert {(one["slug"], one["active"]) for one in schedules} == {("fewcast", False), (None, True)}
+    schedules = api.get("/deployments/name/train/korea").json()["schedules"]
+    assert {one["slug"] for one in schedules} == {"fewcast", "mine"}
     assert not api.get(f"/automations/{rule['id']}").json()["enabled"]
     assert api.get(f"/concurrency_limits/tag/{GPU}").json()["concurrency_limit"] == 3
+
+
+def test_a_schedule_that_the_config_no_longer_asks_for_goes_and_one_that_was_added_stays(
+    api: httpx.Client, folder: Path
+) -> None:
+    config = folder / "moved.toml"
+    live = (PRESETS / "korea.toml").read_text().replace('name = "korea"', 'name = "moved"')
+    config.write_text(live)
+    assert apply(folder, reach(api), config).returncode == 0
+    checked = api.get("/deployments/name/archive-check/moved").json()
+    added = [{"schedule": {"cron": "5 5 * * *"}, "slug": "mine"}]
+    until(lambda: api.post(f"/deployments/{checked['id']}/schedules", json=added).is_success, 60)  # SQLite may be busy
+    config.write_text(live.replace("s3://noaa-gk2a-pds", str(folder)))
+    done = apply(folder, reach(api), config)
+    assert done.returncode == 0, done.stderr
+    assert "nowcast/moved, by hand" in done.stdout
+    slugs = {
+        name: [one["slug"] for one in api.get(f"/deployments/name/{name}/moved").json()["schedules"]]
+        for name in ("nowcast", "episodes", "verify", "archive-check")
+    }
+    assert slugs == {"nowcast": [], "episodes": [], "verify": [], "archive-check": ["mine"]}
 
 
 def test_what_the_end_of_a_serving_process_paused_is_not_taken_for_the_operators_word(api: httpx.Client) -> None:
@@ -110,7 +136,7 @@ def test_what_the_end_of_a_serving_process_paused_is_not_taken_for_the_operators
         with get_client(sync_client=True) as client:
             client.pause_deployment(served)
             applied = entry.deployment("/somewhere")
-            keep_the_operators(applied, client)
+            reconcile(applied, client)
     assert not applied.paused
 
 

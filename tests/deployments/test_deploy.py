@@ -201,6 +201,16 @@ def test_every_preset_can_be_started_and_live_sources_follow_the_satellite() -> 
     assert prompt == {"ingest/korea-latest", "nowcast/korea", "monitor/korea"}
 
 
+@pytest.mark.parametrize(("cadence", "oldest"), [(10, 60), (60, 240), (180, 720)])
+def test_an_archive_is_stale_after_four_slots_and_a_nowcast_takes_frames_until_then(cadence: int, oldest: int) -> None:
+    told = [f"ingest.cadence_minutes={cadence}", "forecast.max_age_minutes=0"]
+    made = {entry.path: entry for entry in catalogue([load(PRESETS / "korea.toml", told)])}
+    alarm = made["archive-alarm/korea"]
+    assert alarm.silence == timedelta(minutes=4 * cadence)
+    assert alarm.parameters["limit_minutes"] == 4 * cadence
+    assert made["nowcast/korea"].parameters["config"]["max_age_minutes"] == oldest
+
+
 def test_what_hangs_is_cancelled_what_died_is_crashed_and_silence_is_told(api: httpx.Client) -> None:
     flow = api.post("/flows/", json={"name": "hangs"}).json()
 

@@ -1,5 +1,7 @@
 """Models by name where the registry answers, does not have them, or does not answer."""
 
+import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -73,6 +75,36 @@ def test_while_the_registry_is_away_the_last_version_serves_on(
     (line,) = said.lines
     assert "does not answer: models:/sky@champion is taken to be what it last was" in line
     assert not list(Path("data/models").rglob("*.partial"))
+
+
+def test_what_has_not_been_used_for_a_month_is_deleted_when_another_is_fetched(
+    tracking: TrackingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(number: int) -> Path:
+        with monkeypatch.context() as patch:
+            patch.setattr(server, "open_client", lambda uri: Registry(number))
+            return Path(local_run(RUN, tracking))
+
+    def age(place: Path, days: int) -> None:
+        os.utime(place, (then := time.time() - days * 86400, then))
+
+    unused, resting, again = (ask(number) for number in (1, 2, 3))
+    age(unused, 31), age(resting, 29), age(again, 31)
+    killed, name = unused.with_name(".of.1.partial"), local.KEPT / "sky 1 of it"
+    another = unused.with_name("of the user")
+    for made in (killed, another):
+        made.mkdir()
+        age(made, 31)
+    name.symlink_to(unused.resolve())
+    assert ask(3) == again
+    assert unused.exists(), "nothing has been fetched since"
+    newest = ask(4)
+    assert {*unused.parent.iterdir()} == {resting, again, newest, another}
+    assert not name.is_symlink()
+    age(newest, 31)
+    assert of(local_run(RUN, tracking)) == "runs:/4/artifacts", "with the server away"
+    ask(5)
+    assert newest.exists(), "it was used"
 
 
 def test_a_registry_that_is_away_is_not_taken_for_one_without_the_model(tracking: TrackingConfig) -> None:
