@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.archive import layout, shard
+from core.archive.bucket import ReplacedError
 from core.archive.days import Days, Stored
 from core.archive.layout import SERVED, Status
 from core.archive.matching import require
-from core.archive.objects import LocalObjects, Objects, ReplacedError, open_objects
+from core.archive.objects import LocalObjects, Objects, open_objects
 from core.archive.packing import PACKINGS, Packing, pack, unpack
 from core.archive.windows import Windows
 from core.errors import FewcastError

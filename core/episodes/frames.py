@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.archive import SERVED, Archive, Status
-from core.archive.objects import LocalObjects, RemoteObjects
+from core.archive.bucket import RemoteObjects
+from core.archive.objects import LocalObjects
 from core.episodes.bulk import CONNECTIONS
 from core.errors import FewcastError
 
