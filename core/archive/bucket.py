@@ -15,7 +15,9 @@ from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCreden
 from core.errors import AwayError, FewcastError
 
 T = TypeVar("T")
-TRIES, FIRST_WAIT_SECONDS = 7, 0.2
+TRIES, FIRST_WAIT_SECONDS = 9, 0.2
+# How long a server may be silent, and how slowly it may take what is put.
+SILENT_SECONDS, SLOWEST_BYTES_PER_SECOND = 20.0, 100_000
 TAIL_BYTES = 1 << 20
 PASSING = (OSError, TimeoutError, BotoCoreError, aiohttp.ClientError)
 
@@ -43,8 +45,11 @@ class RemoteObjects:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        filesystem: tuple[Any, str] = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+        # The tries are ours: stacked with those of s3fs and botocore they would multiply.
+        told = {"retries": {"total_max_attempts": 1}, "connect_timeout": SILENT_SECONDS, "read_timeout": SILENT_SECONDS}
+        filesystem: tuple[Any, str] = fsspec.core.url_to_fs(self.url, use_listings_cache=False, config_kwargs=told)
         self.fs, self.prefix = filesystem
+        self.fs.retries = 1
         self.bucket, _, self.folder = self.prefix.partition("/")
 
     def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes | None:
@@ -96,12 +101,19 @@ class RemoteObjects:
             raise
 
     def put(self, key: str, data: bytes) -> None:
-        self._persist(lambda: self.fs.pipe_file(f"{self.prefix}/{key}", data))
+        # The timeouts begin when the last byte is sent: a server that takes none would be waited for without an end.
+        seconds = 2 * SILENT_SECONDS + len(data) / SLOWEST_BYTES_PER_SECOND
+        path = f"{self.prefix}/{key}"
+        self._persist(lambda: fsspec.asyn.sync(self.fs.loop, self.fs._pipe_file, path, data, timeout=seconds))
 
     def keys(self, prefix: str) -> Iterator[tuple[str, int]]:
+        for key, info in self.listing(prefix).items():
+            yield key, info["size"]
+
+    def listing(self, prefix: str) -> dict[str, dict[str, Any]]:
+        """What the bucket says of each object under a prefix folder."""
         found = self._persist(lambda: self.fs.find(f"{self.prefix}/{prefix}".rstrip("/"), detail=True))
-        for path, info in found.items():
-            yield path[len(self.prefix) + 1 :], info["size"]
+        return {path[len(self.prefix) + 1 :]: info for path, info in found.items()}
 
     def delete(self, key: str) -> None:
         self.call("delete_object", key)
