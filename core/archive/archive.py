@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.archive import layout, shard
+from core.archive.bucket import ReplacedError
 from core.archive.days import Days, Stored
 from core.archive.layout import SERVED, Status
 from core.archive.matching import require
-from core.archive.objects import LocalObjects, Objects, ReplacedError, open_objects
+from core.archive.merging import put_beside
+from core.archive.objects import LocalObjects, Objects, open_objects
 from core.archive.packing import PACKINGS, Packing, pack, unpack
 from core.archive.windows import Windows
 from core.errors import FewcastError
@@ -143,7 +145,8 @@ class Archive:
         """Make one slot's frames durable, beside what the slot already serves; then `record` what comes back.
 
         Each frame is packed as it comes, so that of an iterator's frames one is in memory at a time. Values outside the
-        physical range become missing and are counted, never wrapped.
+        physical range become missing and are counted, never wrapped. What the slot serves and can no longer be read
+        comes back as unseen, for the next run to read again.
         """
         self._writable()
         stored: list[Stored] = []
@@ -168,20 +171,9 @@ class Archive:
             observed = None if kind == "solar_elevation" else frame.observation_time  # that one is computed
             stored.append(Stored(slot, frame.channel, status, reason, lost + frame.out_of_range, observed))
         for kind, codes in whole.items():
-            self._keep(slot, kind, codes, written[kind])
-            self.objects.put(self.key(kind, slot), shard.encode(codes))
+            damaged = put_beside(self, kind, slot, codes, written[kind])
+            stored += [Stored(slot, name, Status.UNSEEN) for name in damaged]
         return stored
-
-    def _keep(self, slot: int, kind: Kind, codes: shard.Codes, replaced: set[str]) -> None:
-        """Fill in the channels that already count as data and are not replaced."""
-        (status,) = self.status_of([slot])
-        for position, name in enumerate(self.kinds[kind]):
-            served = status[self.channels.index(name)] in SERVED
-            if served and name not in replaced:
-                window = slice(position, position + 1)
-                kept = self.read_shard(kind, slot, slice(None), slice(None), window)
-                if kept is not None:
-                    codes[window] = kept
 
     def record(self, stored: Iterable[Stored]) -> None:
         """Say what is known of slots, after their frames are durable."""

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from core.archive.objects import LocalObjects, Objects, RemoteObjects
+from core.archive.bucket import RemoteObjects
+from core.archive.objects import LocalObjects, Objects
 from core.errors import AwayError, FewcastError
 
 LOCK = ".lock"

@@ -20,9 +20,10 @@ from core.room import Room
 from core.satellite.granule import PHYSICAL_RANGE, Kind, Reason
 
 READERS = 4
-# What looking at a slot takes at its peak: the codes of a kind, and copies of one channel's.
+# What looking at a slot takes at its peak: the codes of a kind, which a bucket's reader has twice, and copies of one
+# channel's.
 ROOM = Room(800_000_000)
-BYTES_PER_CODE, BYTES_PER_PIXEL = 2, 8
+BYTES_PER_CODE, BYTES_PER_PIXEL = 4, 8
 LONGEST_LIST = 50
 
 

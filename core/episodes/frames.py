@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.archive import SERVED, Archive, Status
-from core.archive.objects import LocalObjects, RemoteObjects
+from core.archive.bucket import RemoteObjects
+from core.archive.objects import LocalObjects
 from core.episodes.bulk import CONNECTIONS
 from core.errors import FewcastError
 
@@ -86,8 +87,8 @@ class Frames:
         if len(slots) <= ASKED:
             with ThreadPoolExecutor(CONNECTIONS) as pool:
                 return list(pool.map(lambda slot: _tag(objects, shard_key(kind, slot)), slots))
-        listed = objects.fs.find(f"{objects.prefix}/{kind}/c", detail=True)
-        return [str(listed.get(f"{objects.prefix}/{shard_key(kind, slot)}", {}).get("ETag", "")) for slot in slots]
+        listed = objects.listing(f"{kind}/c")
+        return [str(listed.get(shard_key(kind, slot), {}).get("ETag", "")) for slot in slots]
 
     def codes(self, slots: Sequence[int], y: slice = slice(None), x: slice = slice(None)) -> NDArray[np.uint16]:
         """Stored codes (T, C, Y, X) of a window of the given slots."""

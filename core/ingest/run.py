@@ -100,8 +100,7 @@ class _Run:
                 mend="check ingest.source, sector, channels, times, origin and cadence_minutes",
             )
         self._raise_if_away()
-        names = ("written", "partial", "skipped", "corrupt", "absent", "unavailable")
-        done = {name: self.counts[name] for name in names}
+        done = {n: self.counts[n] for n in ("written", "partial", "skipped", "corrupt", "absent", "unavailable")}
         return IngestSummary(
             config.archive, **done, out_of_range_pixels=self.counts["out_of_range"], reasons=dict(self.reasons)
         )
@@ -234,7 +233,7 @@ class _Run:
     def _collect(self, running: dict[Future[Outcome], Job], pool: Pool) -> None:
         for future in pool.finished(running):
             job = running.pop(future)
-            outcome = pool.result(future, f"the slot of {self._time(job)}")
+            outcome = pool.result(future, f"the slot of {self._time(job.slot)}")
             self.counts["tried"] += len(job.granules)
             for error in outcome.unavailable:
                 self._miss(job, error)
@@ -265,9 +264,9 @@ class _Run:
         if len(self.unreached) > 1 or not self.counts["skipped"]:
             raise remote.refusal(self.config, self.unavailable) from self.unavailable
 
-    def _time(self, job: Job) -> str:
+    def _time(self, slot: int) -> str:
         assert self.archive is not None
-        return str(self.archive.times[job.slot].astype("datetime64[m]")).replace("T", " ")
+        return str(self.archive.times[slot].astype("datetime64[m]")).replace("T", " ")
 
     def _note_absent(self) -> None:
         if self.seen or self.counts["skipped"]:  # a source that never held anything is a mistake, not a hole
@@ -277,6 +276,9 @@ class _Run:
     def _note(self, stored: list[Stored]) -> None:
         self.pending += stored
         for item in stored:
+            if item.status == Status.UNSEEN:
+                self.report.message(f"{item.channel} of {self._time(item.slot)} is kept damaged: the next run reads it")
+                continue
             name = {Status.CORRUPT: "corrupt", Status.ABSENT: "absent"}.get(item.status, "written")
             self.counts[name] += 1
             self.counts["partial"] += item.status == Status.PARTIAL

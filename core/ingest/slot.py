@@ -60,7 +60,8 @@ def _read(archive: Archive, job: Job, config: IngestConfig) -> Outcome:
             yield sun.sun_frame(job.granules[0].time, archive.grid)
 
     stored = archive.write_frame(job.slot, frames()) + refused
-    return Outcome([item for item in stored if item.status in SERVED or item.channel not in job.served], unavailable)
+    told = (*SERVED, Status.UNSEEN)  # unseen is what was served and is damaged
+    return Outcome([item for item in stored if item.status in told or item.channel not in job.served], unavailable)
 
 
 def _is_worse(frame: Frame, archive: Archive, job: Job) -> bool:

@@ -165,7 +165,11 @@ def test_slots_are_looked_at_as_many_at_a_time_as_fit_in_memory(archive, monkeyp
     assert most > 1
     most = 0
     height, width = archive.shape
-    monkeypatch.setattr(validation, "ROOM", Room(height * width * 10))
+    monkeypatch.setattr(validation, "ROOM", Room(height * width * 12))
+    assert validate(archive.url).frames == 75
+    assert most == 1
+    monkeypatch.setattr(validation, "ROOM", Room(height * width * 23))  # a bucket's reader has the codes twice
+    most = 0
     assert validate(archive.url).frames == 75
     assert most == 1
 

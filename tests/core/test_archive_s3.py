@@ -13,7 +13,7 @@ import s3fs
 import xarray as xr
 
 from core.archive import Archive, Status, lock
-from core.archive.objects import RemoteObjects
+from core.archive.bucket import RemoteObjects
 from core.config import IngestConfig
 from core.errors import AwayError, FewcastError
 from core.ingest import ingest
@@ -100,7 +100,7 @@ def test_a_bucket_holds_the_very_same_archive_and_plain_xarray_opens_it(server, 
 @pytest.mark.parametrize("by_courier", [False, True])
 def test_through_a_failing_network_the_archive_is_the_same(server, at, undisturbed, monkeypatch, by_courier):
     """Fetched by the ingest itself, and by the process of its own that many granules get."""
-    monkeypatch.setattr("core.archive.objects.FIRST_WAIT_SECONDS", 0.02)
+    monkeypatch.setattr("core.archive.bucket.FIRST_WAIT_SECONDS", 0.02)
     url = f"s3://archives/faulty-{by_courier}/archive.zarr"
     with loopback.faulty(server, rate=0.15, seed=2) as (endpoint, served):
         at(endpoint)
@@ -170,7 +170,7 @@ def test_killed_while_writing_to_a_bucket_it_ends_bit_identical(server, undistur
 def test_a_reader_sees_old_frames_or_new_ones_while_they_are_replaced(server, tmp_path, monkeypatch, place):
     url = str(tmp_path / "a.zarr") if place == "disk" else f"s3://archives/{place.replace(', ', '-').replace(' ', '-')}"
     if "ranges" in place:
-        monkeypatch.setattr("core.archive.objects.TAIL_BYTES", 1)
+        monkeypatch.setattr("core.archive.bucket.TAIL_BYTES", 1)
     shape = (300, 260)
     grid = Grid(np.arange(shape[1]) * 2e3, -np.arange(shape[0]) * 2e3, {"grid_mapping_name": "geostationary"})
     archive = Archive.create(
@@ -231,7 +231,7 @@ def test_a_lease_of_the_dead_is_taken_once_and_its_holder_learns_of_it(server, m
 
 
 def test_a_bucket_that_is_away_is_what_prefect_tries_again(at, monkeypatch):
-    monkeypatch.setattr("core.archive.objects.TRIES", 1)
+    monkeypatch.setattr("core.archive.bucket.TRIES", 1)
     for name, value in loopback.CREDENTIALS.items():
         monkeypatch.setenv(name, value)
     at("http://127.0.0.1:9")

@@ -242,3 +242,32 @@ def test_a_day_of_corrupt_files_before_the_first_good_one_is_recorded_too(root):
         file.write_bytes(b"nonsense")
     summary = run(config(root))
     assert (summary.corrupt, summary.written) == (12, SLOTS * 2 - 12)
+
+
+@pytest.mark.parametrize("mode", ["backfill", "repair"])
+def test_a_flipped_bit_costs_its_own_frame_alone_and_the_next_run_brings_it_back(root, mode):
+    settings = config(root, channels=["ir105", "ir112"])
+    simulator.simulate(settings)
+    late = path(root, "ir112" if mode == "backfill" else "ir105", "2024-03-01T22:00")
+    content = late.read_bytes()
+    if mode == "backfill":
+        late.unlink()
+    run(settings)
+    archive = Archive.open(settings.archive)
+    slot = archive.slot(np.datetime64("2024-03-01T22:00"))
+    key = archive.key("brightness_temperature", slot)
+    whole = archive.objects.get(key)
+    archive.objects.put(key, whole[:300] + bytes([whole[300] ^ 4]) + whole[301:])
+    if mode == "backfill":
+        late.write_bytes(content)
+    else:  # it comes with gaps now, which do not replace what was complete
+        with h5py.File(late, "r+") as file:
+            file["image_pixel_values"][:10] = file["image_pixel_values"][:10] | 3 << 14
+    lines = Lines()
+    run(settings.model_copy(update={"mode": mode, "repair": ["complete"]}), report=lines)
+    assert archive.status[slot].tolist() == [Status.UNSEEN, Status.COMPLETE]
+    assert lines.lines == ["ir105 of 2024-03-01 22:00 is kept damaged: the next run reads it"]
+    late.write_bytes(content)
+    assert run(settings).written == 1
+    assert (archive.status == Status.COMPLETE).sum() == 2 * SLOTS
+    assert validate(settings.archive).problems == ()
