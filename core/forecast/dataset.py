@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -134,7 +135,12 @@ def _describe(dataset: xr.Dataset, config: ForecastConfig, spec: DataSpec, kinds
     return dataset
 
 
-def encoding(dataset: xr.Dataset) -> dict[str, dict[str, Any]]:
+def write_store(dataset: xr.Dataset, path: Path) -> None:
+    """Write it as a Zarr store."""
+    dataset.to_zarr(path, mode="w", zarr_format=3, consolidated=False, encoding=_encoding(dataset))
+
+
+def _encoding(dataset: xr.Dataset) -> dict[str, dict[str, Any]]:
     """Chunks and compression in Zarr: a member at a time, all lead times of a part of the area together.
 
     What is lost reads as missing: by itself xarray lets it read as zero.

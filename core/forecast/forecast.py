@@ -18,7 +18,7 @@ from torch import Tensor
 from core.config import ForecastConfig
 from core.errors import FewcastError
 from core.forecast.animation import animate
-from core.forecast.dataset import forecast_dataset, identity
+from core.forecast.dataset import forecast_dataset, identity, write_store
 from core.forecast.folder import Folder, stamp
 from core.forecast.mosaic import mosaic
 from core.forecast.newest import Newest
@@ -102,11 +102,13 @@ def forecast(
         dataset = forecast_dataset(config, model.spec, view, mixture, init_time)
         dataset.attrs |= own | {"history": f"{clock():%Y-%m-%dT%H:%M:%SZ} made by fewcast"}
         del mixture
-    with _writing(config.output), _timed(made, "picture, animation, store"), ThreadPoolExecutor(2, "pictures") as pool:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        drawn = pool.submit(_draw, dataset, view, init, folder, made.picture)
-        moving = pool.submit(animate, dataset, view, init, Path(animation)) if animation else None
-        with folder.written(dataset, place, wanted):
+    with _writing(config.output), _timed(made, "picture, animation, store"):
+        with folder.publishing(place, wanted) as hidden, ThreadPoolExecutor(2, "pictures") as pool:
+            drawn = pool.submit(_draw, dataset, view, init, folder, hidden / Path(made.picture).name)
+            moving = pool.submit(animate, dataset, view, init, hidden / Path(animation).name) if animation else None
+            write_store(dataset, hidden / place.name)
+            if config.netcdf:
+                dataset.to_netcdf(hidden / place.with_suffix(".nc").name, engine="h5netcdf")
             report.figure("forecast", drawn.result(), 0)
             if moving:
                 moving.result()
@@ -117,7 +119,7 @@ def forecast(
     return made
 
 
-def _draw(dataset: xr.Dataset, view: Newest, init: int, folder: Folder, path: str) -> Figure:
+def _draw(dataset: xr.Dataset, view: Newest, init: int, folder: Folder, path: Path) -> Figure:
     """The picture, in a file and for whoever else keeps it."""
     picture = forecast_picture(dataset, view, init, folder.skill())
     picture.savefig(

@@ -94,7 +94,7 @@ def test_a_forecast_is_made_again_once_a_frame_of_it_is_written_again(config, ch
         assert forecast(quick).skipped
 
 
-@pytest.mark.parametrize("stage", ["forecast_picture", "animate", "Folder.written"])
+@pytest.mark.parametrize("stage", ["forecast_picture", "animate", "write_store"])
 def test_a_full_disk_is_one_line_and_a_lost_network_is_not_taken_for_it(config, monkeypatch, stage):
     quick = config.model_copy(update={"netcdf": False, "members": 2, "support_windows": 0})
     for error, wanted in ((OSError(errno.ENOSPC, "No space left on device"), FewcastError), (TimeoutError(), OSError)):
