@@ -58,6 +58,20 @@ class Folder:
         beside = [place.with_suffix(suffix) for suffix in wanted]
         return bool(attributes) and same and all(path.exists() and path.stat().st_size for path in beside)
 
+    def require_area(self, area: str) -> None:
+        """Refuse another area than the newest forecast's: it would take the places of the others and mix their scores.
+
+        Forecasts of earlier versions do not say theirs, and are passed over.
+        """
+        forecasts = self.forecasts()
+        there = read_attributes(forecasts[-1][1]).get("area", area) if forecasts else area
+        if there != area:
+            raise FewcastError(
+                f"{self.path} holds forecasts of another area",
+                found=f"{there} in the newest, and {area} asked for",
+                mend="give forecast.output a folder of its own, as `fewcast nowcast --region` does",
+            )
+
     @contextmanager
     def publishing(self, place: Path, wanted: Iterable[str]) -> Iterator[Path]:
         """A hidden folder for the block to make the store and the files `wanted` in, under the names they will have.

@@ -57,18 +57,19 @@ def forecast(
 
     The same run, area, frames and settings give the same members. A forecast that is there is not made again.
     Raises `FewcastError` where the archive has no k usable frames in a row, or only older ones than the settings allow
-    (but for a start that is asked for), or where an area outside the archive is asked.
+    (but for a start that is asked for), or where an area outside the archive is asked, or another than the folder's.
     """
     report = report or Silent()
     device = device_of(config.device)
     model = Model.load(config.run, device=str(device), report=report)
     view = Newest.open(config, model)
+    folder = Folder(config.output)
+    folder.require_area(view.area_in_words)
     init = view.init_slot()
     init_time = view.frames.archive.times[init]
     _require_fresh(config, view, init_time, clock(), report)
     support_slots = view.support_slots(init, config.support_windows)
     support_times = tuple(view.frames.archive.times[slot] for slot in support_slots)
-    folder = Folder(config.output)
     place = folder.place(init_time)
     animation = str(place.with_suffix(".gif")) if config.animation else ""
     made = Forecast(str(place), str(place.with_suffix(".png")), animation, init_time, support_times, device=str(device))
@@ -100,7 +101,8 @@ def forecast(
         )
     with _timed(made, "noise, mean, spread, probabilities"):
         dataset = forecast_dataset(config, model.spec, view, mixture, init_time)
-        dataset.attrs |= own | {"history": f"{clock():%Y-%m-%dT%H:%M:%SZ} made by fewcast"}
+        made_by = f"{clock():%Y-%m-%dT%H:%M:%SZ} made by fewcast"
+        dataset.attrs |= own | {"area": view.area_in_words, "history": made_by}
         del mixture
     with _writing(config.output), _timed(made, "picture, animation, store"):
         with folder.publishing(place, wanted) as hidden, ThreadPoolExecutor(2, "pictures") as pool:

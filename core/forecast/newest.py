@@ -47,6 +47,11 @@ class Newest:
         return self.area[0].stop - self.area[0].start, self.area[1].stop - self.area[1].start
 
     @property
+    def area_in_words(self) -> str:
+        rows, columns = self.area
+        return f"rows {rows.start}:{rows.stop}, columns {columns.start}:{columns.stop}"
+
+    @property
     def kinds(self) -> tuple[Kind, ...]:
         """What each channel is of, in the order of the run's channels."""
         return tuple(self.frames.archive.kind_of[name] for name in self.model.spec.channels)
