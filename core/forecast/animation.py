@@ -37,7 +37,7 @@ def animate(dataset: xr.Dataset, view: Newest, init: int, path: Path) -> None:
         lead = i - len(seen)
         at = np.datetime_as_string(moment, unit="m").replace("T", " ")
         if lead < 0:
-            panels = [(seen[i], image)] * 2 + [(np.zeros_like(seen[i]), sure)]
+            panels = [(seen[i], image)] * 2 + [(0 * seen[i], sure)]  # missing stays missing
             words = f"{spec.channels[0]}  {at} UTC   observed"
         else:
             panels = [(mean[lead], image), (member[lead], image), (width[lead], sure)]

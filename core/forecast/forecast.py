@@ -100,7 +100,7 @@ def forecast(
             together=TILES_A_CALL[device.type],
         )
     with _timed(made, "noise, mean, spread, probabilities"):
-        dataset = forecast_dataset(config, model.spec, view, mixture, init_time)
+        dataset = forecast_dataset(config, model.spec, view, mixture, init_time, view.seen(codes))
         made_by = f"{clock():%Y-%m-%dT%H:%M:%SZ} made by fewcast"
         dataset.attrs |= own | {"area": view.area_in_words, "history": made_by}
         del mixture

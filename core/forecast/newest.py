@@ -131,6 +131,11 @@ class Newest:
         slots = [init + offset * self.step for offset in range(1 - spec.input_frames, 1)]
         return self._padded(slots, spec.margin_pixels)
 
+    def seen(self, codes: np.ndarray) -> np.ndarray:
+        """Which pixels (Y, X) of the area any of the frames has in any channel, from `inputs(init)`."""
+        margin, (height, width) = self.model.spec.margin_pixels, self.shape
+        return (codes[..., margin : margin + height, margin : margin + width] != MISSING).any((0, 1))
+
     def cut(self, codes: np.ndarray, init: int, y: int, x: int) -> Tensor:
         """Inputs (I, tile + 2m, tile + 2m) of the tile at (y, x) of the area, from `inputs(init)`.
 

@@ -27,7 +27,9 @@ def test_a_field_has_units_where_all_channels_share_them_and_each_channel_has_it
     area = slice(0, 4), slice(0, 5)
     view = Newest(SimpleNamespace(archive=archive), SimpleNamespace(spec=spec), area, 1, ForecastConfig())
     mixture = Mixture(torch.randn(3, 4, 4, 5, generator=torch.Generator().manual_seed(0)), torch.ones(4, 1, 1))
-    made = forecast_dataset(ForecastConfig(), spec, view, mixture, np.datetime64("2024-06-01T00:00"))
+    made = forecast_dataset(
+        ForecastConfig(), spec, view, mixture, np.datetime64("2024-06-01T00:00"), np.ones((4, 5), bool)
+    )
     place = tmp_path / "forecast_20240601T0000Z.zarr"
     write_store(made, place)
     made.to_netcdf(place.with_suffix(".nc"), engine="h5netcdf")
