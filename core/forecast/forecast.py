@@ -19,7 +19,7 @@ from core.config import ForecastConfig
 from core.errors import FewcastError
 from core.forecast.animation import animate
 from core.forecast.dataset import forecast_dataset, identity, write_store
-from core.forecast.folder import Folder, stamp
+from core.forecast.folder import Folder, read_attributes, stamp
 from core.forecast.mosaic import mosaic
 from core.forecast.newest import Newest
 from core.forecast.picture import forecast_picture
@@ -28,6 +28,7 @@ from core.report import Report, Silent
 from core.training.run import device_of
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+ASKED = "the start that was asked for"
 NAMED = 100  # starts named in one line of the log
 # Tiles that the network runs on at once: on a CPU more of them no longer fit its caches, and take 1.6 times as long.
 TILES_A_CALL = {"cpu": 4, "cuda": 16}
@@ -79,7 +80,7 @@ def forecast(
         with _writing(config.output):
             folder.point_to_latest()
             report.message(f"{made.url} is up to date: skipped")
-            _tell_superseded(view, init, folder, report)
+            _tell_superseded(config, view, init, folder, report)
         return replace(made, skipped=True)
     with _timed(made, "adapt"):
         report.message(f"adapting to {len(support_slots)} windows before {init_time.astype('M8[m]')}")
@@ -101,8 +102,11 @@ def forecast(
         )
     with _timed(made, "noise, mean, spread, probabilities"):
         dataset = forecast_dataset(config, model.spec, view, mixture, init_time, view.seen(codes))
-        made_by = f"{clock():%Y-%m-%dT%H:%M:%SZ} made by fewcast"
-        dataset.attrs |= own | {"area": view.area_in_words, "history": made_by}
+        dataset.attrs |= own | {
+            "area": view.area_in_words,
+            "started_from": ASKED if config.init_time else "newest frames",
+            "history": f"{clock():%Y-%m-%dT%H:%M:%SZ} made by fewcast",
+        }
         del mixture
     with _writing(config.output), _timed(made, "picture, animation, store"):
         with folder.publishing(place, wanted) as hidden, ThreadPoolExecutor(2, "pictures") as pool:
@@ -117,7 +121,7 @@ def forecast(
         folder.point_to_latest()
         for name in folder.retire(config.keep_days, place):
             report.message(f"{name} is older than {config.keep_days:g} days: deleted")
-        _tell_superseded(view, init, folder, report)
+        _tell_superseded(config, view, init, folder, report)
     return made
 
 
@@ -155,16 +159,20 @@ def _require_fresh(config: ForecastConfig, view: Newest, init: np.datetime64, no
         )
 
 
-def _tell_superseded(view: Newest, init: int, folder: Folder, report: Report) -> None:
+def _tell_superseded(config: ForecastConfig, view: Newest, init: int, folder: Folder, report: Report) -> None:
     """Name the starts between forecasts that have none of their own: the newest alone is made.
 
     A late frame may complete a start long after a newer one was forecast, and a killed run tells nothing, so all that
     the folder does not account for is told, whichever run left it so. The log may be lost with its server: the folder
-    keeps the word.
+    keeps the word. A forecast whose start was asked for may lie anywhere, and says nothing of what should be between.
     """
-    times, made = view.frames.archive.times, {moment for moment, _ in folder.forecasts()}
+    forecasts = folder.forecasts()
+    first = (moment for moment, place in forecasts if read_attributes(place).get("started_from") != ASKED)
+    if config.init_time or (oldest := next(first, None)) is None:
+        return
+    times, made = view.frames.archive.times, {moment for moment, _ in forecasts}
     newest, told = times[init].astype("M8[s]"), folder.superseded()
-    between = view.superseded(init, min(made)) if made else []
+    between = view.superseded(init, oldest)
     left = [times[slot].astype("M8[s]") for slot in between if times[slot].astype("M8[s]") not in made | told.keys()]
     if left:
         folder.note_superseded(dict.fromkeys(left, newest))
