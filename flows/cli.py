@@ -90,7 +90,7 @@ def read_config(options: argparse.Namespace) -> PipelineConfig:
         return load(path, [f"evaluate.scorecard={json.dumps(scorecard)}", *changes])
     if (region := getattr(options, "region", None)) is None:
         return load(path, changes)
-    # A forecast is named by its start: one of another area would take the place of the operational one.
+    # A folder holds forecasts of one area, since they are named by their starts alone.
     output = f"{load(path, changes).forecast.output}/{re.sub(r'[^a-z0-9.,-]+', '-', region.lower())}"
     return load(path, [f"forecast.output={json.dumps(output)}", *changes, f"forecast.region={json.dumps(region)}"])
 

@@ -1,6 +1,5 @@
 """The animation of a forecast: the newest frames, then mean, one member and how sure, lead time by lead time."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ def animate(dataset: xr.Dataset, view: Newest, init: int, path: Path) -> None:
         lead = i - len(seen)
         at = np.datetime_as_string(moment, unit="m").replace("T", " ")
         if lead < 0:
-            panels = [(seen[i], image)] * 2 + [(np.zeros_like(seen[i]), sure)]
+            panels = [(seen[i], image)] * 2 + [(0 * seen[i], sure)]  # missing stays missing
             words = f"{spec.channels[0]}  {at} UTC   observed"
         else:
             panels = [(mean[lead], image), (member[lead], image), (width[lead], sure)]
@@ -46,11 +45,9 @@ def animate(dataset: xr.Dataset, view: Newest, init: int, path: Path) -> None:
         frames.append(_page(words, ("most likely", "one of the members", f"how sure ({legend})"), panels))
         durations.append(_SECONDS["observed" if lead < 0 else "forecast"])
     durations[-1] = _SECONDS["last"]
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     frames[0].save(
-        beside, "GIF", save_all=True, append_images=frames[1:], duration=[int(1000 * s) for s in durations], loop=0
+        path, "GIF", save_all=True, append_images=frames[1:], duration=[int(1000 * s) for s in durations], loop=0
     )
-    beside.replace(path)
 
 
 def _page(title: str, labels: tuple[str, ...], panels: list[tuple[NDArray[np.float32], dict[str, Any]]]) -> Image.Image:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,15 +25,21 @@ IDENTITY = ("model_version", "model_step", "learner", "support_init_times", "set
 _CHUNK = 256
 _CODES = 32_000  # members are 16-bit codes about the channel's mean, in steps of at least STEP of the channel's units
 STEP = 0.01
-_LOST = np.int16(-32768)  # what no member is: a chunk whose file is lost must not read as if all were as the mean
+_LOST = np.int16(-32768)  # what no member is: what is not there must not read as if all were as the mean
 
 
 def forecast_dataset(
-    config: ForecastConfig, spec: DataSpec, view: Newest, mixture: Mixture, init_time: np.datetime64
+    config: ForecastConfig,
+    spec: DataSpec,
+    view: Newest,
+    mixture: Mixture,
+    init_time: np.datetime64,
+    seen: NDArray[np.bool_],
 ) -> xr.Dataset:
     """The forecast of a normalised mixture, means (S, L*C, Y, X).
 
-    The mean, the spread (std) and the probabilities are those of the mixture, not of its few members.
+    The mean, the spread (std) and the probabilities are those of the mixture, not of its few members. Pixels that are
+    not `seen` (Y, X) in any input frame are missing: the network gives them a forecast that looks like any other.
     """
     leads, channels = spec.target_frames, len(spec.channels)
     grid = view.frames.archive.grid.window(*view.area)
@@ -54,6 +61,9 @@ def forecast_dataset(
     events = [_event(threshold, spec, mixture) for threshold in config.thresholds]
     if events:
         fields["probability"] = (("event", "lead_time", "y", "x"), np.stack(events))
+    if not seen.all():
+        for _, values, *_ in fields.values():
+            np.copyto(values, _LOST if values.dtype == _LOST.dtype else np.nan, where=~seen)
     lead = np.array(spec.lead_minutes) * np.timedelta64(1, "m")
     dataset = xr.Dataset(
         fields,
@@ -130,11 +140,17 @@ def _describe(dataset: xr.Dataset, config: ForecastConfig, spec: DataSpec, kinds
     dataset["member"].attrs = {"standard_name": "realization", "units": "1"}
     for name in ("init_time", "valid_time"):
         dataset[name].encoding = {"units": "minutes since 1970-01-01", "dtype": "int64"}
+    dataset["members"].encoding = {"_FillValue": _LOST}
     dataset["lead_time"].encoding = {"units": "minutes", "dtype": "int64"}
     return dataset
 
 
-def encoding(dataset: xr.Dataset) -> dict[str, dict[str, Any]]:
+def write_store(dataset: xr.Dataset, path: Path) -> None:
+    """Write it as a Zarr store."""
+    dataset.to_zarr(path, mode="w", zarr_format=3, consolidated=False, encoding=_encoding(dataset))
+
+
+def _encoding(dataset: xr.Dataset) -> dict[str, dict[str, Any]]:
     """Chunks and compression in Zarr: a member at a time, all lead times of a part of the area together.
 
     What is lost reads as missing: by itself xarray lets it read as zero.

@@ -1,9 +1,10 @@
-"""The folder of the forecasts: their names, which is the newest, which are there, and which are old enough to go."""
+"""The folder of the forecasts: their names, how one is put there, which is the newest, and which are to go."""
 
 import errno
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -12,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xarray as xr
 
+from core.durable import to_disk, tree_to_disk
 from core.errors import FewcastError
-from core.forecast.dataset import IDENTITY, encoding
+from core.forecast.dataset import IDENTITY
 from core.links import point
 
 _STAMP = "%Y%m%dT%H%MZ"
@@ -54,27 +55,51 @@ class Folder:
         """Whether the forecast of that identity is there, with the files `wanted` beside it (`.png`, ...)."""
         attributes = read_attributes(place)
         same = all(attributes.get(key) == own[key] for key in IDENTITY)
-        return bool(attributes) and same and all(place.with_suffix(suffix).exists() for suffix in wanted)
+        beside = [place.with_suffix(suffix) for suffix in wanted]
+        return bool(attributes) and same and all(path.exists() and path.stat().st_size for path in beside)
+
+    def require_area(self, area: str) -> None:
+        """Refuse another area than the newest forecast's: it would take the places of the others and mix their scores.
+
+        Forecasts of earlier versions do not say theirs, and are passed over.
+        """
+        forecasts = self.forecasts()
+        there = read_attributes(forecasts[-1][1]).get("area", area) if forecasts else area
+        if there != area:
+            raise FewcastError(
+                f"{self.path} holds forecasts of another area",
+                found=f"{there} in the newest, and {area} asked for",
+                mend="give forecast.output a folder of its own, as `fewcast nowcast --region` does",
+            )
 
     @contextmanager
-    def written(self, dataset: xr.Dataset, place: Path, wanted: Iterable[str]) -> Iterator[None]:
-        """Write a forecast so that it appears whole or not at all: made beside its place, and renamed after the block.
+    def publishing(self, place: Path, wanted: Iterable[str]) -> Iterator[Path]:
+        """A hidden folder for the block to make the store and the files `wanted` in, under the names they will have.
 
-        What is made in the block, like its pictures, is there before it. A NetCDF file is written where it is among the
-        files `wanted` beside it; those of another forecast that are not go, since they would be taken for this one's.
+        After the block they take their places; where it is left by an error, what was there before is as it was. The
+        store that was there goes first and the new one comes last, since a forecast counts as made by its store: a kill
+        in between leaves one to be made, and none with the pictures of another. What lies beside of another forecast
+        and is not among `wanted` goes, since it would be taken for this one's.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        beside = place.with_name(f".{place.name}.{os.getpid()}.partial")
-        shutil.rmtree(beside, ignore_errors=True)
-        dataset.to_zarr(beside, mode="w", zarr_format=3, consolidated=False, encoding=encoding(dataset))
-        if ".nc" in wanted:
-            dataset.to_netcdf(beside / "forecast.nc", engine="h5netcdf")
-        yield
-        if ".nc" in wanted:
-            os.replace(beside / "forecast.nc", place.with_suffix(".nc"))
-        _replace(place, beside)
-        for suffix in set(_BESIDE).difference(wanted):
-            place.with_suffix(suffix).unlink(missing_ok=True)
+        self._sweep()
+        hidden = place.with_name(f".{place.name}.{os.getpid()}.partial")
+        shutil.rmtree(hidden, ignore_errors=True)
+        hidden.mkdir()
+        try:
+            yield hidden
+            tree_to_disk(hidden)
+            _set_aside(place, hidden)
+            for suffix in _BESIDE:
+                beside = place.with_suffix(suffix)
+                if suffix in wanted:
+                    os.replace(hidden / beside.name, beside)
+                else:
+                    beside.unlink(missing_ok=True)
+            _replace(place, hidden / place.name)
+            to_disk(self.path)
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
 
     def point_to_latest(self) -> None:
         """`latest.zarr`, `latest.png`, ... are links to the newest forecast, even if an older one is made after it."""
@@ -102,10 +127,14 @@ class Folder:
                 for suffix in _BESIDE:
                     path.with_suffix(suffix).unlink(missing_ok=True)
                 yield path.name
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Clear away what killed runs left, once it is too old to be another run's at work."""
         beside = [path for suffix in _BESIDE for path in self.path.glob(f"forecast_*{suffix}")]
         alone = [path for path in beside if not path.with_suffix(".zarr").exists()]
         for left in (*alone, *self.path.glob(".*.partial")):
-            with suppress(FileNotFoundError):  # another run clears away too
+            with suppress(OSError):  # another run clears away too, and what cannot go is in nobody's way
                 if time.time() - left.lstat().st_mtime > _ABANDONED_SECONDS:
                     _delete(left)
 
@@ -150,18 +179,21 @@ def _delete(path: Path) -> None:
         path.unlink()
 
 
-def _replace(place: Path, beside: Path) -> None:
+def _replace(place: Path, made: Path) -> None:
     """Put a folder in the place of another; of two runs that do it at once either is there in the end, and whole."""
-    before = place.with_name(f".{place.name}.{os.getpid()}.before.partial")
-    while beside.exists():
-        with suppress(FileNotFoundError):
-            os.rename(place, before)
+    while made.exists():
+        _set_aside(place, made.parent)
         try:
-            os.rename(beside, place)
+            os.rename(made, place)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another run was quicker: its turn to go
                 raise
-        shutil.rmtree(before, ignore_errors=True)
+
+
+def _set_aside(place: Path, hidden: Path) -> None:
+    """Take a folder, if there is one, out of its place in one step: deleting it takes longer."""
+    with suppress(FileNotFoundError):
+        os.rename(place, tempfile.mkdtemp(prefix="before-", dir=hidden))
 
 
 def stamp(moment: np.datetime64) -> str:

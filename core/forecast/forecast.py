@@ -18,8 +18,8 @@ from torch import Tensor
 from core.config import ForecastConfig
 from core.errors import FewcastError
 from core.forecast.animation import animate
-from core.forecast.dataset import forecast_dataset, identity
-from core.forecast.folder import Folder, stamp
+from core.forecast.dataset import forecast_dataset, identity, write_store
+from core.forecast.folder import Folder, read_attributes, stamp
 from core.forecast.mosaic import mosaic
 from core.forecast.newest import Newest
 from core.forecast.picture import forecast_picture
@@ -28,6 +28,7 @@ from core.report import Report, Silent
 from core.training.run import device_of
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+ASKED = "the start that was asked for"
 NAMED = 100  # starts named in one line of the log
 # Tiles that the network runs on at once: on a CPU more of them no longer fit its caches, and take 1.6 times as long.
 TILES_A_CALL = {"cpu": 4, "cuda": 16}
@@ -57,18 +58,19 @@ def forecast(
 
     The same run, area, frames and settings give the same members. A forecast that is there is not made again.
     Raises `FewcastError` where the archive has no k usable frames in a row, or only older ones than the settings allow
-    (but for a start that is asked for), or where an area outside the archive is asked.
+    (but for a start that is asked for), or where an area outside the archive is asked, or another than the folder's.
     """
     report = report or Silent()
     device = device_of(config.device)
     model = Model.load(config.run, device=str(device), report=report)
     view = Newest.open(config, model)
+    folder = Folder(config.output)
+    folder.require_area(view.area_in_words)
     init = view.init_slot()
     init_time = view.frames.archive.times[init]
     _require_fresh(config, view, init_time, clock(), report)
     support_slots = view.support_slots(init, config.support_windows)
     support_times = tuple(view.frames.archive.times[slot] for slot in support_slots)
-    folder = Folder(config.output)
     place = folder.place(init_time)
     animation = str(place.with_suffix(".gif")) if config.animation else ""
     made = Forecast(str(place), str(place.with_suffix(".png")), animation, init_time, support_times, device=str(device))
@@ -78,7 +80,7 @@ def forecast(
         with _writing(config.output):
             folder.point_to_latest()
             report.message(f"{made.url} is up to date: skipped")
-            _tell_superseded(view, init, folder, report)
+            _tell_superseded(config, view, init, folder, report)
         return replace(made, skipped=True)
     with _timed(made, "adapt"):
         report.message(f"adapting to {len(support_slots)} windows before {init_time.astype('M8[m]')}")
@@ -99,25 +101,31 @@ def forecast(
             together=TILES_A_CALL[device.type],
         )
     with _timed(made, "noise, mean, spread, probabilities"):
-        dataset = forecast_dataset(config, model.spec, view, mixture, init_time)
-        dataset.attrs |= own | {"history": f"{clock():%Y-%m-%dT%H:%M:%SZ} made by fewcast"}
+        dataset = forecast_dataset(config, model.spec, view, mixture, init_time, view.seen(codes))
+        dataset.attrs |= own | {
+            "area": view.area_in_words,
+            "started_from": ASKED if config.init_time else "newest frames",
+            "history": f"{clock():%Y-%m-%dT%H:%M:%SZ} made by fewcast",
+        }
         del mixture
-    with _writing(config.output), _timed(made, "picture, animation, store"), ThreadPoolExecutor(2, "pictures") as pool:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        drawn = pool.submit(_draw, dataset, view, init, folder, made.picture)
-        moving = pool.submit(animate, dataset, view, init, Path(animation)) if animation else None
-        with folder.written(dataset, place, wanted):
+    with _writing(config.output), _timed(made, "picture, animation, store"):
+        with folder.publishing(place, wanted) as hidden, ThreadPoolExecutor(2, "pictures") as pool:
+            drawn = pool.submit(_draw, dataset, view, init, folder, hidden / Path(made.picture).name)
+            moving = pool.submit(animate, dataset, view, init, hidden / Path(animation).name) if animation else None
+            write_store(dataset, hidden / place.name)
+            if config.netcdf:
+                dataset.to_netcdf(hidden / place.with_suffix(".nc").name, engine="h5netcdf")
             report.figure("forecast", drawn.result(), 0)
             if moving:
                 moving.result()
         folder.point_to_latest()
         for name in folder.retire(config.keep_days, place):
             report.message(f"{name} is older than {config.keep_days:g} days: deleted")
-        _tell_superseded(view, init, folder, report)
+        _tell_superseded(config, view, init, folder, report)
     return made
 
 
-def _draw(dataset: xr.Dataset, view: Newest, init: int, folder: Folder, path: str) -> Figure:
+def _draw(dataset: xr.Dataset, view: Newest, init: int, folder: Folder, path: Path) -> Figure:
     """The picture, in a file and for whoever else keeps it."""
     picture = forecast_picture(dataset, view, init, folder.skill())
     picture.savefig(
@@ -151,16 +159,20 @@ def _require_fresh(config: ForecastConfig, view: Newest, init: np.datetime64, no
         )
 
 
-def _tell_superseded(view: Newest, init: int, folder: Folder, report: Report) -> None:
+def _tell_superseded(config: ForecastConfig, view: Newest, init: int, folder: Folder, report: Report) -> None:
     """Name the starts between forecasts that have none of their own: the newest alone is made.
 
     A late frame may complete a start long after a newer one was forecast, and a killed run tells nothing, so all that
     the folder does not account for is told, whichever run left it so. The log may be lost with its server: the folder
-    keeps the word.
+    keeps the word. A forecast whose start was asked for may lie anywhere, and says nothing of what should be between.
     """
-    times, made = view.frames.archive.times, {moment for moment, _ in folder.forecasts()}
+    forecasts = folder.forecasts()
+    first = (moment for moment, place in forecasts if read_attributes(place).get("started_from") != ASKED)
+    if config.init_time or (oldest := next(first, None)) is None:
+        return
+    times, made = view.frames.archive.times, {moment for moment, _ in forecasts}
     newest, told = times[init].astype("M8[s]"), folder.superseded()
-    between = view.superseded(init, min(made)) if made else []
+    between = view.superseded(init, oldest)
     left = [times[slot].astype("M8[s]") for slot in between if times[slot].astype("M8[s]") not in made | told.keys()]
     if left:
         folder.note_superseded(dict.fromkeys(left, newest))

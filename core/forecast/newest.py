@@ -47,6 +47,11 @@ class Newest:
         return self.area[0].stop - self.area[0].start, self.area[1].stop - self.area[1].start
 
     @property
+    def area_in_words(self) -> str:
+        rows, columns = self.area
+        return f"rows {rows.start}:{rows.stop}, columns {columns.start}:{columns.stop}"
+
+    @property
     def kinds(self) -> tuple[Kind, ...]:
         """What each channel is of, in the order of the run's channels."""
         return tuple(self.frames.archive.kind_of[name] for name in self.model.spec.channels)
@@ -125,6 +130,11 @@ class Newest:
         spec = self.model.spec
         slots = [init + offset * self.step for offset in range(1 - spec.input_frames, 1)]
         return self._padded(slots, spec.margin_pixels)
+
+    def seen(self, codes: np.ndarray) -> np.ndarray:
+        """Which pixels (Y, X) of the area any of the frames has in any channel, from `inputs(init)`."""
+        margin, (height, width) = self.model.spec.margin_pixels, self.shape
+        return (codes[..., margin : margin + height, margin : margin + width] != MISSING).any((0, 1))
 
     def cut(self, codes: np.ndarray, init: int, y: int, x: int) -> Tensor:
         """Inputs (I, tile + 2m, tile + 2m) of the tile at (y, x) of the area, from `inputs(init)`.

@@ -53,10 +53,12 @@ def shown_leads(dataset: xr.Dataset) -> list[int]:
 
 
 def member_values(dataset: xr.Dataset, index: int) -> NDArray[np.float32]:
-    """One member (L, C, Y, X) in physical units from its codes."""
+    """One member (L, C, Y, X) in physical units from its codes, NaN where missing."""
     members = dataset["members"]
     codes = members[index].values.astype(np.float32)
-    return codes * np.float32(members.attrs["scale_factor"]) + np.float32(members.attrs["add_offset"])
+    values = codes * np.float32(members.attrs["scale_factor"]) + np.float32(members.attrs["add_offset"])
+    values[codes == members.encoding["_FillValue"]] = np.nan
+    return values
 
 
 def observed(view: Newest, slots: list[int]) -> NDArray[np.float32]:

@@ -22,6 +22,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from core.durable import to_disk, tree_to_disk
 from core.errors import FewcastError
 from core.report import Report, Silent
 
@@ -63,7 +64,7 @@ def save(
         run.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
-        _write(beside / _TENSORS, data)
+        (beside / _TENSORS).write_bytes(data)
         body = {
             "format": _FORMAT,
             "step": step,
@@ -71,12 +72,12 @@ def save(
             "tensors_sha256": _sha256(data),
             "meta": dict(meta),
         }
-        _write(beside / META, json.dumps(body | {"sha256": _digest(body)}, indent=1).encode())
-        _fsync_directory(beside)
+        (beside / META).write_bytes(json.dumps(body | {"sha256": _digest(body)}, indent=1).encode())
+        tree_to_disk(beside)
         if target.exists():
             _discard(target)
         beside.rename(target)
-        _fsync_directory(run)
+        to_disk(run)
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -221,18 +222,3 @@ def _sha256(data: bytes) -> str:
 
 def _digest(body: Mapping[str, Any]) -> str:
     return _sha256(json.dumps(body, sort_keys=True).encode())
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _fsync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

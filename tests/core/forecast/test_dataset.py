@@ -8,8 +8,7 @@ import torch
 import xarray as xr
 
 from core.config import ForecastConfig
-from core.forecast.dataset import forecast_dataset
-from core.forecast.folder import Folder
+from core.forecast.dataset import forecast_dataset, write_store
 from core.forecast.newest import Newest
 from core.model import DataSpec
 from core.satellite.granule import Grid
@@ -28,10 +27,12 @@ def test_a_field_has_units_where_all_channels_share_them_and_each_channel_has_it
     area = slice(0, 4), slice(0, 5)
     view = Newest(SimpleNamespace(archive=archive), SimpleNamespace(spec=spec), area, 1, ForecastConfig())
     mixture = Mixture(torch.randn(3, 4, 4, 5, generator=torch.Generator().manual_seed(0)), torch.ones(4, 1, 1))
-    made = forecast_dataset(ForecastConfig(), spec, view, mixture, np.datetime64("2024-06-01T00:00"))
+    made = forecast_dataset(
+        ForecastConfig(), spec, view, mixture, np.datetime64("2024-06-01T00:00"), np.ones((4, 5), bool)
+    )
     place = tmp_path / "forecast_20240601T0000Z.zarr"
-    with Folder(str(tmp_path)).written(made, place, [".nc"]):
-        pass
+    write_store(made, place)
+    made.to_netcdf(place.with_suffix(".nc"), engine="h5netcdf")
     for stored in (xr.open_zarr(place, consolidated=False), xr.open_dataset(place.with_suffix(".nc"))):
         with stored:
             assert [*stored["channel_units"].values] == ["K", "percent" if second == "reflectance" else "K"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from core.forecast.dataset import IDENTITY
+from core.forecast.dataset import IDENTITY, write_store
 from core.forecast.folder import Folder
 
 START = np.datetime64("2024-06-03T12:00", "s")
@@ -24,6 +24,13 @@ def dataset(value: float = 1.0) -> xr.Dataset:
     return xr.Dataset(fields, attrs=dict.fromkeys(IDENTITY, "this one"))
 
 
+def publish(folder: Folder, place: Path, data: xr.Dataset, *beside: str) -> None:
+    with folder.publishing(place, beside) as hidden:
+        write_store(data, hidden / place.name)
+        for suffix in beside:
+            (hidden / place.with_suffix(suffix).name).write_text(suffix)
+
+
 def test_another_run_that_is_quicker_gives_way_and_leaves_nothing(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -36,8 +43,7 @@ def test_another_run_that_is_quicker_gives_way_and_leaves_nothing(
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", one_moment_later)
-    with folder.written(dataset(2.0), place, ()):
-        pass
+    publish(folder, place, dataset(2.0))
     with xr.open_zarr(place, consolidated=False) as stored:
         assert np.unique(stored["mean"]) == 2.0
     assert [path.name for path in folder.path.iterdir()] == [place.name]
@@ -45,15 +51,14 @@ def test_another_run_that_is_quicker_gives_way_and_leaves_nothing(
 
 def test_what_another_forecast_left_beside_is_not_taken_for_this_ones(folder: Folder) -> None:
     place = folder.place(START)
-    with folder.written(dataset(), place, [".nc", ".gif"]):
-        pass
-    place.with_suffix(".gif").touch()
+    publish(folder, place, dataset(), ".nc", ".gif")
     folder.point_to_latest()
     own = dict.fromkeys(IDENTITY, "this one")
     assert folder.holds(place, own, [".nc", ".gif"])
     assert not folder.holds(place, own, [".nc", ".png"]), "a picture is yet to be made"
-    with folder.written(dataset(), place, [".gif"]):
-        pass
+    place.with_suffix(".gif").write_text("")
+    assert not folder.holds(place, own, [".nc", ".gif"]), "an empty file is none"
+    publish(folder, place, dataset(), ".gif")
     folder.point_to_latest()
     assert not folder.holds(place, own, [".nc"])
     assert {path.name for path in folder.path.iterdir()} == {
@@ -66,8 +71,7 @@ def test_a_kill_while_an_old_forecast_goes_leaves_nothing_that_is_listed(
 ) -> None:
     old, new = folder.place(START), folder.place(START + np.timedelta64(30, "D"))
     for place in (old, new):
-        with folder.written(dataset(), place, ()):
-            pass
+        publish(folder, place, dataset())
 
     def killed(path: Path, ignore_errors: bool = False) -> None:
         if not ignore_errors:
@@ -87,8 +91,7 @@ def test_a_kill_while_an_old_forecast_goes_leaves_nothing_that_is_listed(
 
 def test_whatever_a_killed_run_left_goes_in_time(folder: Folder) -> None:
     place = folder.place(START)
-    with folder.written(dataset(), place, ()):
-        pass
+    publish(folder, place, dataset())
     lost = folder.path / ".forecast_20240603T1200Z.zarr.1.partial"
     lost.mkdir()
     (folder.path / ".superseded.json.1.partial").touch()
