@@ -2,18 +2,20 @@
 
 import json
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from scores.probability import crps_for_ensemble
 
 from core.archive import Archive, Status
 from core.config import ForecastConfig
 from core.forecast.folder import Folder
 from core.forecast.forecast import forecast
-from core.forecast.verification import Verified, roll, verify_forecasts
+from core.forecast.verification import Verified, roll, score, verify_forecasts
 from core.report import Silent
 
 INIT = "2024-06-02T06:00"
@@ -60,6 +62,21 @@ def test_scores_are_those_of_an_independent_computation(config):
             assert row["skill"] == pytest.approx(1 - row["crps"] / row["crps_persistence"])
             assert row["bias"] == pytest.approx((mean - frame[seen]).mean(), rel=1e-3)
             assert row["coverage90"] == pytest.approx((np.abs(mean - frame[seen]) <= 1.6449 * spread).mean())
+
+
+def test_scoring_takes_the_memory_of_one_lead_time(config):
+    whole = config.model_copy(update={"y0": 0, "x0": 0, "height": 0, "width": 0, "support_windows": 0})
+    place, archive = Path(forecast(whole).url), Archive.open(config.archive)
+    group = zarr.open_group(place, mode="r+")
+    group["member"].append(np.arange(5, 300, dtype=np.int32))
+    group["members"].append(np.tile(group["members"][:], (59, 1, 1, 1, 1)))
+    peaks = []
+    for skip in ({"30"}, {"30"}, set()):  # the first call imports, and fills caches
+        tracemalloc.start()
+        score(place, archive, skip)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < 1.3 * peaks[1], peaks
 
 
 def test_each_lead_time_is_scored_once_when_its_truth_has_come(config):
