@@ -116,6 +116,9 @@ def score(place: Path, archive: Archive, skip: set[str]) -> tuple[dict[str, dict
         minutes = (data["lead_time"].values / np.timedelta64(1, "m")).astype(int)
         channels = [str(name) for name in data["channel"].values]
         init, valid, y, x = (data[name].values for name in ("init_time", "valid_time", "y", "x"))
+        follow = np.array_equal(valid, init + data["lead_time"].values) and (np.diff(minutes, prepend=0) > 0).all()
+    if not follow:  # a lost file of times reads as zeros
+        raise UnscorableError(place, "times that do not follow from its start")
     if lacking := [name for name in channels if name not in archive.channels]:
         raise UnscorableError(place, f"channels that {archive.url} lacks: {', '.join(lacking)}")
     columns = [archive.channels.index(name) for name in channels]

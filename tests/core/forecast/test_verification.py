@@ -113,10 +113,15 @@ def test_a_forecast_made_anew_is_scored_anew_and_one_deleted_keeps_its_scores(co
     assert verify_forecasts(config).rolling == renewed.rolling
 
 
+def _take_away(chunks: Path) -> None:
+    """Those of a scalar are one file."""
+    shutil.rmtree(chunks) if chunks.is_dir() else chunks.unlink()
+
+
 def test_what_cannot_be_scored_is_one_line_each_and_the_rest_are_scored(config):
     made = forecast(config)
     folder = Folder(config.output)
-    places = [folder.place(made.init_time - np.timedelta64(hours, "h")) for hours in range(1, 9)]
+    places = [folder.place(made.init_time - np.timedelta64(hours, "h")) for hours in range(1, 12)]
     for place in (*places[:3], *places[6:]):
         shutil.copytree(made.url, place)
     (places[0] / "zarr.json").unlink()
@@ -124,8 +129,8 @@ def test_what_cannot_be_scored_is_one_line_each_and_the_rest_are_scored(config):
     for chunk in (places[2] / "mean" / "c").rglob("*"):
         if chunk.is_file():
             chunk.write_bytes(b"torn")
-    for place, field in zip(places[6:], ("members", "spread"), strict=True):
-        shutil.rmtree(place / field / "c")
+    for place, field in zip(places[6:], ("members", "spread", "lead_time", "valid_time", "init_time"), strict=True):
+        _take_away(place / field / "c")
     with xr.open_zarr(made.url, consolidated=False) as data:
         plain = data.drop_encoding()
         for place, changed in (
@@ -136,11 +141,13 @@ def test_what_cannot_be_scored_is_one_line_each_and_the_rest_are_scored(config):
             changed.to_zarr(place, zarr_format=3, consolidated=False)
     told = Told()
     found = verify_forecasts(config, report=told)
-    assert (found.forecasts, found.scored, found.lead_times, found.rolling["forecasts"]) == (9, 1, 2, 1)
+    assert (found.forecasts, found.scored, found.lead_times, found.rolling["forecasts"]) == (12, 1, 2, 1)
+    assert found.waiting == 0
     for place, line in zip(sorted(places, reverse=True), sorted(told.messages, reverse=True), strict=True):
         assert line.startswith(f"the forecast {place} cannot be scored: found ")
         assert "\n" not in line
     assert any("channels that" in line and "lacks: wv" in line for line in told.messages)
+    assert sum("times that do not follow from its start" in line for line in told.messages) == 3
 
 
 def test_what_is_fully_scored_is_not_opened_again(config, monkeypatch):
