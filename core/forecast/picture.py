@@ -97,12 +97,14 @@ def _verified(skill: Mapping[str, Any]) -> str:
     if not rows:
         return "no forecast of this folder is verified yet"
     row = rows[(len(rows) - 1) // 2]
+    span = (
+        f"{skill['hours']:g} h up to {skill['last'][5:].replace('T', ' ')} UTC, {skill['forecasts']} forecasts verified"
+    )
     if row["skill"] is None:
-        return f"{skill['forecasts']} forecasts verified; against persistence without error there is no skill"
+        return f"{span}; against persistence without error there is no skill"
     word = "better" if row["skill"] >= 0 else "worse"
     return (
-        f"last {skill['hours']:g} h, {skill['forecasts']} forecasts verified: at +{row['lead_minutes']} min "
-        f"{100 * abs(row['skill']):.0f} % {word} than persistence; "
+        f"{span}: at +{row['lead_minutes']} min {100 * abs(row['skill']):.0f} % {word} than persistence; "
         f"the 90 % interval held {100 * row['coverage90']:.0f} %"
     )
 
