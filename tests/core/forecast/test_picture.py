@@ -1,5 +1,6 @@
 """What the picture of a nowcast says in words."""
 
+import numpy as np
 import pytest
 import xarray as xr
 from matplotlib.text import Text
@@ -9,6 +10,7 @@ from core.forecast.forecast import forecast
 from core.forecast.newest import Newest
 from core.forecast.picture import forecast_picture
 from core.model import Model
+from core.satellite.area import lonlat
 
 SKILL = {
     "hours": 24.0,
@@ -46,3 +48,15 @@ def test_scores_are_said_with_the_start_that_they_reach_to(made):
         line.startswith("24 h up to 06-03 12:00 UTC, 5 forecasts verified; against") for line in words(made, still)
     )
     assert "no forecast of this folder is verified yet" in words(made)
+
+
+@pytest.mark.parametrize(("turn", "expected"), [(0, "128.5°E"), (-189, "60.5°W")])
+def test_south_and_west_are_named(made, monkeypatch, turn, expected):
+    def turned(grid) -> list[np.ndarray]:
+        lon, lat = lonlat(grid)
+        return [lon + turn, lat]
+
+    monkeypatch.setattr("core.forecast.picture.lonlat", turned)
+    found = words(made)
+    assert {expected, "0.5°S"} <= {*found}
+    assert not [word for word in found if word.startswith(("-", "\N{MINUS SIGN}")) and "°" in word]
