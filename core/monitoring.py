@@ -73,6 +73,10 @@ def _forecasts(found: "_Metrics", folder: Folder, config: MonitorConfig, now: da
     found.set("nowcasts", "Nowcasts that start within the span.", count)
     skill = folder.skill()
     found.set("nowcasts_verified", "Nowcasts in the rolling scores.", skill.get("forecasts", 0))
+    if skill:
+        words = "When the newest nowcast in the rolling scores starts."
+        last = np.datetime64(skill["last"])
+        found.set("nowcast_verified_newest_init_timestamp_seconds", words, _seconds(last))
     for row in skill.get("rows", []):
         labels = {"channel": row["channel"], "lead_minutes": str(row["lead_minutes"])}
         for name, words in (

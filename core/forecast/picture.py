@@ -1,6 +1,7 @@
 """The picture of a forecast: what is most likely, how sure that is, and how likely the named events are."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -99,12 +100,14 @@ def _verified(skill: Mapping[str, Any]) -> str:
     if not rows:
         return "no forecast of this folder is verified yet"
     row = rows[(len(rows) - 1) // 2]
+    span = (
+        f"{skill['hours']:g} h up to {skill['last'][5:].replace('T', ' ')} UTC, {skill['forecasts']} forecasts verified"
+    )
     if row["skill"] is None:
-        return f"{skill['forecasts']} forecasts verified; against persistence without error there is no skill"
+        return f"{span}; against persistence without error there is no skill"
     word = "better" if row["skill"] >= 0 else "worse"
     return (
-        f"last {skill['hours']:g} h, {skill['forecasts']} forecasts verified: at +{row['lead_minutes']} min "
-        f"{100 * abs(row['skill']):.0f} % {word} than persistence; "
+        f"{span}: at +{row['lead_minutes']} min {100 * abs(row['skill']):.0f} % {word} than persistence; "
         f"the 90 % interval held {100 * row['coverage90']:.0f} %"
     )
 
@@ -177,11 +180,18 @@ class _Page:
     def _map(self, axis: Axes, labels: bool = False) -> None:
         """Lines of longitude and latitude, so that a place can be found again."""
         axis.set(xticks=[], yticks=[], facecolor="#d9a0a0")  # what is missing shows as the ground colour
-        for degrees, unit in zip(self.lonlat, ("E", "N"), strict=True):
+        for degrees, ways in zip(self.lonlat, ("EW", "NS"), strict=True):
             reach = float(np.nanmax(degrees) - np.nanmin(degrees))
             step = next((s for s in (0.5, 1, 2, 5, 10, 20) if reach / s <= 5), 40)
             levels = np.arange(np.floor(np.nanmin(degrees) / step) * step, np.nanmax(degrees), step)[1:]
             rows, columns = (np.arange(n) * self.every for n in degrees.shape)
-            lines = axis.contour(columns, rows, degrees, levels=levels, colors="0.85", linewidths=0.4, alpha=0.7)
+            look: dict[str, Any] = {"colors": "0.85", "linewidths": 0.4, "linestyles": "solid", "alpha": 0.7}
+            lines = axis.contour(columns, rows, degrees, levels=levels, **look)
             if labels:
-                axis.clabel(lines, fontsize=6, fmt=lambda value, unit=unit: f"{value:g}°{unit}", colors="w")
+                axis.clabel(lines, fontsize=6, fmt=partial(_degrees, ways=ways), colors="w")
+
+
+def _degrees(value: float, ways: str) -> str:
+    """A degree as maps name it: its size, and one of two ways; none for zero."""
+    way = ways[0] if value > 0 else ways[1] if value < 0 else ""
+    return f"{abs(value):g}°{way}"

@@ -112,10 +112,13 @@ def score(place: Path, archive: Archive, skip: set[str]) -> tuple[dict[str, dict
     with the forecast, and the archive's own errors for what is wrong with the truth.
     """
     with _reading(place):
-        data = xr.open_zarr(place, consolidated=False)  # no file stays open
+        data = xr.open_zarr(place, consolidated=False, mask_and_scale=False)  # no file stays open
         minutes = (data["lead_time"].values / np.timedelta64(1, "m")).astype(int)
         channels = [str(name) for name in data["channel"].values]
         init, valid, y, x = (data[name].values for name in ("init_time", "valid_time", "y", "x"))
+        follow = np.array_equal(valid, init + data["lead_time"].values) and (np.diff(minutes, prepend=0) > 0).all()
+    if not follow:  # a lost file of times reads as zeros
+        raise UnscorableError(place, "times that do not follow from its start")
     if lacking := [name for name in channels if name not in archive.channels]:
         raise UnscorableError(place, f"channels that {archive.url} lacks: {', '.join(lacking)}")
     columns = [archive.channels.index(name) for name in channels]
@@ -126,17 +129,13 @@ def score(place: Path, archive: Archive, skip: set[str]) -> tuple[dict[str, dict
     window, start_slot = _window(y, x, archive.grid), _slot(archive, init)
     if window is None or start_slot is None:
         raise UnscorableError(place, f"an area or a start that is not of {archive.url}")
-    with _reading(place):
-        members = torch.from_numpy(data["members"].isel(lead_time=there).values.astype(np.float32))
-        mean, spread = (data[name].isel(lead_time=there).values for name in ("mean", "spread"))
     start = _frame(archive, start_slot, channels, window)
     found: dict[str, dict[str, Any]] = {}
-    for position, lead in enumerate(there):
+    for lead in there:  # one at a time: all members at all lead times are too large for the memory of a small machine
         truth = _frame(archive, archive.slot(valid[lead].astype("M8[s]")), channels, window)
-        found[str(minutes[lead])] = {
-            name: _sums(truth[c], start[c], members[:, position, c], mean[position, c], spread[position, c])
-            for c, name in enumerate(channels)
-        }
+        found[str(minutes[lead])] = dict(
+            zip(channels, _scored(place, data.isel(lead_time=lead), truth, start), strict=True)
+        )
     if not all(np.isfinite(value) for sums in found.values() for one in sums.values() for value in one.values()):
         raise UnscorableError(place, "values that are not finite where the truth is")
     return found, len(leads) - len(there)
@@ -150,6 +149,25 @@ def _reading(place: Path) -> Iterator[None]:
     except Exception as error:
         words = " ".join(str(error).split())[:200]
         raise UnscorableError(place, f"{type(error).__name__}: {words}") from error
+
+
+def _scored(
+    place: Path, data: xr.Dataset, truth: NDArray[np.float32], start: NDArray[np.float32]
+) -> list[dict[str, float]]:
+    """Sums of one lead time, channel by channel."""
+    with _reading(place):
+        members, mean, spread = (_values(data[name]) for name in ("members", "mean", "spread"))
+    return [_sums(truth[c], start[c], torch.from_numpy(members[:, c]), mean[c], spread[c]) for c in range(len(truth))]
+
+
+def _values(field: xr.DataArray) -> NDArray[np.float32]:
+    """A field in physical units, NaN where it is lost; xarray would decode it in float64."""
+    codes, packing = field.values, field.attrs
+    values = codes.astype(np.float32)
+    values *= np.float32(packing.get("scale_factor", 1))
+    values += np.float32(packing.get("add_offset", 0))
+    values[codes == packing.get("_FillValue")] = np.nan
+    return values
 
 
 def _sums(

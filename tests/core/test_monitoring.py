@@ -46,6 +46,8 @@ def test_the_metrics_are_those_of_what_lies_there(chain, tmp_path):
     assert sum(states.values()) == 48
     assert states["unseen"] == 1
     assert (found["nowcasts",], found["nowcasts_verified",]) == (2, 1)
+    verified = datetime(2024, 6, 3, 21, tzinfo=UTC).timestamp()
+    assert found["nowcast_verified_newest_init_timestamp_seconds",] == verified
     assert found["nowcast_crps", "ir", "30"] == row["crps"]
     assert found["nowcast_skill", "ir", "30"] == row["skill"]
     assert found["nowcast_coverage90", "ir", "30"] == row["coverage90"]

@@ -2,18 +2,20 @@
 
 import json
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from scores.probability import crps_for_ensemble
 
 from core.archive import Archive, Status
 from core.config import ForecastConfig
 from core.forecast.folder import Folder
 from core.forecast.forecast import forecast
-from core.forecast.verification import Verified, roll, verify_forecasts
+from core.forecast.verification import Verified, roll, score, verify_forecasts
 from core.report import Silent
 
 INIT = "2024-06-02T06:00"
@@ -62,6 +64,21 @@ def test_scores_are_those_of_an_independent_computation(config):
             assert row["coverage90"] == pytest.approx((np.abs(mean - frame[seen]) <= 1.6449 * spread).mean())
 
 
+def test_scoring_takes_the_memory_of_one_lead_time(config):
+    whole = config.model_copy(update={"y0": 0, "x0": 0, "height": 0, "width": 0, "support_windows": 0})
+    place, archive = Path(forecast(whole).url), Archive.open(config.archive)
+    group = zarr.open_group(place, mode="r+")
+    group["member"].append(np.arange(5, 300, dtype=np.int32))
+    group["members"].append(np.tile(group["members"][:], (59, 1, 1, 1, 1)))
+    peaks = []
+    for skip in ({"30"}, {"30"}, set()):  # the first call imports, and fills caches
+        tracemalloc.start()
+        score(place, archive, skip)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < 1.3 * peaks[1], peaks
+
+
 def test_each_lead_time_is_scored_once_when_its_truth_has_come(config):
     archive = Archive.open(config.archive, "r+")
     slot = archive.slot(np.datetime64(INIT, "s"))
@@ -96,10 +113,15 @@ def test_a_forecast_made_anew_is_scored_anew_and_one_deleted_keeps_its_scores(co
     assert verify_forecasts(config).rolling == renewed.rolling
 
 
+def _take_away(chunks: Path) -> None:
+    """Those of a scalar are one file."""
+    shutil.rmtree(chunks) if chunks.is_dir() else chunks.unlink()
+
+
 def test_what_cannot_be_scored_is_one_line_each_and_the_rest_are_scored(config):
     made = forecast(config)
     folder = Folder(config.output)
-    places = [folder.place(made.init_time - np.timedelta64(hours, "h")) for hours in range(1, 9)]
+    places = [folder.place(made.init_time - np.timedelta64(hours, "h")) for hours in range(1, 12)]
     for place in (*places[:3], *places[6:]):
         shutil.copytree(made.url, place)
     (places[0] / "zarr.json").unlink()
@@ -107,8 +129,8 @@ def test_what_cannot_be_scored_is_one_line_each_and_the_rest_are_scored(config):
     for chunk in (places[2] / "mean" / "c").rglob("*"):
         if chunk.is_file():
             chunk.write_bytes(b"torn")
-    for place, field in zip(places[6:], ("members", "spread"), strict=True):
-        shutil.rmtree(place / field / "c")
+    for place, field in zip(places[6:], ("members", "spread", "lead_time", "valid_time", "init_time"), strict=True):
+        _take_away(place / field / "c")
     with xr.open_zarr(made.url, consolidated=False) as data:
         plain = data.drop_encoding()
         for place, changed in (
@@ -119,11 +141,13 @@ def test_what_cannot_be_scored_is_one_line_each_and_the_rest_are_scored(config):
             changed.to_zarr(place, zarr_format=3, consolidated=False)
     told = Told()
     found = verify_forecasts(config, report=told)
-    assert (found.forecasts, found.scored, found.lead_times, found.rolling["forecasts"]) == (9, 1, 2, 1)
+    assert (found.forecasts, found.scored, found.lead_times, found.rolling["forecasts"]) == (12, 1, 2, 1)
+    assert found.waiting == 0
     for place, line in zip(sorted(places, reverse=True), sorted(told.messages, reverse=True), strict=True):
         assert line.startswith(f"the forecast {place} cannot be scored: found ")
         assert "\n" not in line
     assert any("channels that" in line and "lacks: wv" in line for line in told.messages)
+    assert sum("times that do not follow from its start" in line for line in told.messages) == 3
 
 
 def test_what_is_fully_scored_is_not_opened_again(config, monkeypatch):
