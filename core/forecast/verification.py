@@ -174,7 +174,9 @@ def _sums(
     truth: NDArray[np.float32], start: NDArray[np.float32], members: torch.Tensor, mean: NDArray[np.float32],
     spread: NDArray[np.float32],
 ) -> dict[str, float]:  # fmt: skip
-    seen = np.isfinite(truth) & np.isfinite(start)
+    # Missing in every field: no input frame had it, though the start may have been completed since.
+    unsaid = np.isnan(mean) & np.isnan(spread) & members.isnan().all(0).numpy()
+    seen = np.isfinite(truth) & np.isfinite(start) & ~unsaid
     t, error = truth[seen], mean[seen] - truth[seen]
     crps = ensemble_crps(members[:, torch.from_numpy(seen)].contiguous(), torch.from_numpy(t))
     sums = {

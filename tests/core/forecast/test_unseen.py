@@ -19,19 +19,24 @@ GROUND = (217, 160, 160)  # of what is missing
 STRIP = slice(40, None)  # columns of 64
 
 
-@pytest.fixture
-def config(chain, tmp_path) -> ForecastConfig:
-    """An archive whose two frames up to the start lack a strip, and whose older and later ones have it."""
-    archive = str(tmp_path / "archive.zarr")
-    shutil.copytree(chain.archive, archive)
+def rewrite(archive: str, strip: float) -> None:
+    """The strip of the two frames up to the start."""
     written = Archive.open(archive, "r+")
     start = written.slot(np.datetime64("2024-06-02T06:00", "s"))
     for slot in (start - 1, start):
         kind, time = "brightness_temperature", written.times[slot]
         values = written.read(kind, [slot])[0, 0]
-        values[:, STRIP] = np.nan
+        values[:, STRIP] = strip
         frame = Frame(channel="ir", kind=kind, time=time, observation_time=time, values=values, grid=written.grid)
         written.record(written.write_frame(slot, frame))
+
+
+@pytest.fixture
+def config(chain, tmp_path) -> ForecastConfig:
+    """An archive whose two frames up to the start lack a strip, and whose older and later ones have it."""
+    archive = str(tmp_path / "archive.zarr")
+    shutil.copytree(chain.archive, archive)
+    rewrite(archive, np.nan)
     return ForecastConfig(
         archive=archive, run=chain.run, output=str(tmp_path / "out"), init_time="2024-06-02T06:00", members=3,
         support_windows=1, support_tiles=1, netcdf=True, thresholds=[Threshold(name="cold", value=255.0)],
@@ -66,8 +71,12 @@ def test_it_is_drawn_as_missing(config):
     assert 0.1 < ground.mean() < 0.4
 
 
-def test_it_is_scored_where_it_says_something(config):
+@pytest.mark.parametrize("completed", [False, True])
+def test_it_is_scored_where_it_says_something(config, completed):
+    """Late parts may have completed the start since, and then only the forecast lacks the strip."""
     made = forecast(config)
+    if completed:
+        rewrite(config.archive, 250.0)
     found = verify_forecasts(config)
     assert (found.scored, found.lead_times) == (1, 2)
     assert all(np.isfinite(row["crps"]) for row in found.rolling["rows"])
