@@ -25,7 +25,7 @@ IDENTITY = ("model_version", "model_step", "learner", "support_init_times", "set
 _CHUNK = 256
 _CODES = 32_000  # members are 16-bit codes about the channel's mean, in steps of at least STEP of the channel's units
 STEP = 0.01
-_LOST = np.int16(-32768)  # what no member is: what is not there must not read as if all were as the mean
+LOST = np.int16(-32768)  # what no member is: what is not there must not read as if all were as the mean
 
 
 def forecast_dataset(
@@ -63,7 +63,7 @@ def forecast_dataset(
         fields["probability"] = (("event", "lead_time", "y", "x"), np.stack(events))
     if not seen.all():
         for _, values, *_ in fields.values():
-            np.copyto(values, _LOST if values.dtype == _LOST.dtype else np.nan, where=~seen)
+            np.copyto(values, LOST if values.dtype == LOST.dtype else np.nan, where=~seen)
     lead = np.array(spec.lead_minutes) * np.timedelta64(1, "m")
     dataset = xr.Dataset(
         fields,
@@ -140,7 +140,7 @@ def _describe(dataset: xr.Dataset, config: ForecastConfig, spec: DataSpec, kinds
     dataset["member"].attrs = {"standard_name": "realization", "units": "1"}
     for name in ("init_time", "valid_time"):
         dataset[name].encoding = {"units": "minutes since 1970-01-01", "dtype": "int64"}
-    dataset["members"].encoding = {"_FillValue": _LOST}
+    dataset["members"].encoding = {"_FillValue": LOST}
     dataset["lead_time"].encoding = {"units": "minutes", "dtype": "int64"}
     return dataset
 
@@ -164,7 +164,7 @@ def _encoding(dataset: xr.Dataset) -> dict[str, dict[str, Any]]:
                 for d in variable.dims
             ),
             "compressors": [fast],
-            "fill_value": (lost := _LOST if variable.dtype == _LOST.dtype else np.float32(np.nan)),
+            "fill_value": (lost := LOST if variable.dtype == LOST.dtype else np.float32(np.nan)),
             "_FillValue": lost,
         }
         for name, variable in dataset.data_vars.items()

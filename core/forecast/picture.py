@@ -12,6 +12,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from core.forecast.dataset import LOST
 from core.forecast.newest import Newest
 from core.satellite.area import lonlat
 from core.satellite.granule import UNITS
@@ -58,7 +59,7 @@ def member_values(dataset: xr.Dataset, index: int) -> NDArray[np.float32]:
     members = dataset["members"]
     codes = members[index].values.astype(np.float32)
     values = codes * np.float32(members.attrs["scale_factor"]) + np.float32(members.attrs["add_offset"])
-    values[codes == members.encoding["_FillValue"]] = np.nan
+    values[codes == LOST] = np.nan
     return values
 
 
