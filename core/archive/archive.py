@@ -141,12 +141,14 @@ class Archive:
 
     # -- writing
 
-    def write_frame(self, slot: int, frames: Frame | Iterable[Frame]) -> list[Stored]:
+    def write_frame(self, slot: int, frames: Frame | Iterable[Frame], hold: str = "") -> list[Stored]:
         """Make one slot's frames durable, beside what the slot already serves; then `record` what comes back.
 
         Each frame is packed as it comes, so that of an iterator's frames one is in memory at a time. Values outside the
         physical range become missing and are counted, never wrapped. What the slot serves and can no longer be read
         comes back as unseen, for the next run to read again.
+
+        Raises `FewcastError` where another has written the slot since `hold`, the name of `lock.exclusive`, was lost.
         """
         self._writable()
         stored: list[Stored] = []
@@ -171,7 +173,7 @@ class Archive:
             observed = None if kind == "solar_elevation" else frame.observation_time  # that one is computed
             stored.append(Stored(slot, frame.channel, status, reason, lost + frame.out_of_range, observed))
         for kind, codes in whole.items():
-            damaged = put_beside(self, kind, slot, codes, written[kind])
+            damaged = put_beside(self, kind, slot, codes, written[kind], hold)
             stored += [Stored(slot, name, Status.UNSEEN) for name in damaged]
         return stored
 

@@ -18,12 +18,12 @@ T = TypeVar("T")
 TRIES, FIRST_WAIT_SECONDS = 9, 0.2
 # How long a server may be silent, and how slowly it may take what is put.
 SILENT_SECONDS, SLOWEST_BYTES_PER_SECOND = 20.0, 100_000
-TAIL_BYTES = 1 << 20
+TAIL_BYTES, LARGEST_BYTES = 1 << 20, 5 << 30
 PASSING = (OSError, TimeoutError, BotoCoreError, aiohttp.ClientError)
 
 
 class ReplacedError(Exception):
-    """An object was replaced between two reads of its parts: read it from the beginning."""
+    """An object is no longer the version that it was taken for: begin again with what is there now."""
 
 
 class _Piece(NamedTuple):
@@ -100,11 +100,28 @@ class RemoteObjects:
                 raise ReplacedError(key) from error
             raise
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes, over: str | None = None) -> None:
         # The timeouts begin when the last byte is sent: a server that takes none would be waited for without an end.
         seconds = 2 * SILENT_SECONDS + len(data) / SLOWEST_BYTES_PER_SECOND
+        told: dict[str, Any] = {"timeout": seconds}
+        if over is not None:  # in one request, since s3fs leaves the condition out of one by parts
+            told |= {"chunksize": LARGEST_BYTES} | ({"IfMatch": over} if over else {"IfNoneMatch": "*"})
         path = f"{self.prefix}/{key}"
-        self._persist(lambda: fsspec.asyn.sync(self.fs.loop, self.fs._pipe_file, path, data, timeout=seconds))
+        try:
+            self._persist(lambda: fsspec.asyn.sync(self.fs.loop, self.fs._pipe_file, path, data, **told))
+        except AwayError:
+            raise
+        except OSError as error:
+            gone = isinstance(error, FileNotFoundError) and bool(over)
+            if over is not None and (gone or isinstance(error, FileExistsError) or error.errno == errno.EINVAL):
+                raise ReplacedError(key) from error
+            raise
+
+    def tag(self, key: str) -> str:
+        try:
+            return str(self.call("head_object", key)["ETag"])
+        except FileNotFoundError:
+            return ""
 
     def keys(self, prefix: str) -> Iterator[tuple[str, int]]:
         for key, info in self.listing(prefix).items():

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from core.archive.bucket import RemoteObjects
 from core.archive.objects import LocalObjects, Objects
@@ -21,38 +21,56 @@ LOCK = ".lock"
 RENEW_SECONDS, EXPIRE_SECONDS = 10.0, 40.0
 
 
+class Hold(NamedTuple):
+    """An archive held for writing: call it before a write that must not follow a lost hold."""
+
+    check: Callable[[], None]
+    name: str
+    """By which `require_held` knows it on any worker."""
+
+    def __call__(self) -> None:
+        self.check()
+
+
+def require_held(objects: Objects, name: str) -> None:
+    """Raise `FewcastError` where the archive is not held under this name now."""
+    if name.encode() not in (objects.get(LOCK) or b""):
+        raise _held(objects.url, "that another process has taken over")
+
+
 @contextmanager
-def exclusive(objects: Objects, sleep: Callable[[float], None] = time.sleep) -> Iterator[Callable[[], None]]:
-    """Hold the archive for writing; yields what to call before a write that must not follow a lost hold.
+def exclusive(objects: Objects, sleep: Callable[[float], None] = time.sleep) -> Iterator[Hold]:
+    """Hold the archive for writing.
 
     On a disk it is an `flock`, which the kernel gives back when its holder dies, however it dies. In a bucket it is a
     lease object, made and renewed by conditional puts; no clocks are compared. `FewcastError` if another holds it.
     """
     if isinstance(objects, LocalObjects):
-        with _flock(objects.root):
+        name = uuid.uuid4().hex
+        with _flock(objects.root, name):
             objects.sweep()
-            yield lambda: None
+            yield Hold(lambda: None, name)
     else:
         assert isinstance(objects, RemoteObjects)
         lease = Lease(objects)
         lease.acquire(sleep)
         try:
-            yield lease.check
+            yield Hold(lease.check, lease.name)
         finally:
             lease.release()
 
 
 @contextmanager
-def _flock(root: Path) -> Iterator[None]:
+def _flock(root: Path, name: str) -> Iterator[None]:
     root.mkdir(parents=True, exist_ok=True)
     with open(root / LOCK, "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
-            raise _held(str(root), file.read().strip() or "another process") from error
+            raise _held(str(root), file.readline().strip() or "another process") from error
         file.truncate(0)
-        file.write(_me())
+        file.write(f"{_me()}\n{name}")
         file.flush()
         yield
 
@@ -62,6 +80,7 @@ class Lease:
 
     def __init__(self, objects: RemoteObjects) -> None:
         self.objects = objects
+        self.name = uuid.uuid4().hex
         self.tag = ""
         self._lost = False
         self._renewed = 0.0
@@ -116,7 +135,8 @@ class Lease:
     def _put(self, **condition: str) -> bool:
         """Whether the conditional put was done; a retried put that had been done after all counts as done."""
         nonce, begin = uuid.uuid4().hex, _now()
-        body = json.dumps({"who": _me(), "machine": _machine(), "process": os.getpid(), "nonce": nonce})
+        me = {"who": _me(), "name": self.name, "machine": _machine(), "process": os.getpid()}
+        body = json.dumps(me | {"nonce": nonce})
         try:
             self.tag = self.objects.call("put_object", LOCK, Body=body.encode(), **condition)["ETag"]
         except AwayError:  # whether it was done cannot be told: that is no lost lease

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from core.archive.bucket import RemoteObjects
+from core.archive.bucket import RemoteObjects, ReplacedError
 from core.errors import FewcastError
 
 SCRATCH = ".partial"
@@ -30,8 +30,14 @@ class Objects(Protocol):
         Raises `ReplacedError` where the place has only the newest version and that is another by now.
         """
 
-    def put(self, key: str, data: bytes) -> None:
-        """Create or replace the object: a reader sees all the old bytes or all the new ones."""
+    def put(self, key: str, data: bytes, over: str | None = None) -> None:
+        """Create or replace the object: a reader sees all the old bytes or all the new ones.
+
+        Raises `ReplacedError`, and puts nothing, where the object's tag is not `over`, if one is given.
+        """
+
+    def tag(self, key: str) -> str:
+        """What tells this version of the object from any other; empty where there is no object."""
 
     def keys(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Keys directly or deeply under a prefix folder, with their sizes in bytes."""
@@ -92,7 +98,7 @@ class LocalObjects:
         finally:
             os.close(descriptor)
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes, over: str | None = None) -> None:
         # Plain strings: with many threads at it, what Python does between two calls of the system is waited for.
         path, scratch = f"{self.url}/{key}", f"{self.url}/{SCRATCH}"
         temporary = f"{scratch}/{uuid.uuid4().hex}"
@@ -102,6 +108,8 @@ class LocalObjects:
             except FileNotFoundError:
                 os.makedirs(scratch, exist_ok=True)
                 _write_durably(temporary, data)
+            if over is not None and self.tag(key) != over:
+                raise ReplacedError(key)
             try:
                 os.replace(temporary, path)
             except FileNotFoundError:
@@ -116,6 +124,13 @@ class LocalObjects:
         for end in range(len(path) - 1, len(self.url) - 1, -1):
             if path[end] == "/":
                 _sync_folder(path[:end])
+
+    def tag(self, key: str) -> str:
+        try:
+            status = os.stat(f"{self.url}/{key}")
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
+        return f"{status.st_ino}:{status.st_mtime_ns}"
 
     def keys(self, prefix: str) -> Iterator[tuple[str, int]]:
         folders = [self.root / prefix]

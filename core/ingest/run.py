@@ -206,7 +206,7 @@ class _Run:
                 elif status == Status.UNSEEN and archive.times[slot] < deadline:
                     self.absent.append(Stored(slot, name, Status.ABSENT))
             if wanted:
-                yield Job(slot, tuple(wanted), served)
+                yield Job(slot, tuple(wanted), served, self.still_mine.name)
             else:
                 self._progress(1)
         self._note_absent()

@@ -23,6 +23,8 @@ class Job(NamedTuple):
     slot: int
     granules: tuple[Granule, ...]
     served: Mapping[str, Status]
+    hold: str = ""
+    """The name under which the run holds the archive."""
 
 
 class Outcome(NamedTuple):
@@ -59,7 +61,7 @@ def _read(archive: Archive, job: Job, config: IngestConfig) -> Outcome:
         if found and config.sun_angle:
             yield sun.sun_frame(job.granules[0].time, archive.grid)
 
-    stored = archive.write_frame(job.slot, frames()) + refused
+    stored = archive.write_frame(job.slot, frames(), job.hold) + refused
     told = (*SERVED, Status.UNSEEN)  # unseen is what was served and is damaged
     return Outcome([item for item in stored if item.status in told or item.channel not in job.served], unavailable)
 

@@ -29,11 +29,11 @@ def test_a_full_disk_is_one_clear_line_and_nothing_recorded_is_lost(root, monkey
     real = LocalObjects.put
     left = [40]
 
-    def put(self, key, data):
+    def put(self, key, data, over=None):
         left[0] -= 1
         if left[0] < 0:
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(self, key, data)
+        real(self, key, data, over)
 
     monkeypatch.setattr(LocalObjects, "put", put)
     with pytest.raises(FewcastError, match=r"no space left for the archive .*free some space and run again"):
