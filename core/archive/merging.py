@@ -40,10 +40,8 @@ def put_beside(
         lost = _keep(archive, kind, slot, codes, replaced, status)
         try:
             archive.objects.put(key, shard.encode(codes), over)
-        except (
-            ReplacedError
-        ):  # by one killed before it could say so, a try of our own that was done, or the next writer
-            continue
+        except ReplacedError:
+            continue  # by one killed before it could say so, a try of our own that was done, or the next writer
         return lost
     raise FewcastError(
         f"{key} of the archive {archive.url} is being written",
