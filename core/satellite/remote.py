@@ -31,7 +31,7 @@ def options(config: IngestConfig) -> dict[str, Any]:
         "anon": config.anonymous,
         # Retries are ours, with jitter over one budget; stacked with botocore's they would multiply.
         "config_kwargs": {
-            "retries": {"max_attempts": 1},
+            "retries": {"total_max_attempts": 1},
             "connect_timeout": config.timeout_seconds,
             "read_timeout": config.timeout_seconds,
             "max_pool_connections": config.connections + 2,
