@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 
-def to_disk(path: Path) -> None:
+def to_disk(path: Path | str) -> None:
     """Wait until a file, or the names that a folder holds, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

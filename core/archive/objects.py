@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from core.archive.bucket import RemoteObjects, ReplacedError
+from core.durable import to_disk
 from core.errors import FewcastError
 
 SCRATCH = ".partial"
@@ -123,7 +124,7 @@ class LocalObjects:
         # along, and a folder in which nothing is new costs microseconds.
         for end in range(len(path) - 1, len(self.url) - 1, -1):
             if path[end] == "/":
-                _sync_folder(path[:end])
+                to_disk(path[:end])
 
     def tag(self, key: str) -> str:
         try:
@@ -158,14 +159,6 @@ def _write_durably(path: str, data: bytes) -> None:
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(descriptor, rest) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_folder(folder: str) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
