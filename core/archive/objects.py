@@ -131,7 +131,7 @@ class LocalObjects:
             status = os.stat(f"{self.url}/{key}")
         except (FileNotFoundError, NotADirectoryError):
             return ""
-        return f"{status.st_ino}:{status.st_mtime_ns}"
+        return f"{status.st_ino}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
     def keys(self, prefix: str) -> Iterator[tuple[str, int]]:
         folders = [self.root / prefix]

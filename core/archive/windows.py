@@ -1,7 +1,6 @@
 """Windows of many shards on a disk in one native call, which decompresses on every core without Python between."""
 
 import json
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -40,12 +39,14 @@ class Windows:
             )
             for t, key in enumerate(keys)
         ]
-        before = [self._version(key) for key in keys]
+        before = [self.objects.tag(key) for key in keys]
         try:
             pipeline.retrieve_chunks_and_apply_index(items, out)
         except Exception:  # its errors have no type of their own; our own decoder says what is wrong, and where
             return list(range(len(keys)))
-        return [t for t, key in enumerate(keys) if not self._sound(key, shard, y, x) or self._version(key) != before[t]]
+        return [
+            t for t, key in enumerate(keys) if not self._sound(key, shard, y, x) or self.objects.tag(key) != before[t]
+        ]
 
     def _sound(self, key: str, shard: list[int], y: slice, x: slice) -> bool:
         """Whether the chunks of a window match their checksums, which zarrs looks at in whole shards alone."""
@@ -67,10 +68,3 @@ class Windows:
             pipeline = CodecPipelineImpl(metadata, LocalStore(self.objects.root), validate_checksums=True)
             self._pipelines[array] = pipeline, json.loads(metadata)["chunk_grid"]["configuration"]["chunk_shape"]
         return self._pipelines[array]
-
-    def _version(self, key: str) -> tuple[int, int, int] | None:
-        try:
-            status = os.stat(f"{self.objects.url}/{key}")
-        except OSError:
-            return None
-        return status.st_ino, status.st_mtime_ns, status.st_ctime_ns

@@ -86,7 +86,7 @@ class Frames:
         assert isinstance(objects, RemoteObjects)
         if len(slots) <= ASKED:
             with ThreadPoolExecutor(CONNECTIONS) as pool:
-                return list(pool.map(lambda slot: _tag(objects, shard_key(kind, slot)), slots))
+                return list(pool.map(lambda slot: objects.tag(shard_key(kind, slot)), slots))
         listed = objects.listing(f"{kind}/c")
         return [str(listed.get(shard_key(kind, slot), {}).get("ETag", "")) for slot in slots]
 
@@ -104,11 +104,3 @@ class Frames:
                 part = slots[first : first + size]
                 codes[first : first + size, to] = self.archive.read_packed(kind, part, y, x)[:, taken]
         return codes
-
-
-def _tag(objects: RemoteObjects, key: str) -> str:
-    """The entity tag of an object; empty where there is none."""
-    try:
-        return str(objects.call("head_object", key).get("ETag", ""))
-    except FileNotFoundError:
-        return ""

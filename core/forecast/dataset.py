@@ -156,19 +156,15 @@ def _encoding(dataset: xr.Dataset) -> dict[str, dict[str, Any]]:
     What is lost reads as missing: by itself xarray lets it read as zero.
     """
     fast = BloscCodec(cname="lz4", shuffle="bitshuffle")
-    sizes = dict(dataset.sizes)
-    return {
-        str(name): {
-            "chunks": tuple(
-                min(sizes[str(d)], _CHUNK) if d in ("y", "x") else 1 if d in ("member", "event") else sizes[str(d)]
-                for d in variable.dims
-            ),
-            "compressors": [fast],
-            "fill_value": (lost := LOST if variable.dtype == LOST.dtype else np.float32(np.nan)),
-            "_FillValue": lost,
-        }
-        for name, variable in dataset.data_vars.items()
-    }
+    sizes, found = dict(dataset.sizes), {}
+    for name, variable in dataset.data_vars.items():
+        lost = LOST if variable.dtype == LOST.dtype else np.float32(np.nan)
+        chunks = tuple(
+            min(sizes[str(d)], _CHUNK) if d in ("y", "x") else 1 if d in ("member", "event") else sizes[str(d)]
+            for d in variable.dims
+        )
+        found[str(name)] = {"chunks": chunks, "compressors": [fast], "fill_value": lost, "_FillValue": lost}
+    return found
 
 
 def identity(config: ForecastConfig, model: Model, view: Newest, init: int, support: list[int]) -> dict[str, Any]:

@@ -58,10 +58,9 @@ class _Process:
         self.environment = _environment()
         self._ended = False
         pipes = _pipes(2 * lines)
-        self._idle = [_Line(ask, answer) for (_, ask), (answer, _) in zip(pipes[::2], pipes[1::2], strict=True)]
-        theirs = [
-            end for (asks, _), (_, answers) in zip(pipes[::2], pipes[1::2], strict=True) for end in (asks, answers)
-        ]
+        pairs = list(zip(pipes[::2], pipes[1::2], strict=True))
+        self._idle = [_Line(ask, answer) for (_, ask), (answer, _) in pairs]
+        theirs = [end for (asks, _), (_, answers) in pairs for end in (asks, answers)]
         path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
         environment = os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
         command = [sys.executable, "-P", "-m", "core.satellite.courier", *map(str, theirs)]
