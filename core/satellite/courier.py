@@ -14,12 +14,11 @@ import subprocess
 import sys
 import threading
 import time
-from functools import lru_cache
-from typing import Any
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from core.config import IngestConfig
 from core.satellite import airlock, remote
 from core.satellite.granule import Granule, Reason, RefusedGranule, UnavailableGranule
 
@@ -27,6 +26,20 @@ from core.satellite.granule import Granule, Reason, RefusedGranule, UnavailableG
 STARTS_AFTER = 32
 IDLE_SECONDS, LOOK_SECONDS = 60.0, 0.5
 FAILURES = {failure.__name__: failure for failure in (UnavailableGranule, RefusedGranule)}
+
+
+class _Told(NamedTuple):
+    """The settings of a download (`remote.Access`) as they are sent: those of an ingest take long to load."""
+
+    source: str
+    endpoint_url: str
+    anonymous: bool
+    connections: int
+    timeout_seconds: float
+    retries: int
+
+
+_told = attrgetter(*_Told._fields)
 
 
 class _Line:
@@ -39,10 +52,10 @@ class _Line:
         """One frame; `EOFError` where the process has gone."""
         return airlock.receive(self._answer.read)
 
-    def ask(self, granule: Granule, config: IngestConfig) -> tuple[bytes, bytes]:
+    def ask(self, granule: Granule, config: remote.Access) -> tuple[bytes, bytes]:
         """The answer's frame. After any exception the line must be closed: an answer may be on its way."""
         told = [granule.url, granule.channel, str(granule.time), granule.size, granule.etag]
-        airlock.send(self._ask, b"G", json.dumps([told, config.model_dump_json()]).encode())
+        airlock.send(self._ask, b"G", json.dumps([told, _told(config)]).encode())
         return self.receive()
 
     def close(self) -> None:
@@ -80,7 +93,7 @@ class _Process:
             self.end()
             raise
 
-    def ask(self, granule: Granule, config: IngestConfig) -> tuple[bytes, bytes] | None:
+    def ask(self, granule: Granule, config: remote.Access) -> tuple[bytes, bytes] | None:
         """The answer's frame; None where all lines are at work."""
         try:
             line = self._idle.pop()
@@ -130,7 +143,7 @@ class Courier:
         self._starts: threading.Thread | None = None
         self.started = threading.Event()
 
-    def fetch(self, granule: Granule, config: IngestConfig) -> bytes:
+    def fetch(self, granule: Granule, config: remote.Access) -> bytes:
         """The whole file, verified; raises `UnavailableGranule` as `remote.fetch` does."""
         if self._owner != os.getpid():  # forked: the process is the parent's
             self._begin()
@@ -160,7 +173,7 @@ class Courier:
             self._starts.join()
         self._fetched = 0
 
-    def _count(self, config: IngestConfig) -> None:
+    def _count(self, config: remote.Access) -> None:
         with self._lock:
             now = time.monotonic()
             self._fetched = 1 if now - self._last > IDLE_SECONDS else self._fetched + 1
@@ -229,14 +242,9 @@ def _serve(asks: int, answers: int, idle_since: dict[int, float]) -> None:
 def _answer(asked: bytes) -> tuple[bytes, bytes]:
     (url, channel, slot, size, etag), config = json.loads(asked)
     try:
-        return b"B", remote.fetch(Granule(url, channel, np.datetime64(slot), size, etag), _config(config))
+        return b"B", remote.fetch(Granule(url, channel, np.datetime64(slot), size, etag), _Told(*config))
     except UnavailableGranule as error:
         return b"X", json.dumps([type(error).__name__, error.reason, error.text]).encode()
-
-
-@lru_cache(maxsize=8)
-def _config(told: str) -> IngestConfig:
-    return IngestConfig.model_validate_json(told)
 
 
 def main() -> None:

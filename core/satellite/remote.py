@@ -6,12 +6,11 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import fsspec
 from botocore.exceptions import NoCredentialsError, PartialCredentialsError
 
-from core.config import IngestConfig
 from core.errors import AwayError, FewcastError
 from core.satellite.granule import Granule, Reason, RefusedGranule, UnavailableGranule
 
@@ -23,8 +22,28 @@ MD5 = re.compile(r"[0-9a-f]{32}")
 NO_ACCESS = (PermissionError, NoCredentialsError, PartialCredentialsError)
 
 
-def options(config: IngestConfig) -> dict[str, Any]:
-    """What fsspec is told of `config.source`; nothing where it is no bucket."""
+class Access(Protocol):
+    """What of `IngestConfig` a download needs to know."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def endpoint_url(self) -> str: ...
+    @property
+    def anonymous(self) -> bool: ...
+    @property
+    def connections(self) -> int: ...
+    @property
+    def timeout_seconds(self) -> float: ...
+    @property
+    def retries(self) -> int: ...
+
+
+def options(config: Access, *, checks: bool = True) -> dict[str, Any]:
+    """What fsspec is told of `config.source`; nothing where it is no bucket.
+
+    `checks` lets the client verify the store's own checksums, which is waste where the caller has the MD5.
+    """
     if not config.source.startswith("s3://"):
         return {}
     told = {
@@ -37,6 +56,7 @@ def options(config: IngestConfig) -> dict[str, Any]:
             "max_pool_connections": config.connections + 2,
             # A public bucket is where it is, whatever AWS_ENDPOINT_URL says of our own.
             "ignore_configured_endpoint_urls": config.anonymous,
+            "response_checksum_validation": "when_supported" if checks else "when_required",
         },
         # `latest` must see what has just appeared.
         "use_listings_cache": False,
@@ -44,10 +64,10 @@ def options(config: IngestConfig) -> dict[str, Any]:
     return told | ({"endpoint_url": config.endpoint_url} if config.endpoint_url else {})
 
 
-def filesystem(config: IngestConfig) -> tuple[Any, str]:
+def filesystem(config: Access, *, checks: bool = True) -> tuple[Any, str]:
     """The file system of `config.source` and the path of its root there."""
     try:
-        files, root = fsspec.core.url_to_fs(config.source, **options(config))
+        files, root = fsspec.core.url_to_fs(config.source, **options(config, checks=checks))
     except (ValueError, ImportError) as error:
         raise FewcastError(
             f"ingest.source {config.source} cannot be opened",
@@ -59,9 +79,7 @@ def filesystem(config: IngestConfig) -> tuple[Any, str]:
     return files, str(root).rstrip("/")
 
 
-def retried(
-    attempt: Callable[[], T], config: IngestConfig, what: str, *, sleep: Callable[[float], None] = time.sleep
-) -> T:
+def retried(attempt: Callable[[], T], config: Access, what: str, *, sleep: Callable[[float], None] = time.sleep) -> T:
     """Call until it succeeds, waiting a random part of a doubling span (seconds) between the tries.
 
     The jitter is seeded by `what`, so that two granules never wait in step and a run can be repeated.
@@ -86,12 +104,13 @@ class _DiffersError(OSError):
     """What came is not what the listing promised."""
 
 
-def fetch(granule: Granule, config: IngestConfig) -> bytes:
+def fetch(granule: Granule, config: Access) -> bytes:
     """The whole file; its size, and its MD5 where the store tells it, agree with the listing's.
 
     An entity tag may look like an MD5 and be none (encrypted objects): two equal downloads settle it.
     """
-    files, _ = filesystem(config)
+    has_digest = MD5.fullmatch(granule.etag) is not None
+    files, _ = filesystem(config, checks=not has_digest)
     path = files._strip_protocol(granule.url)
     # s3fs would ask for the size first and, above 50 MB, leave zeros where a range came short.
     options = {"max_concurrency": 1} if config.source.startswith("s3://") else {}
@@ -104,7 +123,7 @@ def fetch(granule: Granule, config: IngestConfig) -> bytes:
             if info["size"] == len(content):
                 return content
             raise _DiffersError(f"{len(content)} of {info['size']} bytes came")
-        if MD5.fullmatch(granule.etag):
+        if has_digest:
             digest = hashlib.md5(content, usedforsecurity=False)
             if digest.hexdigest() != granule.etag and digest.digest() not in seen:
                 seen.add(digest.digest())
@@ -117,7 +136,7 @@ def fetch(granule: Granule, config: IngestConfig) -> bytes:
 class Blocks:
     """A remote file's bytes, fetched by the blocks that are asked for; the last few are kept."""
 
-    def __init__(self, granule: Granule, config: IngestConfig) -> None:
+    def __init__(self, granule: Granule, config: Access) -> None:
         self._granule, self._config = granule, config
         self._files, _ = filesystem(config)
         self._path = self._files._strip_protocol(granule.url)
@@ -166,7 +185,7 @@ def etag(info: dict[str, Any]) -> str:
     return tag or f"{info.get('mtime', '')}"
 
 
-def refusal(config: IngestConfig, error: Exception) -> FewcastError:
+def refusal(config: Access, error: Exception) -> FewcastError:
     """The one line for a source that cannot be listed, or none of whose granules can be fetched."""
     source = config.source
     if isinstance(error, (*NO_ACCESS, RefusedGranule)):

@@ -214,7 +214,7 @@ def flaky(monkeypatch, outcomes, size=4, etag=""):
     from core.satellite.granule import Granule
 
     files = Flaky(outcomes, size)
-    monkeypatch.setattr(remote, "filesystem", lambda config: (files, "root"))
+    monkeypatch.setattr(remote, "filesystem", lambda config, **_: (files, "root"))
     return files, Granule("memory://x", "ir105", np.datetime64("2023-09-05"), size, etag)
 
 
@@ -239,6 +239,19 @@ def test_a_wrong_checksum_is_fetched_again_and_believed_when_it_repeats(monkeypa
     assert remote.fetch(granule, settings("x")) == b"good"
     _, granule = flaky(monkeypatch, [b"same", b"same"], etag=tag)
     assert remote.fetch(granule, settings("x")) == b"same"
+
+
+@pytest.mark.parametrize(
+    ("tag", "checks"), [(hashlib.md5(b"good").hexdigest(), False), ("f" * 32 + "-2", True), ("", True)]
+)
+def test_the_client_checks_what_no_md5_does(tag, checks, monkeypatch):
+    files, granule = flaky(monkeypatch, [b"good"], etag=tag)
+    seen = []
+    monkeypatch.setattr(remote, "filesystem", lambda config, checks: (files, seen.append(checks)))
+    assert remote.fetch(granule, settings("x")) == b"good"
+    assert seen == [checks]
+    validation = remote.options(settings("s3://x"), checks=checks)["config_kwargs"]["response_checksum_validation"]
+    assert validation == ("when_supported" if checks else "when_required")
 
 
 def test_waits_are_jittered_bounded_and_repeatable():
