@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefect.artifacts import create_image_artifact
+from prefect.artifacts import create_markdown_artifact
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,4 +54,5 @@ def _publish(key: str, picture: "Image.Image", description: str) -> None:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=80)
     data = base64.b64encode(buffer.getvalue()).decode()
-    create_image_artifact(f"data:image/jpeg;base64,{data}", key=key, description=description)
+    # As Markdown: below an image artifact Prefect writes its address, here all of the data, across the page.
+    create_markdown_artifact(f"![{key}](data:image/jpeg;base64,{data})", key=key, description=description)

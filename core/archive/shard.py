@@ -157,7 +157,7 @@ def _fill(tiles: Codes, places: list[list[int]], read: Read) -> None:
     if any(start == EMPTY for start, _ in places):
         tiles[...] = MISSING
     for number, piece in _pieces(places, read):
-        _decompress(piece, tiles[number])
+        decompress(piece, tiles[number])
 
 
 def _pieces(places: list[list[int]], read: Read) -> Iterator[tuple[int, memoryview]]:
@@ -197,8 +197,8 @@ def within(whole: bytes | None) -> Read:
     return lambda start, end: None if whole is None else whole[start:end]
 
 
-def _decompress(piece: memoryview, tile: Codes) -> None:
-    """Fill a tile from a compressed chunk.
+def decompress(piece: memoryview, tile: Codes) -> None:
+    """Fill a tile (contiguous) from a chunk of one blosc block; raises `TornShardError` where it is not that.
 
     Its header is looked at first (sizes of the chunk, of blosc's one block, and of the piece): blosc believes it, and
     reads or writes past the end where it lies.

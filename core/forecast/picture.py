@@ -126,7 +126,10 @@ class _Page:
         self.figure, self.rows = Figure(figsize=self.size), 0
         every = max(1, max(view.shape) // 80)
         grid = view.frames.archive.grid.window(*view.area)
-        self.lonlat = [degrees[::every, ::every] for degrees in lonlat(grid)]
+        east, north = (degrees[::every, ::every] for degrees in lonlat(grid))
+        if np.nanmax(east) - np.nanmin(east) > 180:  # no satellite sees so far: the date line goes through it
+            east = east % 360
+        self.lonlat = east, north
         self.every = every
 
     def row(
@@ -194,5 +197,7 @@ class _Page:
 
 def _degrees(value: float, ways: str) -> str:
     """A degree as maps name it: its size, and one of two ways; none for zero."""
+    if value > 180:  # beyond the date line
+        value -= 360
     way = ways[0] if value > 0 else ways[1] if value < 0 else ""
     return f"{abs(value):g}°{way}"

@@ -75,12 +75,7 @@ def keep() -> Callable[..., None]:
 
     def picture(shown: Any, name: str) -> None:
         if folder:
-            from PIL import Image
-
             time.sleep(0.5)  # what is drawn late
-            path = Path(folder) / f"{name}.png"
-            shown.screenshot(path=str(path), animations="disabled")
-            with Image.open(path) as full:
-                full.convert("RGB").quantize(128).save(path, optimize=True)
+            shown.screenshot(path=str(Path(folder) / f"{name}.png"), animations="disabled")
 
     return picture

@@ -81,7 +81,7 @@ def test_a_pipeline_started_from_the_page_ends_with_its_artifacts_and_its_mlflow
     wait_for_the_end(page, prefect, run)
     keep(page, "prefect-run")
     page.get_by_role("tab", name="Artifacts").or_(page.get_by_text("Artifacts", exact=True)).first.click()
-    page.locator("a[href*='/artifacts/artifact/']", has_text=re.compile("markdown", re.I)).first.click()
+    page.locator("a[href*='/artifacts/artifact/']", has=page.get_by_text("pipeline", exact=True)).first.click()
     expect(page.get_by_text("persistence").first).to_be_visible()
     links = page.locator(f"a[href^='{addresses['mlflow']}']")
     expect(links.last).to_be_visible()
@@ -121,7 +121,7 @@ def test_a_forecaster_makes_a_nowcast_with_the_champion_and_sees_its_picture(
         wait_for_the_end(page, prefect, submit(page))
     assert len([*(folder / "data/models/tiny").iterdir()]) == 1, "a version is fetched once"
     page.get_by_role("tab", name="Artifacts").or_(page.get_by_text("Artifacts", exact=True)).first.click()
-    image = page.locator("a[href*='/artifacts/artifact/']", has_text=re.compile("image", re.I)).first
+    image = page.locator("a[href*='/artifacts/artifact/']", has_text="nowcast-picture").first
     expect(image).to_be_visible()
     page.goto(prefect + str(image.get_attribute("href")))  # a list that is drawn anew under a click swallows it
     picture = page.locator("img[src^='data:image/jpeg']").first

@@ -102,3 +102,14 @@ def test_a_put_goes_only_over_the_version_that_it_names(url):
     objects.delete("a/b")
     with pytest.raises(ReplacedError):
         objects.put("a/b", b"fourth", over=second)
+
+
+def test_a_put_that_s3fs_would_send_in_parts_keeps_its_condition(server):
+    objects, large = open_objects("s3://archives/large"), bytes(101 << 20)
+    objects.put("a", large, over="")
+    with pytest.raises(ReplacedError):
+        objects.put("a", large, over="")
+    tag = objects.tag("a")
+    assert "-" not in tag  # as the tags of objects in parts have it
+    objects.put("a", b"small", over=tag)
+    assert objects.get("a") == b"small"

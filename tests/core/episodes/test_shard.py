@@ -51,3 +51,14 @@ def test_every_truncation_and_a_damaged_index_are_noticed(compression: Any) -> N
     damaged[-20] ^= 4
     with pytest.raises(shard.DamagedShard, match="index"):
         shard.decode(bytes(damaged), out, compression)
+
+
+@pytest.mark.parametrize("place", [*range(4, 16)])
+def test_a_window_whose_header_lies_about_its_size_is_damaged(place: int) -> None:
+    """blosc believes those sizes, and some lies crash it."""
+    data, out = bytearray(shard.encode(some(7), "lz4")), np.empty(BLOCK, np.uint16)
+    for bit in range(8):
+        data[place] ^= 1 << bit
+        with pytest.raises(shard.DamagedShard, match="not of the size"):
+            shard.decode(bytes(data), out, "lz4")
+        data[place] ^= 1 << bit

@@ -50,13 +50,13 @@ def test_scores_are_said_with_the_start_that_they_reach_to(made):
     assert "no forecast of this folder is verified yet" in words(made)
 
 
-@pytest.mark.parametrize(("turn", "expected"), [(0, "128.5°E"), (-189, "60.5°W")])
-def test_south_and_west_are_named(made, monkeypatch, turn, expected):
+@pytest.mark.parametrize(("turn", "expected"), [(0, "128.5°E"), (-189, "60.5°W"), (51.5, "179.5°W")])
+def test_south_and_west_are_named_and_the_date_line_is_no_end(made, monkeypatch, turn, expected):
     def turned(grid) -> list[np.ndarray]:
         lon, lat = lonlat(grid)
-        return [lon + turn, lat]
+        return [(lon + turn + 180) % 360 - 180, lat]
 
     monkeypatch.setattr("core.forecast.picture.lonlat", turned)
     found = words(made)
-    assert {expected, "0.5°S"} <= {*found}
+    assert {expected, "0.5°S"} <= {*found}, found
     assert not [word for word in found if word.startswith(("-", "\N{MINUS SIGN}")) and "°" in word]
