@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -12,6 +13,7 @@ import numpy as np
 from core.archive.archive import Archive, Stored
 from core.archive.layout import SERVED, Status
 from core.archive.lock import exclusive
+from core.archive.merging import put_beside
 from core.archive.packing import PACKINGS
 from core.archive.shard import MISSING, DamagedError
 from core.archive.unwritable import one_line_if_unwritable
@@ -28,7 +30,7 @@ LONGEST_LIST = 50
 
 
 class Fault(StrEnum):
-    """What can be wrong with a frame that is served."""
+    """What can be wrong with a frame that is served (or, of TORN, lies beside one and spoils its reading)."""
 
     TORN = "its stored bytes do not check"
     LOST = "nothing is stored"
@@ -49,7 +51,7 @@ MENDED = {
 
 @dataclass(frozen=True)
 class Problem:
-    """One frame that is served and should not be."""
+    """One frame that is served and should not be, or is torn beside one that is rightly served."""
 
     slot: int
     time: np.datetime64
@@ -88,13 +90,31 @@ def validate(url: str, *, report: Report | None = None) -> Validation:
 
 
 def repair(url: str, *, report: Report | None = None) -> Validation:
-    """Take unsound frames out of service, so that no reader gets them and an ingest can fetch them again."""
+    """Take unsound frames out of service, so that no reader gets them and an ingest can fetch them again.
+
+    Torn ones are dropped from the shards that serve others: a read of all channels would end at them.
+    """
     archive = Archive.open(url, "r+")
     with one_line_if_unwritable(url), exclusive(archive.objects) as still_mine:
         found = _validate(archive, report or Silent())
         still_mine()
         archive.record(Stored(one.slot, one.channel, *MENDED[one.fault]) for one in found.problems)
+        lost = list(_without_torn(archive, found.problems, still_mine.name))
+        still_mine()
+        archive.record(lost)
     return Validation(url, found.frames, found.problems, repaired=True)
+
+
+def _without_torn(archive: Archive, problems: tuple[Problem, ...], hold: str) -> Iterator[Stored]:
+    """Put the shards of torn frames anew with what they still serve, if anything; returns what was lost meanwhile."""
+    torn = {(one.slot, archive.kind_of[one.channel]) for one in problems if one.fault is Fault.TORN}
+    for slot, kind in sorted(torn):
+        names = archive.kinds[kind]
+        (status,) = archive.status_of([slot])
+        if np.isin(status[[archive.channels.index(name) for name in names]], SERVED).any():
+            codes = np.full((len(names), *archive.shape), MISSING, np.uint16)
+            for name in put_beside(archive, kind, slot, codes, set(), hold):
+                yield Stored(slot, name, *MENDED[Fault.TORN])
 
 
 def _validate(archive: Archive, report: Report) -> Validation:
@@ -125,20 +145,32 @@ def _validate(archive: Archive, report: Report) -> Validation:
 
 
 def _look(archive: Archive, slot: int, served: np.ndarray) -> Iterator[tuple[str, Fault | None, bytes]]:
-    """(channel, fault, digest of its codes) of each served channel of a slot."""
+    """(channel, fault, digest of its codes) of each served channel of a slot, and of those torn beside a sound one."""
     for kind, channels in archive.kinds.items():
         mine = [name for name in channels if served[archive.channels.index(name)]]
         if not mine:
             continue
         height, width = archive.shape
         with ROOM.taken(height * width * (BYTES_PER_CODE * len(channels) + BYTES_PER_PIXEL)):
-            try:
+            codes = None
+            with suppress(DamagedError):
                 codes = archive.read_packed(kind, [slot], slice(None), slice(None))[0]
-            except DamagedError:
-                yield from ((name, Fault.TORN, b"") for name in mine)
+            if codes is not None:
+                for name in mine:
+                    yield _judge(name, kind, codes[channels.index(name)])
                 continue
-            for name in mine:
-                yield _judge(name, kind, codes[channels.index(name)])
+            looks = [_look_alone(archive, slot, kind, name) for name in channels]
+        some_sound = any(fault is not Fault.TORN for name, fault, _ in looks if name in mine)
+        yield from (one for one in looks if one[0] in mine or (some_sound and one[1] is Fault.TORN))
+
+
+def _look_alone(archive: Archive, slot: int, kind: Kind, name: str) -> tuple[str, Fault | None, bytes]:
+    position = archive.kinds[kind].index(name)
+    try:
+        codes = archive.read_shard(kind, slot, slice(None), slice(None), slice(position, position + 1))
+    except DamagedError:
+        return name, Fault.TORN, b""
+    return (name, Fault.LOST, b"") if codes is None else _judge(name, kind, codes[0])
 
 
 def _judge(name: str, kind: Kind, codes: np.ndarray) -> tuple[str, Fault | None, bytes]:

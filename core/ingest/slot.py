@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from core.archive import SERVED, Archive, Status, Stored
-from core.archive.shard import DamagedError
+from core.archive.shard import MISSING, DamagedError
 from core.config import IngestConfig
 from core.room import Room
 from core.satellite import source, sun
@@ -72,9 +72,9 @@ def _is_worse(frame: Frame, archive: Archive, job: Job) -> bool:
         return False
     if job.served[frame.channel] == Status.COMPLETE:
         return True
-    names = archive.kinds[frame.kind]
-    try:
-        kept = archive.read(frame.kind, [job.slot])[0, names.index(frame.channel)]
+    position, every = archive.kinds[frame.kind].index(frame.channel), slice(None)
+    try:  # alone, since one beside it may be damaged
+        kept = archive.read_shard(frame.kind, job.slot, every, every, slice(position, position + 1))
     except DamagedError:  # it is damaged, and replaced by whatever can be read
         return False
-    return int(np.isfinite(kept).sum()) > int(np.isfinite(frame.values).sum())
+    return kept is not None and int((kept != MISSING).sum()) > int(np.isfinite(frame.values).sum())

@@ -11,7 +11,7 @@ from core.archive import Archive, Status
 from core.config import IngestConfig
 from core.errors import FewcastError
 from core.ingest import ingest
-from core.satellite import source
+from core.satellite import simulator, source
 from core.satellite.granule import Reason, UnavailableGranule
 from tests.core.ingest.world import NOW, SLOTS, config, contents, path, run
 
@@ -149,6 +149,22 @@ def test_a_frame_with_gaps_replaces_neither_a_complete_one_nor_a_fuller_one(root
     assert run(fixing).written == 2, "the complete one between them, which is the same again, and the second"
     archive = Archive.open(settings.archive)
     assert (archive.status == Status.COMPLETE).sum() == 3
+
+
+def test_a_flipped_bit_beside_a_partial_frame_lets_no_emptier_one_replace_it(root):
+    stamp = "2024-03-01T22:00"
+    settings = config(root, channels=["ir105", "ir112"])
+    simulator.simulate(settings)
+    lose(root, "ir105", stamp, 10)
+    run(settings)
+    archive = Archive.open(settings.archive)
+    key = archive.key("brightness_temperature", archive.slot(np.datetime64(stamp)))
+    stored = archive.objects.get(key)
+    archive.objects.put(key, stored[:-60] + bytes([stored[-60] ^ 4]) + stored[-59:])  # the last chunk is that of ir112
+    before = contents(settings.archive)
+    lose(root, "ir105", stamp, 30)
+    assert run(settings.model_copy(update={"mode": "repair", "repair": ["partial"]})).written == 0
+    assert contents(settings.archive) == before
 
 
 @pytest.mark.parametrize(
