@@ -57,7 +57,7 @@ class Archive:
         }
         self.made_from: dict[str, Any] = attributes.get("made_from", {})
         self.slots_per_day = layout.slots_per_day(self.cadence_minutes)
-        self.days = Days(self.objects, self.channels, len(self.times), self.slots_per_day)
+        self.days = Days(self.objects, self.kind_of, len(self.times), self.slots_per_day)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.url, self.writable, self._made)
@@ -170,8 +170,8 @@ class Archive:
                     whole[kind] = np.full((len(names), *self.shape), shard.MISSING, np.uint16)
                 whole[kind][names.index(frame.channel)] = codes
                 written.setdefault(kind, set()).add(frame.channel)
-            observed = None if kind == "solar_elevation" else frame.observation_time  # that one is computed
-            stored.append(Stored(slot, frame.channel, status, reason, lost + frame.out_of_range, observed))
+            lost += frame.out_of_range
+            stored.append(Stored(slot, frame.channel, status, reason, lost, frame.observation_time))
         for kind, codes in whole.items():
             damaged = put_beside(self, kind, slot, codes, written[kind], hold)
             stored += [Stored(slot, name, Status.UNSEEN) for name in damaged]

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.archive.layout import NO_TIME, Status
+from core.archive.layout import NO_TIME, SERVED, Status
 from core.archive.objects import Objects
-from core.satellite.granule import Reason
+from core.satellite.granule import Kind, Reason
 
 TABLES: Mapping[str, type[np.generic]] = {"status": np.uint8, "reason": np.uint8, "out_of_range": np.uint32}
 
@@ -29,9 +29,11 @@ class Stored:
 class Days:
     """The day objects of an archive. Reads are always fresh; `record` wants one writer at a time."""
 
-    def __init__(self, objects: Objects, channels: tuple[str, ...], slots: int, slots_per_day: int) -> None:
-        self.objects, self.channels = objects, channels
+    def __init__(self, objects: Objects, kind_of: Mapping[str, Kind], slots: int, slots_per_day: int) -> None:
+        self.objects, self.channels = objects, tuple(kind_of)
         self.slots, self.slots_per_day = slots, slots_per_day
+        # The columns of what was observed: the sun's elevation is computed.
+        self._observed = [column for column, kind in enumerate(kind_of.values()) if kind != "solar_elevation"]
 
     def day(self, name: str, day: int) -> NDArray[Any]:
         """One day's table (slot of the day, channel)."""
@@ -79,16 +81,27 @@ class Days:
         for day, items in sorted(days.items()):
             tables = {name: self.day(name, day) for name in TABLES}
             observed = self.observation_times(day)
+            new: dict[int, dict[int, np.datetime64 | None]] = {}
             for item in items:
                 row, column = item.slot % self.slots_per_day, self.channels.index(item.channel)
                 tables["status"][row, column] = item.status
                 tables["reason"][row, column] = item.reason
                 tables["out_of_range"][row, column] = item.out_of_range
-                if item.observation_time is not None:
-                    moment = int(item.observation_time.astype("datetime64[ms]").astype(np.int64))
-                    known = observed[row] != NO_TIME
-                    observed[row] = min(int(observed[row]), moment) if known else moment
+                new.setdefault(row, {})[column] = item.observation_time
+            for row, moments in new.items():
+                observed[row] = self._earliest(tables["status"][row], moments, int(observed[row]))
             self.objects.put(f"observation_time/c/{day}", observed.astype("<i8").tobytes())
             for name in ("out_of_range", "reason", "status"):
                 table = tables[name]
                 self.objects.put(f"{name}/c/{day}/0", table.astype(table.dtype.newbyteorder("<")).tobytes())
+
+    def _earliest(self, status: NDArray[np.uint8], new: Mapping[int, np.datetime64 | None], known: int) -> int:
+        """Milliseconds since 1970 of the earliest observation that a slot serves, from those of its new frames.
+
+        What was known stays in it while any frame that is served is not new: whose it was is not recorded.
+        """
+        served = [column for column in self._observed if status[column] in SERVED]
+        times = [int(t.astype("datetime64[ms]").astype(np.int64)) for c in served if (t := new.get(c)) is not None]
+        if len(times) < len(served) and known != NO_TIME:
+            times.append(known)
+        return min(times, default=int(NO_TIME))

@@ -23,7 +23,6 @@ from core.archive.objects import LocalObjects
 from core.archive.packing import pack, unpack
 from core.errors import FewcastError
 from core.satellite.granule import Frame, Grid, Reason
-from core.satellite.sun import sun_frame
 
 ORIGIN = datetime(2024, 3, 1, 0, 15, tzinfo=UTC)
 CRS = {
@@ -87,12 +86,6 @@ def test_plain_xarray_reads_times_values_and_flags_without_a_warning(archive):
     assert np.array_equal(opened.time.values, archive.times)
     crs = opened[opened.brightness_temperature.grid_mapping].attrs
     assert crs["perspective_point_height"] == CRS["perspective_point_height"]
-
-
-def test_the_sun_is_computed_and_no_observation(tmp_path):
-    archive = make(tmp_path / "a.zarr", channels=CHANNELS | {"solar_elevation": "solar_elevation"})
-    archive.record(archive.write_frame(archive.slot(TIME), [frame(), sun_frame(TIME, GRID)]))
-    assert xr.open_zarr(archive.url).sel(time=TIME).observation_time.values == frame().observation_time
 
 
 @pytest.mark.parametrize("reader", ["zarr", "zarrs", "tensorstore"])
