@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,7 +38,8 @@ class Inspection:
     """The state of an archive at one moment, or of its newest recorded days (`last_days`; 0 for all of it).
 
     `ranges` are (least, median, greatest) of a sample of frames, of which `unreadable` are damaged; the median is that
-    of some of their pixels.
+    of some of their pixels. `calendar` is the share (channel) of each UTC day's slots that is served, of all days from
+    the first slot of which anything is known to the last.
     """
 
     url: str
@@ -92,9 +94,13 @@ class Inspection:
             if len(self.gaps) > LONGEST_LIST:
                 lines.append(f"| and {len(self.gaps) - LONGEST_LIST} shorter ones | | | |")
         lines += ["", "| day | served |", "|---|---|"]
-        for day, share in self.calendar.items():
-            mean = float(share.mean())
-            lines.append(f"| {day} | {'█' * round(20 * mean):░<20} {100 * mean:.0f} % |")
+        for some, group in groupby(self.calendar.items(), lambda day: bool(day[1].any())):
+            days = list(group)
+            if not some and len(days) > 1:
+                days = [(f"{days[0][0]} to {days[-1][0]}", days[0][1])]
+            for day, share in days:
+                mean = float(share.mean())
+                lines.append(f"| {day} | {'█' * round(20 * mean):░<20} {100 * mean:.0f} % |")
         return "\n".join(lines) + "\n"
 
 
@@ -108,7 +114,7 @@ def inspect(url: str, *, last_days: int = 0) -> Inspection:
     recorded = archive.days.recorded()[-last_days:]
     counts = {name: dict.fromkeys((status.name.lower() for status in Status), 0) for name in archive.channels}
     reasons: Counter[str] = Counter()
-    calendar: dict[str, NDArray[np.float64]] = {}
+    known: list[int] = []
     lost = 0
     served_slots: dict[str, list[int]] = {name: [] for name in archive.channels}
     for day in recorded:
@@ -118,7 +124,7 @@ def inspect(url: str, *, last_days: int = 0) -> Inspection:
         lost += int(archive.days.day("out_of_range", day)[:rows].sum())
         reasons.update(_name(code) for code in reason[reason != Reason.NONE])
         served = np.isin(status, SERVED)
-        calendar[str(archive.times[begin].astype("datetime64[D]"))] = served.mean(0)
+        known += (np.flatnonzero((status != Status.UNSEEN).any(1)) + begin).tolist()
         for column, name in enumerate(archive.channels):
             for code, number in zip(*np.unique(status[:, column], return_counts=True), strict=True):
                 counts[name][Status(int(code)).name.lower()] += int(number)
@@ -146,7 +152,7 @@ def inspect(url: str, *, last_days: int = 0) -> Inspection:
         ranges={name: found for name, (found, _) in samples.items()},
         unreadable=sum(damaged for _, damaged in samples.values()),
         units={name: UNITS[kind] for name, kind in archive.kind_of.items()},
-        calendar=calendar,
+        calendar=_calendar(archive, recorded[0] * archive.slots_per_day, known, served_slots) if known else {},
     )
 
 
@@ -180,6 +186,17 @@ def quick_look(url: str, channels: int = 4) -> "Figure":
         figure.colorbar(image, ax=axis, fraction=0.05, pad=0.02, label=kind.replace("_", " ") + units)
         axis.set_title(f"{name} {_minute(archive.times[slot])} UTC")
     return figure
+
+
+def _calendar(
+    archive: Archive, begin: int, known: list[int], served: dict[str, list[int]]
+) -> dict[str, NDArray[np.float64]]:
+    """Of the slots from `begin` on; a day of the archive may begin at any hour, and is no UTC day."""
+    dates = archive.times[begin:].astype("datetime64[D]")
+    day = (dates - dates[0]).astype(int)
+    counts = np.stack([np.bincount(day[np.array(s, int) - begin], minlength=day[-1] + 1) for s in served.values()], 1)
+    shares = counts / np.bincount(day)[:, None]
+    return {str(dates[0] + n): shares[n] for n in range(day[known[0] - begin], day[known[-1] - begin] + 1)}
 
 
 def _newest(archive: Archive, name: str) -> int | None:

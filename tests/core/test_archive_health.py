@@ -13,7 +13,7 @@ import pytest
 from core.archive import Archive, Status, inspect, quick_look, repair, shard, validate, validation
 from core.archive.archive import Stored
 from core.archive.objects import LocalObjects
-from core.archive.validation import Fault, Validation
+from core.archive.validation import Fault
 from core.errors import FewcastError
 from core.room import Room
 from core.satellite.granule import Frame, Grid, Reason
@@ -74,6 +74,30 @@ def test_inspection_counts_what_is_there(archive):
     assert seen.calendar["2024-03-01"].tolist() == [19 / 24, 1.0]
     for word in ("ir105", "truncated", "2024-03-01 05:00", "K"):
         assert word in seen.markdown
+
+
+def test_the_calendar_has_utc_days_where_the_archive_begins_at_another_hour(tmp_path):
+    archive = Archive.create(
+        str(tmp_path / "a.zarr"), grid=GRID, channels=CHANNELS, origin=np.datetime64("2024-02-28T23:00"),
+        cadence_minutes=60, years=1,
+    )  # fmt: skip
+    slots = [1 + hour for hour in (*range(23), 120, 191)]
+    archive.record(one for slot in slots for one in archive.write_frame(slot, [frame(slot, name) for name in CHANNELS]))
+    archive.set_status(archive.slot(np.datetime64("2024-03-08T05")), "ir105", Status.ABSENT)
+    seen = inspect(archive.url)
+    days = {day: share.tolist() for day, share in seen.calendar.items()}
+    nothing = [0.0, 0.0]
+    assert days == {
+        "2024-02-29": [23 / 24] * 2, "2024-03-01": nothing, "2024-03-02": nothing, "2024-03-03": nothing,
+        "2024-03-04": nothing, "2024-03-05": [1 / 24] * 2, "2024-03-06": nothing, "2024-03-07": [1 / 24] * 2,
+        "2024-03-08": nothing,
+    }  # fmt: skip
+    lines = [line.split(" |")[0] for line in seen.markdown.partition("| day |")[2].splitlines()[2:]]
+    assert lines == [
+        "| 2024-02-29", "| 2024-03-01 to 2024-03-04", "| 2024-03-05", "| 2024-03-06", "| 2024-03-07", "| 2024-03-08",
+    ]  # fmt: skip
+    newest = inspect(archive.url, last_days=1)
+    assert list(newest.calendar) == ["2024-03-07", "2024-03-08"], "one day of the archive, which begins at 23:00"
 
 
 def test_the_last_days_alone_are_quick_to_inspect(archive):
@@ -185,69 +209,6 @@ def test_a_flipped_bit_is_damage_and_repair_cures_it(archive):
     repair(archive.url)
     assert validate(archive.url).problems == ()
     assert archive.status[[3, 20, 30], 1].tolist() == [Status.UNSEEN] * 3
-
-
-@pytest.fixture
-def three(tmp_path) -> Archive:
-    """One slot of three channels of one kind, of which the second is torn."""
-    names = ("ir105", "ir112", "wv063")
-    archive = Archive.create(
-        str(tmp_path / "three.zarr"), grid=GRID, channels=dict.fromkeys(names, "brightness_temperature"),
-        origin=np.datetime64("2024-03-01"), cadence_minutes=60, years=1,
-    )  # fmt: skip
-    archive.record(archive.write_frame(0, [seen(name) for name in names]))
-    tear(archive, 1)
-    return archive
-
-
-def seen(name: str) -> Frame:
-    values = np.random.default_rng([*name.encode()]).uniform(220, 270, GRID.shape).astype(np.float32)
-    return replace(frame(0, "ir105", values), channel=name)
-
-
-def tear(archive: Archive, position: int) -> None:
-    """Flip a bit of one channel's only chunk."""
-    key = archive.key("brightness_temperature", 0)
-    whole = archive.objects.get(key)
-    start = int(shard._index(shard.within(whole), (3, *archive.shape))[position, 0, 0, 0])
-    archive.objects.put(key, whole[: start + 50] + bytes([whole[start + 50] ^ 1]) + whole[start + 51 :])
-
-
-def test_a_repair_takes_out_the_torn_channel_alone_and_the_next_write_keeps_those_beside_it(three):
-    assert [(p.channel, p.fault) for p in validate(three.url).problems] == [("ir112", Fault.TORN)]
-    repair(three.url)
-    assert three.status_of([0]).tolist() == [[Status.COMPLETE, Status.UNSEEN, Status.COMPLETE]]
-    assert validate(three.url) == Validation(three.url, 2, ())
-    names = ("ir105", "wv063")
-    for slots in ([0], [0, 1]):
-        served = three.read("brightness_temperature", slots)[0, [0, 2]]
-        assert np.allclose(served, [seen(name).values for name in names], atol=0.006)
-    three.record(three.write_frame(0, seen("ir112")))
-    assert three.status_of([0]).tolist() == [[Status.COMPLETE] * 3]
-    served = three.read("brightness_temperature", [0])[0]
-    assert np.allclose(served, [seen(name).values for name in three.channels], atol=0.006)
-
-
-@pytest.mark.parametrize("killed", ["before the torn frame is gone", "never"])
-def test_a_torn_frame_that_is_not_served_is_found_where_it_spoils_those_beside_it(three, killed, monkeypatch):
-    if killed == "never":
-        three.set_status(0, "ir112", Status.ABSENT)
-    else:
-        monkeypatch.setattr(validation, "put_beside", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            repair(three.url)
-        monkeypatch.undo()
-    assert [(p.channel, p.fault) for p in validate(three.url).problems] == [("ir112", Fault.TORN)]
-    repair(three.url)
-    assert validate(three.url).problems == ()
-    assert np.isfinite(three.read("brightness_temperature", [0])[0, [0, 2]]).all()
-
-
-def test_where_the_index_is_torn_what_was_served_is_lost_and_nothing_else_is_told(three):
-    three.set_status(0, "ir112", Status.ABSENT)
-    three.objects.put(three.key("brightness_temperature", 0), b"rubbish")
-    assert [p.channel for p in repair(three.url).problems] == ["ir105", "wv063"]
-    assert three.status_of([0]).tolist() == [[Status.UNSEEN, Status.ABSENT, Status.UNSEEN]]
 
 
 def test_one_damaged_frame_is_counted_and_the_rest_inspected(archive):
