@@ -4,13 +4,15 @@ import logging
 import os
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psutil
 from rich.console import Console
 
 from core.config import EvaluationConfig, PipelineConfig, TrackingConfig
+from core.report import Report, Silent
 from flows import embedded
 from flows.cli import read_config, read_evaluation
 from flows.logs import wants_json
@@ -106,23 +108,39 @@ def follow(config: PipelineConfig) -> int:
 def probe(config: PipelineConfig) -> int:
     """Print a suggested learning rate and KL weight."""
     from core.training.probe import probe as probe_training
-    from tasks.reporting import Terminal
     from tasks.train import located
 
-    terminal = Terminal("probe", Console(stderr=True))
+    with _on_terminal("probe") as report:
+        suggested = probe_training(located(config.train, config.tracking, report), report=report)
+    for line in suggested.lines():
+        print(line)
+    return 0
+
+
+@contextmanager
+def _on_terminal(stage: str) -> Iterator[Report]:
+    """The report of a command that runs no flow."""
+    if wants_json():  # then the terminal is for a machine
+        yield Silent()
+        return
+    from tasks.terminal import Terminal
+
+    terminal = Terminal(stage, Console(stderr=True))
     try:
-        for line in probe_training(located(config.train, config.tracking, terminal), report=terminal).lines():
-            print(line)
+        yield terminal
     finally:
         terminal.close()
-    return 0
 
 
 def check_archive(options: Namespace) -> int:
     """Inspect, validate or repair an archive; 1 where a problem is left, which a repair leaves none of."""
     from core import archive
 
-    found = getattr(archive, options.action)(options.url)
+    if options.action == "inspect":
+        found = archive.inspect(options.url)
+    else:
+        with _on_terminal(options.action) as report:
+            found = getattr(archive, options.action)(options.url, report=report)
     print(found.markdown)
     if options.action == "inspect" and options.picture:
         archive.quick_look(options.url).savefig(options.picture, dpi=120, bbox_inches="tight")
@@ -141,7 +159,8 @@ def check_store(options: Namespace) -> int:
             for path in episodes.draw(options.url, options.pictures):
                 print(f"picture    {path}")
         return 1 if found.leaks else 0
-    checked = episodes.validate(options.url, rebuild_damaged=options.rebuild)
+    with _on_terminal("validate") as report:
+        checked = episodes.validate(options.url, rebuild_damaged=options.rebuild, report=report)
     print(checked)
     return 0 if checked.valid else 1
 

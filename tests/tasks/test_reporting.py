@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from core.report import Silent
-from tasks.reporting import Broadcast, Terminal
+from tasks.reporting import Broadcast
+from tasks.terminal import Terminal
 
 
 class Broken(Silent):
