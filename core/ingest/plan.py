@@ -11,6 +11,7 @@ from core.archive import SERVED, Archive, Status
 from core.archive.layout import axis_slots
 from core.config import IngestConfig, TimeRange
 from core.errors import FewcastError
+from core.ingest.known import Known
 
 # Of these nothing was read: until something has come, another look costs a line of a listing.
 NOTHING_TO_READ = (Status.UNSEEN, Status.ABSENT)
@@ -22,11 +23,14 @@ class Plan(NamedTuple):
     times: TimeRange
     again: frozenset[Status]
     recent: datetime
+    frozen: bool
+    """Whether frames that `archive repair` took out as frozen are: their granules are sound, and would be served."""
 
-    def worth(self, status: NDArray[np.uint8], times: NDArray[np.datetime64]) -> NDArray[np.bool_]:
-        """Whether slots of this status (T, channel) at these times (T,) are worth a look."""
+    def worth(self, known: Known, times: NDArray[np.datetime64]) -> NDArray[np.bool_]:
+        """Whether slots of which this is known, at these times (T,), are worth a look (T, channel)."""
         recent = times >= np.datetime64(self.recent.replace(tzinfo=None), "s")
-        return np.isin(status, list(self.again)) & (np.isin(status, NOTHING_TO_READ) | recent[:, None])
+        again = np.isin(known.status, list(self.again)) & (np.isin(known.status, NOTHING_TO_READ) | recent[:, None])
+        return np.where(known.frozen, self.frozen, again)
 
 
 def plan(config: IngestConfig, archive: Archive | None, now: datetime) -> Plan:
@@ -37,7 +41,7 @@ def plan(config: IngestConfig, archive: Archive | None, now: datetime) -> Plan:
     than `catch_up_hours` ago, the holes from the first slot that was left unseen, or since the last that is served.
     repair: the configured times, and in them the statuses of `repair`.
     """
-    again = {Status.UNSEEN, Status.ABSENT}
+    again, frozen = {Status.UNSEEN, Status.ABSENT}, False
     times, recent = config.times, config.times.start
     if config.mode == "latest":
         recent = now - timedelta(hours=config.lookback_hours)
@@ -46,7 +50,8 @@ def plan(config: IngestConfig, archive: Archive | None, now: datetime) -> Plan:
         if config.system == "himawari":  # its slots arrive in tiles, and may have been seen half arrived
             again.add(Status.PARTIAL)
     elif config.mode == "repair":
-        again = {Status[name.upper()] for name in config.repair}
+        again = {Status[name.upper()] for name in config.repair if name != "frozen"}
+        frozen = "frozen" in config.repair
     if times.start > now:
         raise FewcastError(
             "ingest.times begins in the future",
@@ -54,7 +59,7 @@ def plan(config: IngestConfig, archive: Archive | None, now: datetime) -> Plan:
             mend="correct ingest.times, or this machine's clock",
         )
     _check_axis(times, config, archive)
-    return Plan(times, frozenset(again), recent)
+    return Plan(times, frozenset(again), recent, frozen)
 
 
 def _check_axis(times: TimeRange, config: IngestConfig, archive: Archive | None) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
-from numpy.typing import NDArray
 
 from core.archive import SERVED, Archive, Status, Stored
 from core.archive.lock import exclusive
@@ -19,6 +18,7 @@ from core.archive.unwritable import one_line_if_unwritable
 from core.config import IngestConfig, TimeRange
 from core.errors import FewcastError
 from core.ingest.ahead import ahead
+from core.ingest.known import known
 from core.ingest.listing import Listing
 from core.ingest.plan import days, plan, slots_of
 from core.ingest.slot import Job, Outcome, read_slot
@@ -167,21 +167,16 @@ class _Run:
         if self.archive is None:
             return day
         slots = slots_of(self.archive, self.config, day)
-        known = self._known(slots)
-        looked_at = np.flatnonzero(self.plan.worth(known, self.archive.times[slots]).any(1))
+        state = known(self.archive, self.config, slots)
+        looked_at = np.flatnonzero(self.plan.worth(state, self.archive.times[slots]).any(1))
         if slots and not looked_at.size:
-            self.counts["skipped"] += known.size
+            self.counts["skipped"] += state.status.size
             self._progress(len(slots))
             return None
         if not slots:
             return day
         first, last = (self.archive.times[slots[i]].astype("datetime64[s]").item() for i in looked_at[[0, -1]])
         return TimeRange(start=first, end=last + timedelta(seconds=1))
-
-    def _known(self, slots: list[int]) -> NDArray[np.uint8]:
-        assert self.archive is not None
-        columns = [self.archive.channels.index(name) for name in self.config.channels]
-        return self.archive.status_of(slots)[:, columns]
 
     def _day(self, day: TimeRange, granules: list[Granule]) -> Iterator[Job]:
         archive = self.archive
@@ -191,8 +186,8 @@ class _Run:
             at.setdefault(archive.slot(found.time), {})[found.channel] = found
         deadline = np.datetime64(self.now.replace(tzinfo=None)) - np.timedelta64(self.config.grace_minutes, "m")
         slots = slots_of(archive, self.config, day)
-        known = self._known(slots)
-        for slot, row, worth in zip(slots, known, self.plan.worth(known, archive.times[slots]), strict=True):
+        state = known(archive, self.config, slots)
+        for slot, row, worth in zip(slots, state.status, self.plan.worth(state, archive.times[slots]), strict=True):
             wanted: list[Granule] = []
             served: dict[str, Status] = {}
             for name, status, look in zip(self.config.channels, row, worth, strict=True):

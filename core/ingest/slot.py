@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from core.archive import SERVED, Archive, Status, Stored
+from core.archive.packing import pack
 from core.archive.shard import DamagedError
 from core.config import IngestConfig
 from core.room import Room
@@ -52,7 +53,9 @@ def _read(archive: Archive, job: Job, config: IngestConfig) -> Outcome:
             try:
                 frame = source.read_frame(granule, config, archive.grid)
                 found = True
-                if not _is_worse(frame, archive, job):
+                if _is_blank_again(frame, archive, job.slot):
+                    refused.append(Stored(job.slot, granule.channel, Status.CORRUPT, Reason.ALL_ZERO))
+                elif not _is_worse(frame, archive, job):
                     yield frame
             except UnavailableGranule as error:
                 unavailable.append(type(error)(error.reason, error.text))  # its traceback would keep arrays
@@ -64,6 +67,20 @@ def _read(archive: Archive, job: Job, config: IngestConfig) -> Outcome:
     stored = archive.write_frame(job.slot, frames(), job.hold) + refused
     told = (*SERVED, Status.UNSEEN)  # unseen is what was served and is damaged
     return Outcome([item for item in stored if item.status in told or item.channel not in job.served], unavailable)
+
+
+def _is_blank_again(frame: Frame, archive: Archive, slot: int) -> bool:
+    """Whether all pixels are the same where a blank frame is known: what `archive repair` took out is not served anew.
+
+    It records a constant frame as an all-zero granule, and either may be replaced by a good one at the source.
+    """
+    ends = [ufunc.reduce(frame.values, axis=None) for ufunc in (np.fmin, np.fmax)]
+    (least, greatest), _ = pack(np.array(ends), frame.kind)
+    if least != greatest:
+        return False
+    column = archive.channels.index(frame.channel)
+    known = (archive.days.at(name, [slot])[0, column] for name in ("status", "reason"))
+    return tuple(known) == (Status.CORRUPT, Reason.ALL_ZERO)
 
 
 def _is_worse(frame: Frame, archive: Archive, job: Job) -> bool:

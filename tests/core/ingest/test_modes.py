@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from core.archive import Archive, Status
+from core.archive import Archive, Status, repair, validate
 from core.config import IngestConfig
 from core.errors import FewcastError
 from core.ingest import ingest
@@ -122,6 +122,32 @@ def test_repair_reads_the_statuses_it_is_told_and_never_makes_data_worse(root):
     assert (archive.status == Status.COMPLETE).sum() == SLOTS * 2
     assert summary.written == SLOTS * 2 - 1
     assert np.isfinite(archive.read("reflectance", [archive.slot(np.datetime64("2024-03-01T23:00"))])).all()
+
+
+@pytest.mark.parametrize("mode", ["latest", "repair"])
+def test_what_an_archive_s_repair_took_out_of_service_stays_out(root, mode):
+    """A frozen and a constant frame, with nothing wrong about their granules; then the source publishes both anew."""
+    frozen, constant = path(root, "ir105", "2024-03-02T03:00"), path(root, "ir105", "2024-03-02T03:30")
+    sound = {file: file.read_bytes() for file in (frozen, constant)}
+    with h5py.File(path(root, "ir105", "2024-03-02T02:30")) as before, h5py.File(frozen, "r+") as file:
+        file["image_pixel_values"][...] = before["image_pixel_values"][:]
+    with h5py.File(constant, "r+") as file:
+        file["image_pixel_values"][...] = file["image_pixel_values"][0, 0]
+    settings = config(root, channels=["ir105"])
+    assert run(settings).written == SLOTS
+    assert len(repair(settings.archive).problems) == 2
+    again = settings.model_copy(update={"mode": mode, "lookback_hours": 24.0})
+    assert run(again).written == 0
+    assert validate(settings.archive).problems == ()
+    archive = Archive.open(settings.archive)
+    last = range(archive.slot(np.datetime64("2024-03-02T03:00")), archive.slot(np.datetime64("2024-03-02T04:00")))
+    assert archive.status_of(last).tolist() == [[Status.CORRUPT]] * 2
+    for file, content in sound.items():
+        file.write_bytes(content)
+    assert run(again).written == 1, "the constant one, which is looked at again"
+    assert run(settings.model_copy(update={"mode": "repair", "repair": ["frozen"]})).written == 1
+    assert (archive.status == Status.COMPLETE).sum() == SLOTS
+    assert validate(settings.archive).problems == ()
 
 
 def lose(root, channel, stamp, rows):
