@@ -75,7 +75,8 @@ class IngestConfig(Stage):
         3.0,
         gt=0,
         le=720,
-        description="Mode latest: how far back holes and corrupt granules get another look, in hours.",
+        description="Mode latest: how far back holes and corrupt granules get another look, in hours; after an outage, "
+        "from its beginning.",
     )
     catch_up_hours: float = Field(
         72.0, gt=0, le=100_000, description="Mode latest: how far back what was never fetched is caught up, in hours."

@@ -11,7 +11,7 @@ from core.archive import SERVED, Archive, Status
 from core.archive.layout import axis_slots
 from core.config import IngestConfig, TimeRange
 from core.errors import FewcastError
-from core.ingest.known import Known
+from core.ingest.known import Known, known
 
 # Of these nothing was read: until something has come, another look costs a line of a listing.
 NOTHING_TO_READ = (Status.UNSEEN, Status.ABSENT)
@@ -39,13 +39,13 @@ def plan(config: IngestConfig, archive: Archive | None, now: datetime) -> Plan:
     backfill: the configured times, and in them what was never found.
     latest: the last `lookback_hours`, whose holes and corrupt granules get another look; and before them, but no longer
     than `catch_up_hours` ago, the holes from the first slot that was left unseen, or since the last that is served.
+    After an outage the lookback counts from where it began: what was half arrived then has come since.
     repair: the configured times, and in them the statuses of `repair`.
     """
     again, frozen = {Status.UNSEEN, Status.ABSENT}, False
     times, recent = config.times, config.times.start
     if config.mode == "latest":
-        recent = now - timedelta(hours=config.lookback_hours)
-        times = _latest(config, archive, now)
+        times, recent = _latest(config, archive, now)
         again.add(Status.CORRUPT)
         if config.system == "himawari":  # its slots arrive in tiles, and may have been seen half arrived
             again.add(Status.PARTIAL)
@@ -78,12 +78,16 @@ def _check_axis(times: TimeRange, config: IngestConfig, archive: Archive | None)
         )
 
 
-def _latest(config: IngestConfig, archive: Archive | None, now: datetime) -> TimeRange:
-    start = now - timedelta(hours=config.lookback_hours)
+def _latest(config: IngestConfig, archive: Archive | None, now: datetime) -> tuple[TimeRange, datetime]:
+    """The span of mode latest, and since when its slots are recent."""
+    lookback = timedelta(hours=config.lookback_hours)
+    start = recent = now - lookback
     if archive is not None:
-        earliest = now - timedelta(hours=max(config.catch_up_hours, config.lookback_hours))
-        start = min(start, _behind(archive, config, earliest, now))
-        start = max(start, archive.times[0].astype("datetime64[s]").item().replace(tzinfo=UTC))
+        earliest = min(recent, now - timedelta(hours=config.catch_up_hours))
+        behind, newest = _behind(archive, config, earliest, now)
+        due = newest + timedelta(minutes=config.cadence_minutes)
+        recent = max(min(recent, due - lookback), earliest)
+        start = max(min(recent, behind), _moment(archive, 0))
     else:
         start = max(start, config.origin)
     if start >= now:
@@ -92,25 +96,32 @@ def _latest(config: IngestConfig, archive: Archive | None, now: datetime) -> Tim
             found=f"ingest.origin {config.origin:%Y-%m-%d %H:%M} when the clock says {now:%Y-%m-%d %H:%M} UTC",
             mend="correct ingest.origin, or this machine's clock",
         )
-    return TimeRange(start=start, end=now)
+    return TimeRange(start=start, end=now), recent
 
 
-def _behind(archive: Archive, config: IngestConfig, since: datetime, now: datetime) -> datetime:
-    """The first slot since then that was left unseen after one that was not, or the last that is served; or now."""
+def _behind(archive: Archive, config: IngestConfig, since: datetime, now: datetime) -> tuple[datetime, datetime]:
+    """Two slots since then, or now: the first that was left unseen after one that was not, or the last that is served;
+    and the newest of which something came.
+    """
     first, end = np.searchsorted(archive.times, [np.datetime64(t.replace(tzinfo=None), "s") for t in (since, now)])
     day = first // archive.slots_per_day
     begin = day * archive.slots_per_day
-    columns = [archive.channels.index(name) for name in config.channels]
-    status = archive.status_of(range(begin, end))[:, columns]
+    status = known(archive, config, range(begin, end)).status
     begun = np.logical_or.accumulate((status != Status.UNSEEN).any(1))
     begun |= min(archive.days.recorded(), default=day) < day
     served = np.flatnonzero(np.isin(status, SERVED).any(1))
     since_served = np.arange(len(status)) >= max(served, default=0)
     behind = begin + np.flatnonzero(begun & (since_served | (status == Status.UNSEEN).any(1)))
     behind = behind[behind >= first]
-    if not behind.size:
-        return now
-    moment: datetime = archive.times[behind[0]].astype("datetime64[s]").item()
+    came = begin + np.flatnonzero(~np.isin(status, NOTHING_TO_READ).all(1))
+    return (
+        _moment(archive, behind[0]) if behind.size else now,
+        _moment(archive, came[-1]) if came.size else now,
+    )
+
+
+def _moment(archive: Archive, slot: int) -> datetime:
+    moment: datetime = archive.times[slot].astype("datetime64[s]").item()
     return moment.replace(tzinfo=UTC)
 
 

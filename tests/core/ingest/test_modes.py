@@ -88,6 +88,18 @@ def test_corrupt_granules_are_read_again_within_the_lookback_alone(root, monkeyp
     assert {str(granule.time)[8:16] for granule in read} == {"02T01:30", "02T02:00"}
 
 
+def test_a_slot_that_had_half_arrived_before_an_outage_is_completed_after_it(root):
+    half = path(root, "ir105", "2024-03-01T22:00")
+    content = half.read_bytes()
+    half.write_bytes(content[:3000])
+    settings = config(root)
+    assert latest(settings, at(22))[0].corrupt == 1
+    half.write_bytes(content)
+    summary, slots = latest(settings, at(2, day=2))
+    assert summary.written == 1 + 2 * 8
+    assert len(slots) == 10, "from 21:30 to 02:00"
+
+
 def test_what_a_silent_source_publishes_late_is_caught_up(root):
     settings = config(root)
     latest(settings, at(22))
