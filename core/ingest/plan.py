@@ -106,12 +106,12 @@ def _behind(archive: Archive, config: IngestConfig, since: datetime, now: dateti
     first, end = np.searchsorted(archive.times, [np.datetime64(t.replace(tzinfo=None), "s") for t in (since, now)])
     day = first // archive.slots_per_day
     begin = day * archive.slots_per_day
-    status = known(archive, config, range(begin, end)).status
+    status, _, sunless = known(archive, config, range(begin, end))
     begun = np.logical_or.accumulate((status != Status.UNSEEN).any(1))
     begun |= min(archive.days.recorded(), default=day) < day
     served = np.flatnonzero(np.isin(status, SERVED).any(1))
     since_served = np.arange(len(status)) >= max(served, default=0)
-    behind = begin + np.flatnonzero(begun & (since_served | (status == Status.UNSEEN).any(1)))
+    behind = begin + np.flatnonzero(begun & (since_served | (status == Status.UNSEEN).any(1) | sunless))
     behind = behind[behind >= first]
     came = begin + np.flatnonzero(~np.isin(status, NOTHING_TO_READ).all(1))
     return (

@@ -168,7 +168,7 @@ class _Run:
             return day
         slots = slots_of(self.archive, self.config, day)
         state = known(self.archive, self.config, slots)
-        looked_at = np.flatnonzero(self.plan.worth(state, self.archive.times[slots]).any(1))
+        looked_at = np.flatnonzero(self.plan.worth(state, self.archive.times[slots]).any(1) | state.sunless)
         if slots and not looked_at.size:
             self.counts["skipped"] += state.status.size
             self._progress(len(slots))
@@ -187,10 +187,11 @@ class _Run:
         deadline = np.datetime64(self.now.replace(tzinfo=None)) - np.timedelta64(self.config.grace_minutes, "m")
         slots = slots_of(archive, self.config, day)
         state = known(archive, self.config, slots)
-        for slot, row, worth in zip(slots, state.status, self.plan.worth(state, archive.times[slots]), strict=True):
+        worth = self.plan.worth(state, archive.times[slots])
+        for slot, row, looks, sunless in zip(slots, state.status, worth, state.sunless, strict=True):
             wanted: list[Granule] = []
             served: dict[str, Status] = {}
-            for name, status, look in zip(self.config.channels, row, worth, strict=True):
+            for name, status, look in zip(self.config.channels, row, looks, strict=True):
                 granule = at.get(slot, {}).get(name)
                 if not look:
                     self.counts["skipped"] += 1
@@ -200,8 +201,8 @@ class _Run:
                         served[name] = Status(status)
                 elif status == Status.UNSEEN and archive.times[slot] < deadline:
                     self.absent.append(Stored(slot, name, Status.ABSENT))
-            if wanted:
-                yield Job(slot, tuple(wanted), served, self.still_mine.name)
+            if wanted or sunless:
+                yield Job(slot, tuple(wanted), served, bool(sunless), self.still_mine.name)
             else:
                 self._progress(1)
         self._note_absent()

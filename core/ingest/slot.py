@@ -24,6 +24,8 @@ class Job(NamedTuple):
     slot: int
     granules: tuple[Granule, ...]
     served: Mapping[str, Status]
+    sunless: bool = False
+    """The sun's elevation is owed to channels that are served, whatever becomes of the granules."""
     hold: str = ""
     """The name under which the run holds the archive."""
 
@@ -39,7 +41,7 @@ def read_slot(archive: Archive, job: Job, config: IngestConfig) -> Outcome:
     """Read one slot's granules and make their frames durable; runs on a worker, which does as many at a time as fit."""
     height, width = archive.shape
     pixels = height * width * (BYTES_PER_PIXEL + BYTES_PER_CODE * len(job.granules))
-    with ROOM.taken(pixels + min(BYTES_OF_A_FILE, 2 * max(granule.size for granule in job.granules))):
+    with ROOM.taken(pixels + min(BYTES_OF_A_FILE, 2 * max((granule.size for granule in job.granules), default=0))):
         return _read(archive, job, config)
 
 
@@ -61,8 +63,8 @@ def _read(archive: Archive, job: Job, config: IngestConfig) -> Outcome:
                 unavailable.append(type(error)(error.reason, error.text))  # its traceback would keep arrays
             except CorruptGranule as error:
                 refused.append(Stored(job.slot, granule.channel, Status.CORRUPT, error.reason))
-        if found and config.sun_angle:
-            yield sun.sun_frame(job.granules[0].time, archive.grid)
+        if config.sun_angle and (found or job.sunless):
+            yield sun.sun_frame(archive.times[job.slot], archive.grid)
 
     stored = archive.write_frame(job.slot, frames(), job.hold) + refused
     told = (*SERVED, Status.UNSEEN)  # unseen is what was served and is damaged
