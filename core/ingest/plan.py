@@ -150,11 +150,13 @@ def days(times: TimeRange) -> Iterator[TimeRange]:
 
 
 def slots_of(archive: Archive, config: IngestConfig, span: TimeRange) -> list[int]:
-    """The archive's slots within a span that the configured cadence asks for."""
+    """The archive's slots within a span that the configured cadence asks for; what lies off its axis is none."""
     cadence = timedelta(minutes=config.cadence_minutes)
-    moment = config.origin - ((config.origin - span.start) // cadence) * cadence  # the first slot not before the span
+    first, last = _moment(archive, 0), _moment(archive, -1)
+    start = max(span.start, first)
+    moment = config.origin - ((config.origin - start) // cadence) * cadence  # the first slot not before the start
     slots = []
-    while moment < span.end:
+    while moment < span.end and moment <= last:
         slots.append(archive.slot(moment))
         moment += cadence
     return slots

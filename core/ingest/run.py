@@ -181,25 +181,24 @@ class _Run:
     def _day(self, day: TimeRange, granules: list[Granule]) -> Iterator[Job]:
         archive = self.archive
         assert archive is not None
-        at: dict[int, dict[str, Granule]] = {}
-        for found in granules:
-            at.setdefault(archive.slot(found.time), {})[found.channel] = found
+        at = {(found.time, found.channel): found for found in granules}
         deadline = np.datetime64(self.now.replace(tzinfo=None)) - np.timedelta64(self.config.grace_minutes, "m")
         slots = slots_of(archive, self.config, day)
         state = known(archive, self.config, slots)
         worth = self.plan.worth(state, archive.times[slots])
         for slot, row, looks, sunless in zip(slots, state.status, worth, state.sunless, strict=True):
+            moment = archive.times[slot].astype("datetime64[s]")
             wanted: list[Granule] = []
             served: dict[str, Status] = {}
             for name, status, look in zip(self.config.channels, row, looks, strict=True):
-                granule = at.get(slot, {}).get(name)
+                granule = at.get((moment, name))
                 if not look:
                     self.counts["skipped"] += 1
                 elif granule is not None:
                     wanted.append(granule)
                     if status in SERVED:
                         served[name] = Status(status)
-                elif status == Status.UNSEEN and archive.times[slot] < deadline:
+                elif status == Status.UNSEEN and moment < deadline:
                     self.absent.append(Stored(slot, name, Status.ABSENT))
             if wanted or sunless:
                 yield Job(slot, tuple(wanted), served, bool(sunless), self.still_mine.name)

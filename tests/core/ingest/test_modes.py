@@ -211,6 +211,13 @@ def test_a_clock_or_times_off_the_axis_are_one_clear_line(root, changes, now, me
             ingest(config(root, **changes), clock=lambda: now)
 
 
+def test_a_coarser_cadence_that_begins_before_the_archive_takes_the_slots_that_there_are(root):
+    run(config(root, origin="2024-03-01T22:30", times={"start": "2024-03-01T22:30", "end": "2024-03-01T23:00"}))
+    hourly = {"cadence_minutes": 60, "origin": "2024-03-02T00:00"}
+    summary = run(config(root, **hourly, times={"start": "2024-03-01T21:45", "end": "2024-03-02T04:00"}))
+    assert summary.written == 2 * 5, "from 23:00 to 03:00, and not the 22:00 of the source"
+
+
 def test_times_in_the_future_say_which_clock(root):
     with pytest.raises(FewcastError, match=r"begins in the future: found 2024-03-01 21:00 when the clock says 2024-02"):
         ingest(config(root), clock=lambda: datetime(2024, 2, 1, tzinfo=UTC))
