@@ -25,6 +25,8 @@ class Plan(NamedTuple):
     recent: datetime
     frozen: bool
     """Whether frames that `archive repair` took out as frozen are: their granules are sound, and would be served."""
+    shown: datetime
+    """Until when the source is known to have published, or is meant to have."""
 
     def worth(self, known: Known, times: NDArray[np.datetime64]) -> NDArray[np.bool_]:
         """Whether slots of which this is known, at these times (T,), are worth a look (T, channel)."""
@@ -43,9 +45,9 @@ def plan(config: IngestConfig, archive: Archive | None, now: datetime) -> Plan:
     repair: the configured times, and in them the statuses of `repair`.
     """
     again, frozen = {Status.UNSEEN, Status.ABSENT}, False
-    times, recent = config.times, config.times.start
+    times, recent, shown = config.times, config.times.start, config.times.end
     if config.mode == "latest":
-        times, recent = _latest(config, archive, now)
+        times, recent, shown = _latest(config, archive, now)
         again.add(Status.CORRUPT)
         if config.system == "himawari":  # its slots arrive in tiles, and may have been seen half arrived
             again.add(Status.PARTIAL)
@@ -59,7 +61,7 @@ def plan(config: IngestConfig, archive: Archive | None, now: datetime) -> Plan:
             mend="correct ingest.times, or this machine's clock",
         )
     _check_axis(times, config, archive)
-    return Plan(times, frozenset(again), recent, frozen)
+    return Plan(times, frozenset(again), recent, frozen, shown)
 
 
 def _check_axis(times: TimeRange, config: IngestConfig, archive: Archive | None) -> None:
@@ -78,15 +80,16 @@ def _check_axis(times: TimeRange, config: IngestConfig, archive: Archive | None)
         )
 
 
-def _latest(config: IngestConfig, archive: Archive | None, now: datetime) -> tuple[TimeRange, datetime]:
-    """The span of mode latest, and since when its slots are recent."""
-    lookback = timedelta(hours=config.lookback_hours)
+def _latest(config: IngestConfig, archive: Archive | None, now: datetime) -> tuple[TimeRange, datetime, datetime]:
+    """The span of mode latest, since when its slots are recent, and the newest slot of which something came."""
+    lookback, newest = timedelta(hours=config.lookback_hours), None
     start = recent = now - lookback
     if archive is not None:
         earliest = min(recent, now - timedelta(hours=config.catch_up_hours))
         behind, newest = _behind(archive, config, earliest, now)
-        due = newest + timedelta(minutes=config.cadence_minutes)
-        recent = max(min(recent, due - lookback), earliest)
+        if newest is not None:
+            due = newest + timedelta(minutes=config.cadence_minutes)
+            recent = max(min(recent, due - lookback), earliest)
         start = max(min(recent, behind), _moment(archive, 0))
     else:
         start = max(start, config.origin)
@@ -96,11 +99,11 @@ def _latest(config: IngestConfig, archive: Archive | None, now: datetime) -> tup
             found=f"ingest.origin {config.origin:%Y-%m-%d %H:%M} when the clock says {now:%Y-%m-%d %H:%M} UTC",
             mend="correct ingest.origin, or this machine's clock",
         )
-    return TimeRange(start=start, end=now), recent
+    return TimeRange(start=start, end=now), recent, newest or start
 
 
-def _behind(archive: Archive, config: IngestConfig, since: datetime, now: datetime) -> tuple[datetime, datetime]:
-    """Two slots since then, or now: the first that was left unseen after one that was not, or the last that is served;
+def _behind(archive: Archive, config: IngestConfig, since: datetime, now: datetime) -> tuple[datetime, datetime | None]:
+    """The first slot since then that was left unseen after one that was not, or the last that is served, or now;
     and the newest of which something came.
     """
     first, end = np.searchsorted(archive.times, [np.datetime64(t.replace(tzinfo=None), "s") for t in (since, now)])
@@ -116,7 +119,7 @@ def _behind(archive: Archive, config: IngestConfig, since: datetime, now: dateti
     came = begin + np.flatnonzero(~np.isin(status, NOTHING_TO_READ).all(1))
     return (
         _moment(archive, behind[0]) if behind.size else now,
-        _moment(archive, came[-1]) if came.size else now,
+        _moment(archive, came[-1]) if came.size else None,
     )
 
 

@@ -17,6 +17,7 @@ from core.archive.objects import open_objects
 from core.archive.unwritable import one_line_if_unwritable
 from core.config import IngestConfig, TimeRange
 from core.errors import FewcastError
+from core.ingest.absences import Absences
 from core.ingest.ahead import ahead
 from core.ingest.known import known
 from core.ingest.listing import Listing
@@ -76,7 +77,6 @@ class _Run:
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.pending: list[Stored] = []
-        self.absent: list[Stored] = []
         self.unreached: set[int] = set()
         self.unavailable: UnavailableGranule | None = None
         self.seen = 0
@@ -91,6 +91,7 @@ class _Run:
                 self.archive = Archive.open(config.archive, "r+")
                 require(self.archive, channels=self.kinds, origin=config.origin, cadence_minutes=config.cadence_minutes)
             self.plan = plan(config, self.archive, self.now)
+            self.absences = Absences(config, self.plan.shown, self.now)
             self._drain(self._jobs(stack), pool)
         if not self.seen and not self.counts["skipped"]:
             raise FewcastError(
@@ -100,6 +101,8 @@ class _Run:
                 mend="check ingest.source, sector, channels, times, origin and cadence_minutes",
             )
         self._raise_if_away()
+        if config.mode == "latest" and self.absences.silence:
+            self.report.message(self.absences.silence)
         done = {n: self.counts[n] for n in ("written", "partial", "skipped", "corrupt", "absent", "unavailable")}
         return IngestSummary(
             config.archive, **done, out_of_range_pixels=self.counts["out_of_range"], reasons=dict(self.reasons)
@@ -119,6 +122,7 @@ class _Run:
         listing = Listing(self.config, self.plan.times)
         for (day, _), granules in ahead(spans, lambda it: listing(it[1]), DAYS_LISTED):
             self.seen += len(granules)
+            self.absences.listed(granules)
             waiting.append((day, granules))
             if not granules:
                 if self.archive is not None:
@@ -182,7 +186,6 @@ class _Run:
         archive = self.archive
         assert archive is not None
         at = {(found.time, found.channel): found for found in granules}
-        deadline = np.datetime64(self.now.replace(tzinfo=None)) - np.timedelta64(self.config.grace_minutes, "m")
         slots = slots_of(archive, self.config, day)
         state = known(archive, self.config, slots)
         worth = self.plan.worth(state, archive.times[slots])
@@ -198,8 +201,8 @@ class _Run:
                     wanted.append(granule)
                     if status in SERVED:
                         served[name] = Status(status)
-                elif status == Status.UNSEEN and moment < deadline:
-                    self.absent.append(Stored(slot, name, Status.ABSENT))
+                elif status == Status.UNSEEN:
+                    self.absences.add(slot, moment, name)
             if wanted or sunless:
                 yield Job(slot, tuple(wanted), served, bool(sunless), self.still_mine.name)
             else:
@@ -265,8 +268,7 @@ class _Run:
 
     def _note_absent(self) -> None:
         if self.seen or self.counts["skipped"]:  # a source that never held anything is a mistake, not a hole
-            self._note(self.absent)
-            self.absent = []
+            self._note(self.absences.take())
 
     def _note(self, stored: list[Stored]) -> None:
         self.pending += stored

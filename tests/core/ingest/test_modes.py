@@ -11,6 +11,7 @@ from core.archive import Archive, Status, repair, validate
 from core.config import IngestConfig
 from core.errors import FewcastError
 from core.ingest import ingest
+from core.report import Silent
 from core.satellite import source
 from core.satellite.granule import Reason, UnavailableGranule
 from tests.core.ingest.world import NOW, SLOTS, config, contents, path, run
@@ -105,10 +106,41 @@ def test_what_a_silent_source_publishes_late_is_caught_up(root):
     latest(settings, at(22))
     (root / "granules").rename(root / "away")
     (root / "granules").mkdir()
-    assert latest(settings, at(2, day=2))[0].absent > 0
+    assert latest(settings, at(2, day=2))[0].absent == 0, "it may only be silent"
     (root / "granules").rmdir()
     (root / "away").rename(root / "granules")
-    assert len(latest(settings, at(2, 20, day=2))[1]) == 10, "from 21:30 to 02:00"
+    path(root, "ir105", "2024-03-02T00:00").unlink()
+    summary, slots = latest(settings, at(2, 20, day=2))
+    assert summary.absent == 1, "it has gone on without it"
+    assert len(slots) == 9, "from 21:30 to 02:00"
+
+
+class Lines(Silent):
+    def __init__(self):
+        self.lines = []
+
+    def message(self, text):
+        self.lines.append(text)
+
+
+def test_a_clock_that_is_ahead_records_no_future(root):
+    settings = config(root, mode="latest", lookback_hours=30.0)
+    lines = Lines()
+    path(root, "ir105", "2024-03-02T01:00").unlink()
+    ahead = ingest(settings, clock=lambda: at(4, day=3), report=lines)
+    archive = Archive.open(settings.archive)
+    status = archive.status
+    assert (ahead.absent, int((status == Status.ABSENT).sum())) == (1, 1), "the one before what the source has shown"
+    assert not status[archive.slot(np.datetime64("2024-03-02T04:00")) :].any()
+    assert lines.lines == [
+        "the source shows nothing after 2024-03-02 03:30 when the clock says 2024-03-03 04:10 UTC: "
+        "it is silent, or the clock ahead"
+    ]
+    right = settings.model_copy(update={"lookback_hours": 5.0})
+    assert ingest(right, clock=lambda: at(4, day=2), report=lines).written == 0
+    assert len(lines.lines) == 1
+    gone = config(root, times={"start": "2024-03-02T03:00", "end": "2024-03-02T05:00"})
+    assert run(gone).absent == 2 * 2, "a range that is given is meant"
 
 
 def test_an_idle_run_lists_nothing(root, monkeypatch):
