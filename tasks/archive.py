@@ -8,9 +8,11 @@ from prefect.artifacts import create_markdown_artifact
 
 from core.archive import Archive, validate
 from core.archive.layout import Status
+from core.archive.matching import require
 from core.config import IngestConfig, TimeRange
 from core.errors import FewcastError
 from core.ingest.plan import last_complete, slots_of
+from core.satellite import source
 from tasks.policies import LOCAL
 from tasks.reporting import Reporting
 
@@ -35,6 +37,8 @@ def check_fresh(config: IngestConfig, limit_minutes: int) -> str:
     """Say how old the newest complete frame is, and what is known of the slots since; fails beyond the limit."""
     now = datetime.now(UTC)
     archive = Archive.open(config.archive)
+    kinds = {name: source.kind(config, name) for name in config.channels}
+    require(archive, channels=kinds, origin=config.origin, cadence_minutes=config.cadence_minutes)
     newest = last_complete(archive, config, now)
     limit, begin = timedelta(minutes=limit_minutes), newest + timedelta(minutes=1) if newest else config.origin
     slots = slots_of(archive, config, TimeRange(start=begin, end=now)) if begin < now else []

@@ -75,13 +75,15 @@ class IngestConfig(Stage):
         3.0,
         gt=0,
         le=720,
-        description="Mode latest: how far back holes and corrupt granules get another look, in hours.",
+        description="Mode latest: how far back holes and corrupt granules get another look, in hours; after an outage, "
+        "from its beginning.",
     )
     catch_up_hours: float = Field(
         72.0, gt=0, le=100_000, description="Mode latest: how far back what was never fetched is caught up, in hours."
     )
-    repair: list[Literal["unseen", "complete", "partial", "corrupt", "absent"]] = Field(
-        ["unseen", "partial", "corrupt", "absent"], description="Mode repair: the statuses to read again."
+    repair: list[Literal["unseen", "complete", "partial", "corrupt", "absent", "frozen"]] = Field(
+        ["unseen", "partial", "corrupt", "absent"],
+        description="Mode repair: the statuses to read again; frozen: of the corrupt, what repeats the frame before.",
     )
     grace_minutes: int = Field(
         60, ge=0, le=100_000, description="Minutes after which a slot without a granule counts as absent at the source."

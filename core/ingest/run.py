@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
-from numpy.typing import NDArray
 
 from core.archive import SERVED, Archive, Status, Stored
 from core.archive.lock import exclusive
@@ -18,7 +17,9 @@ from core.archive.objects import open_objects
 from core.archive.unwritable import one_line_if_unwritable
 from core.config import IngestConfig, TimeRange
 from core.errors import FewcastError
+from core.ingest.absences import Absences
 from core.ingest.ahead import ahead
+from core.ingest.known import known
 from core.ingest.listing import Listing
 from core.ingest.plan import days, plan, slots_of
 from core.ingest.slot import Job, Outcome, read_slot
@@ -76,7 +77,6 @@ class _Run:
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.pending: list[Stored] = []
-        self.absent: list[Stored] = []
         self.unreached: set[int] = set()
         self.unavailable: UnavailableGranule | None = None
         self.seen = 0
@@ -91,6 +91,7 @@ class _Run:
                 self.archive = Archive.open(config.archive, "r+")
                 require(self.archive, channels=self.kinds, origin=config.origin, cadence_minutes=config.cadence_minutes)
             self.plan = plan(config, self.archive, self.now)
+            self.absences = Absences(config, self.plan.shown, self.now)
             self._drain(self._jobs(stack), pool)
         if not self.seen and not self.counts["skipped"]:
             raise FewcastError(
@@ -100,6 +101,8 @@ class _Run:
                 mend="check ingest.source, sector, channels, times, origin and cadence_minutes",
             )
         self._raise_if_away()
+        if config.mode == "latest" and self.absences.silence:
+            self.report.message(self.absences.silence)
         done = {n: self.counts[n] for n in ("written", "partial", "skipped", "corrupt", "absent", "unavailable")}
         return IngestSummary(
             config.archive, **done, out_of_range_pixels=self.counts["out_of_range"], reasons=dict(self.reasons)
@@ -119,6 +122,7 @@ class _Run:
         listing = Listing(self.config, self.plan.times)
         for (day, _), granules in ahead(spans, lambda it: listing(it[1]), DAYS_LISTED):
             self.seen += len(granules)
+            self.absences.listed(granules)
             waiting.append((day, granules))
             if not granules:
                 if self.archive is not None:
@@ -167,10 +171,10 @@ class _Run:
         if self.archive is None:
             return day
         slots = slots_of(self.archive, self.config, day)
-        known = self._known(slots)
-        looked_at = np.flatnonzero(self.plan.worth(known, self.archive.times[slots]).any(1))
+        state = known(self.archive, self.config, slots)
+        looked_at = np.flatnonzero(self.plan.worth(state, self.archive.times[slots]).any(1) | state.sunless)
         if slots and not looked_at.size:
-            self.counts["skipped"] += known.size
+            self.counts["skipped"] += state.status.size
             self._progress(len(slots))
             return None
         if not slots:
@@ -178,35 +182,29 @@ class _Run:
         first, last = (self.archive.times[slots[i]].astype("datetime64[s]").item() for i in looked_at[[0, -1]])
         return TimeRange(start=first, end=last + timedelta(seconds=1))
 
-    def _known(self, slots: list[int]) -> NDArray[np.uint8]:
-        assert self.archive is not None
-        columns = [self.archive.channels.index(name) for name in self.config.channels]
-        return self.archive.status_of(slots)[:, columns]
-
     def _day(self, day: TimeRange, granules: list[Granule]) -> Iterator[Job]:
         archive = self.archive
         assert archive is not None
-        at: dict[int, dict[str, Granule]] = {}
-        for found in granules:
-            at.setdefault(archive.slot(found.time), {})[found.channel] = found
-        deadline = np.datetime64(self.now.replace(tzinfo=None)) - np.timedelta64(self.config.grace_minutes, "m")
+        at = {(found.time, found.channel): found for found in granules}
         slots = slots_of(archive, self.config, day)
-        known = self._known(slots)
-        for slot, row, worth in zip(slots, known, self.plan.worth(known, archive.times[slots]), strict=True):
+        state = known(archive, self.config, slots)
+        worth = self.plan.worth(state, archive.times[slots])
+        for slot, row, looks, sunless in zip(slots, state.status, worth, state.sunless, strict=True):
+            moment = archive.times[slot].astype("datetime64[s]")
             wanted: list[Granule] = []
             served: dict[str, Status] = {}
-            for name, status, look in zip(self.config.channels, row, worth, strict=True):
-                granule = at.get(slot, {}).get(name)
+            for name, status, look in zip(self.config.channels, row, looks, strict=True):
+                granule = at.get((moment, name))
                 if not look:
                     self.counts["skipped"] += 1
                 elif granule is not None:
                     wanted.append(granule)
                     if status in SERVED:
                         served[name] = Status(status)
-                elif status == Status.UNSEEN and archive.times[slot] < deadline:
-                    self.absent.append(Stored(slot, name, Status.ABSENT))
-            if wanted:
-                yield Job(slot, tuple(wanted), served, self.still_mine.name)
+                elif status == Status.UNSEEN:
+                    self.absences.add(slot, moment, name)
+            if wanted or sunless:
+                yield Job(slot, tuple(wanted), served, bool(sunless), self.still_mine.name)
             else:
                 self._progress(1)
         self._note_absent()
@@ -270,8 +268,7 @@ class _Run:
 
     def _note_absent(self) -> None:
         if self.seen or self.counts["skipped"]:  # a source that never held anything is a mistake, not a hole
-            self._note(self.absent)
-            self.absent = []
+            self._note(self.absences.take())
 
     def _note(self, stored: list[Stored]) -> None:
         self.pending += stored

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from core.archive import SERVED, Archive, Status, Stored
+from core.archive.packing import pack
 from core.archive.shard import MISSING, DamagedError
 from core.config import IngestConfig
 from core.room import Room
@@ -23,6 +24,8 @@ class Job(NamedTuple):
     slot: int
     granules: tuple[Granule, ...]
     served: Mapping[str, Status]
+    sunless: bool = False
+    """The sun's elevation is owed to channels that are served, whatever becomes of the granules."""
     hold: str = ""
     """The name under which the run holds the archive."""
 
@@ -38,7 +41,7 @@ def read_slot(archive: Archive, job: Job, config: IngestConfig) -> Outcome:
     """Read one slot's granules and make their frames durable; runs on a worker, which does as many at a time as fit."""
     height, width = archive.shape
     pixels = height * width * (BYTES_PER_PIXEL + BYTES_PER_CODE * len(job.granules))
-    with ROOM.taken(pixels + min(BYTES_OF_A_FILE, 2 * max(granule.size for granule in job.granules))):
+    with ROOM.taken(pixels + min(BYTES_OF_A_FILE, 2 * max((granule.size for granule in job.granules), default=0))):
         return _read(archive, job, config)
 
 
@@ -52,18 +55,34 @@ def _read(archive: Archive, job: Job, config: IngestConfig) -> Outcome:
             try:
                 frame = source.read_frame(granule, config, archive.grid)
                 found = True
-                if not _is_worse(frame, archive, job):
+                if _is_blank_again(frame, archive, job.slot):
+                    refused.append(Stored(job.slot, granule.channel, Status.CORRUPT, Reason.ALL_ZERO))
+                elif not _is_worse(frame, archive, job):
                     yield frame
             except UnavailableGranule as error:
                 unavailable.append(type(error)(error.reason, error.text))  # its traceback would keep arrays
             except CorruptGranule as error:
                 refused.append(Stored(job.slot, granule.channel, Status.CORRUPT, error.reason))
-        if found and config.sun_angle:
-            yield sun.sun_frame(job.granules[0].time, archive.grid)
+        if config.sun_angle and (found or job.sunless):
+            yield sun.sun_frame(archive.times[job.slot], archive.grid)
 
     stored = archive.write_frame(job.slot, frames(), job.hold) + refused
     told = (*SERVED, Status.UNSEEN)  # unseen is what was served and is damaged
     return Outcome([item for item in stored if item.status in told or item.channel not in job.served], unavailable)
+
+
+def _is_blank_again(frame: Frame, archive: Archive, slot: int) -> bool:
+    """Whether all pixels are the same where a blank frame is known: what `archive repair` took out is not served anew.
+
+    It records a constant frame as an all-zero granule, and either may be replaced by a good one at the source.
+    """
+    ends = [ufunc.reduce(frame.values, axis=None) for ufunc in (np.fmin, np.fmax)]
+    (least, greatest), _ = pack(np.array(ends), frame.kind)
+    if least != greatest:
+        return False
+    column = archive.channels.index(frame.channel)
+    known = (archive.days.at(name, [slot])[0, column] for name in ("status", "reason"))
+    return tuple(known) == (Status.CORRUPT, Reason.ALL_ZERO)
 
 
 def _is_worse(frame: Frame, archive: Archive, job: Job) -> bool:

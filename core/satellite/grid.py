@@ -1,5 +1,6 @@
 """Grids onto grids: whole pixels and blocks where the lattices agree, bilinear resampling where they do not."""
 
+import math
 from collections.abc import Hashable
 from functools import lru_cache
 from typing import Any
@@ -25,6 +26,17 @@ def coarsen(grid: Grid, block: int) -> Grid:
     return Grid(
         grid.x[:columns].reshape(-1, block).mean(axis=1), grid.y[:rows].reshape(-1, block).mean(axis=1), grid.crs
     )
+
+
+def over_the_disk(grid: Grid) -> Grid:
+    """The lattice of a geostationary grid over all that the satellite sees of the Earth."""
+    height, radius = grid.crs["perspective_point_height"], grid.crs["semi_major_axis"]
+    edge = height * math.asin(radius / (height + radius))
+    dy, dx = grid.spacing
+    west, east = (max(0, math.ceil((edge - reach) / dx)) for reach in (-grid.x[0], grid.x[-1]))
+    north, south = (max(0, math.ceil((edge - reach) / dy)) for reach in (grid.y[0], -grid.y[-1]))
+    columns, rows = np.arange(-west, len(grid.x) + east), np.arange(-north, len(grid.y) + south)
+    return Grid(grid.x[0] + dx * columns, grid.y[0] - dy * rows, grid.crs)
 
 
 def block_mean(values: NDArray[np.float32], block: int) -> NDArray[np.float32]:

@@ -14,6 +14,8 @@ from core.satellite.courier import COURIER
 from core.satellite.granule import CorruptGranule, Frame, Granule, Grid, Image, Kind, Reason, System, UnavailableGranule
 
 SYSTEMS: dict[str, System] = {"gk2a": gk2a, "goes": goes, "himawari": himawari, "cf": cf}
+# Sectors that lie here today and there tomorrow. GK-2A's local area seldom moves: cut to it, its frames are complete.
+STEERED = {("goes", "m1"), ("goes", "m2")}
 # How many granules are looked at before a source is called unreadable, and how many vote on the archive's grid.
 TRIES, VOTES = 12, 5
 
@@ -170,6 +172,8 @@ def read_frame(granule: Granule, config: IngestConfig, target: Grid) -> Frame:
 def archive_grid(granules: Sequence[Granule], config: IngestConfig) -> Grid:
     """The grid an archive of these granules gets: the coarsest channel's, cut to the area, in blocks.
 
+    Of a sector that is steered it holds all of the area, wherever the sector may lie in it now, and later.
+
     A few granules vote, since the first one of all may be the one with a wrong grid. Raises `NothingReadableError`
     where none of a configured channel can be read: a missing one may be the coarsest, and the grid is made once. Raises
     another `FewcastError` for an area or a block that does not suit the grid.
@@ -196,6 +200,8 @@ def archive_grid(granules: Sequence[Granule], config: IngestConfig) -> Grid:
             refusal.away = remote.refusal(config, first)
         raise refusal
     whole = max(readable, key=lambda g: g.spacing)
+    if config.area and (config.system, config.sector) in STEERED:
+        whole = grid.over_the_disk(whole)
     rows, columns = area.window(whole, area.bounds(config.area))
     cut = whole.window(rows, columns)
     if min(cut.shape) < config.block:

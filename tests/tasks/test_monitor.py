@@ -54,10 +54,28 @@ def test_an_archive_is_stale_by_its_newest_complete_frame(
     archive.record(archive.write_frame(slot, Frame(channel="ir", kind="brightness_temperature", time=time,
                                                    observation_time=time, values=values, grid=grid)))  # fmt: skip
     monkeypatch.setattr(alarm, "create_markdown_artifact", lambda *_, **__: None)
-    config = IngestConfig(source="x", system="cf", channels=["ir"], origin=origin, archive=url,
-                          times=TimeRange(start=origin, end=origin + timedelta(days=2)))  # fmt: skip
+    config = IngestConfig(source="x", system="cf", kind="brightness_temperature", channels=["ir"], archive=url,
+                          origin=origin, times=TimeRange(start=origin, end=origin + timedelta(days=2)))  # fmt: skip
     if stale:
         with pytest.raises(FewcastError, match=r"is stale: .*limit 0:40:00; frames since then: \d unseen"):
             alarm.check_fresh.fn(config, 40)
     else:
         assert f"newest complete frame {np.datetime_as_string(time, 'D')}" in alarm.check_fresh.fn(config, 40)
+
+
+def test_an_archive_whose_time_axis_has_ended_is_stale_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin, url = datetime(2020, 1, 1, tzinfo=UTC), str(tmp_path / "archive.zarr")
+    grid = Grid(np.arange(8) * 2000.0, -np.arange(6) * 2000.0, CRS)
+    channels = {"ir": "brightness_temperature"}
+    Archive.create(url, grid=grid, channels=channels, origin=origin, cadence_minutes=180, years=1)
+    monkeypatch.setattr(alarm, "create_markdown_artifact", lambda *_, **__: None)
+    config = IngestConfig(source="x", system="cf", kind="brightness_temperature", channels=["ir"], archive=url,
+                          origin=origin, cadence_minutes=180,
+                          times=TimeRange(start=origin, end=origin + timedelta(days=2)))  # fmt: skip
+    with pytest.raises(FewcastError, match=r"is stale: found newest complete frame none.*since then: 2920 unseen"):
+        alarm.check_fresh.fn(config, 40)
+    other = config.model_copy(update={"channels": ["ir", "vis"]})
+    with pytest.raises(FewcastError, match="has no channel vis: found ir"):
+        alarm.check_fresh.fn(other, 40)

@@ -111,7 +111,7 @@ def test_frames_that_only_look_like_data_pass_an_ingest_and_are_found_by_validat
         shutil.copy(
             root / "again" / path(root, channel, stamp).relative_to(root / "granules"), path(root, channel, stamp)
         )
-    assert run(config(root, mode="repair")).written == 2
+    assert run(config(root, mode="repair", repair=["corrupt", "frozen"])).written == 2
     assert validate(settings.archive).problems == ()
 
 

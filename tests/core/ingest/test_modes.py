@@ -7,10 +7,11 @@ import h5py
 import numpy as np
 import pytest
 
-from core.archive import Archive, Status
+from core.archive import Archive, Status, repair, validate
 from core.config import IngestConfig
 from core.errors import FewcastError
 from core.ingest import ingest
+from core.report import Silent
 from core.satellite import simulator, source
 from core.satellite.granule import Reason, UnavailableGranule
 from tests.core.ingest.world import NOW, SLOTS, config, contents, path, run
@@ -88,15 +89,58 @@ def test_corrupt_granules_are_read_again_within_the_lookback_alone(root, monkeyp
     assert {str(granule.time)[8:16] for granule in read} == {"02T01:30", "02T02:00"}
 
 
+def test_a_slot_that_had_half_arrived_before_an_outage_is_completed_after_it(root):
+    half = path(root, "ir105", "2024-03-01T22:00")
+    content = half.read_bytes()
+    half.write_bytes(content[:3000])
+    settings = config(root)
+    assert latest(settings, at(22))[0].corrupt == 1
+    half.write_bytes(content)
+    summary, slots = latest(settings, at(2, day=2))
+    assert summary.written == 1 + 2 * 8
+    assert len(slots) == 10, "from 21:30 to 02:00"
+
+
 def test_what_a_silent_source_publishes_late_is_caught_up(root):
     settings = config(root)
     latest(settings, at(22))
     (root / "granules").rename(root / "away")
     (root / "granules").mkdir()
-    assert latest(settings, at(2, day=2))[0].absent > 0
+    assert latest(settings, at(2, day=2))[0].absent == 0, "it may only be silent"
     (root / "granules").rmdir()
     (root / "away").rename(root / "granules")
-    assert len(latest(settings, at(2, 20, day=2))[1]) == 10, "from 21:30 to 02:00"
+    path(root, "ir105", "2024-03-02T00:00").unlink()
+    summary, slots = latest(settings, at(2, 20, day=2))
+    assert summary.absent == 1, "it has gone on without it"
+    assert len(slots) == 9, "from 21:30 to 02:00"
+
+
+class Lines(Silent):
+    def __init__(self):
+        self.lines = []
+
+    def message(self, text):
+        self.lines.append(text)
+
+
+def test_a_clock_that_is_ahead_records_no_future(root):
+    settings = config(root, mode="latest", lookback_hours=30.0)
+    lines = Lines()
+    path(root, "ir105", "2024-03-02T01:00").unlink()
+    ahead = ingest(settings, clock=lambda: at(4, day=3), report=lines)
+    archive = Archive.open(settings.archive)
+    status = archive.status
+    assert (ahead.absent, int((status == Status.ABSENT).sum())) == (1, 1), "the one before what the source has shown"
+    assert not status[archive.slot(np.datetime64("2024-03-02T04:00")) :].any()
+    assert lines.lines == [
+        "the source shows nothing after 2024-03-02 03:30 when the clock says 2024-03-03 04:10 UTC: "
+        "it is silent, or the clock ahead"
+    ]
+    right = settings.model_copy(update={"lookback_hours": 5.0})
+    assert ingest(right, clock=lambda: at(4, day=2), report=lines).written == 0
+    assert len(lines.lines) == 1
+    gone = config(root, times={"start": "2024-03-02T03:00", "end": "2024-03-02T05:00"})
+    assert run(gone).absent == 2 * 2, "a range that is given is meant"
 
 
 def test_an_idle_run_lists_nothing(root, monkeypatch):
@@ -122,6 +166,32 @@ def test_repair_reads_the_statuses_it_is_told_and_never_makes_data_worse(root):
     assert (archive.status == Status.COMPLETE).sum() == SLOTS * 2
     assert summary.written == SLOTS * 2 - 1
     assert np.isfinite(archive.read("reflectance", [archive.slot(np.datetime64("2024-03-01T23:00"))])).all()
+
+
+@pytest.mark.parametrize("mode", ["latest", "repair"])
+def test_what_an_archive_s_repair_took_out_of_service_stays_out(root, mode):
+    """A frozen and a constant frame, with nothing wrong about their granules; then the source publishes both anew."""
+    frozen, constant = path(root, "ir105", "2024-03-02T03:00"), path(root, "ir105", "2024-03-02T03:30")
+    sound = {file: file.read_bytes() for file in (frozen, constant)}
+    with h5py.File(path(root, "ir105", "2024-03-02T02:30")) as before, h5py.File(frozen, "r+") as file:
+        file["image_pixel_values"][...] = before["image_pixel_values"][:]
+    with h5py.File(constant, "r+") as file:
+        file["image_pixel_values"][...] = file["image_pixel_values"][0, 0]
+    settings = config(root, channels=["ir105"])
+    assert run(settings).written == SLOTS
+    assert len(repair(settings.archive).problems) == 2
+    again = settings.model_copy(update={"mode": mode, "lookback_hours": 24.0})
+    assert run(again).written == 0
+    assert validate(settings.archive).problems == ()
+    archive = Archive.open(settings.archive)
+    last = range(archive.slot(np.datetime64("2024-03-02T03:00")), archive.slot(np.datetime64("2024-03-02T04:00")))
+    assert archive.status_of(last).tolist() == [[Status.CORRUPT]] * 2
+    for file, content in sound.items():
+        file.write_bytes(content)
+    assert run(again).written == 1, "the constant one, which is looked at again"
+    assert run(settings.model_copy(update={"mode": "repair", "repair": ["frozen"]})).written == 1
+    assert (archive.status == Status.COMPLETE).sum() == SLOTS
+    assert validate(settings.archive).problems == ()
 
 
 def lose(root, channel, stamp, rows):
@@ -187,6 +257,13 @@ def test_a_clock_or_times_off_the_axis_are_one_clear_line(root, changes, now, me
             run(config(root, times=short))
         with pytest.raises(FewcastError, match=message):
             ingest(config(root, **changes), clock=lambda: now)
+
+
+def test_a_coarser_cadence_that_begins_before_the_archive_takes_the_slots_that_there_are(root):
+    run(config(root, origin="2024-03-01T22:30", times={"start": "2024-03-01T22:30", "end": "2024-03-01T23:00"}))
+    hourly = {"cadence_minutes": 60, "origin": "2024-03-02T00:00"}
+    summary = run(config(root, **hourly, times={"start": "2024-03-01T21:45", "end": "2024-03-02T04:00"}))
+    assert summary.written == 2 * 5, "from 23:00 to 03:00, and not the 22:00 of the source"
 
 
 def test_times_in_the_future_say_which_clock(root):

@@ -1,11 +1,12 @@
 """Ingestion of simulated granules into a real archive, against the simulated truth."""
 
+import shutil
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 
-from core.archive import Archive, Status
+from core.archive import Archive, Status, repair
 from core.errors import FewcastError
 from core.ingest import ingest
 from core.ingest.run import DAYS_LISTED
@@ -41,6 +42,25 @@ def test_the_sun_comes_with_the_frames(root):
     assert archive.status[slot].tolist() == [Status.COMPLETE] * 3
     assert 30 < np.nanmean(archive.read("solar_elevation", [slot])) < 60  # noon in Korea, March
     assert run(settings).skipped == 4
+
+
+@pytest.mark.parametrize("mode", ["backfill", "latest", "repair"])
+def test_a_sun_that_is_damaged_is_written_again_by_itself(root, mode):
+    settings = config(root, sun_angle=True, mode=mode, lookback_hours=2.0, catch_up_hours=24.0)
+    run(config(root, sun_angle=True))
+    whole = contents(settings.archive)
+    archive = Archive.open(settings.archive)
+    slot = archive.slot(np.datetime64("2024-03-02T02:00"))
+    key = archive.key("solar_elevation", slot)
+    archive.objects.put(key, whole[key][:20] + bytes([whole[key][20] ^ 1]) + whole[key][21:])
+    assert len(repair(settings.archive).problems) == 1
+    shutil.rmtree(root / "granules")  # no granule is read for it
+    (root / "granules").mkdir()
+    summary = run(settings)
+    assert (summary.written, summary.unavailable) == (1, 0)
+    assert archive.status_of([slot]).tolist() == [[Status.COMPLETE] * 3]
+    assert contents(settings.archive)[key] == whole[key]
+    assert run(settings).written == 0
 
 
 def test_an_archive_of_another_grid_is_refused_and_untouched(root):
