@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from core.config import IngestConfig
 from core.errors import FewcastError
@@ -48,11 +49,23 @@ def list_granules(config: IngestConfig) -> list[Granule]:
             found=f"no {', '.join(missing)} among {', '.join(map(str, store.variables))}",
             mend="correct ingest.channels; a CF store has time, x, y and a variable (time, y, x) per channel",
         )
-    times = np.unique(store["time"].values.astype("datetime64[s]"))
+    if store["time"].dtype.kind != "M":
+        raise FewcastError(
+            f"the times of {config.source} are mere numbers",
+            found=f"time in {store['time'].attrs.get('units', 'no units')!r}",
+            mend="give time units as CF has them, such as 'minutes since 1970-01-01'",
+        )
+    times = np.unique(_seconds(store))
     tag = hashlib.blake2b(store["time"].values.tobytes(), digest_size=8).hexdigest()
     return [
         Granule(_url(config, channel, time), channel, time, 0, tag) for time in times for channel in config.channels
     ]
+
+
+def _seconds(store: "xr.Dataset") -> NDArray[np.datetime64]:
+    """The times to the nearest second: days in floating point come out some nanoseconds early or late."""
+    times: NDArray[np.datetime64] = store["time"].values
+    return (times + np.timedelta64(500, "ms")).astype("datetime64[s]")
 
 
 def _url(config: IngestConfig, channel: str, time: np.datetime64) -> str:
@@ -66,7 +79,7 @@ def open_image(granule: Granule, config: IngestConfig) -> Image:
         field = store[granule.channel]
         if field.dims != ("time", "y", "x"):
             raise CorruptGranule(Reason.WRONG_SHAPE, f"{granule.channel} has dimensions {field.dims}")
-        index = int(np.flatnonzero(store["time"].values.astype("datetime64[s]") == granule.time)[-1])
+        index = int(np.flatnonzero(_seconds(store) == granule.time)[-1])
         mapping = field.attrs.get("grid_mapping") or field.encoding.get("grid_mapping", "")
         if mapping not in store.variables:
             raise CorruptGranule(Reason.MISSING_VARIABLE, f"grid mapping {mapping!r}")

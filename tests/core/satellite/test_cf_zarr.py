@@ -17,7 +17,7 @@ VALUES = np.random.default_rng(0).uniform(200, 300, (4, 11, 17)).astype(np.float
 MERCATOR = {"grid_mapping_name": "mercator", "standard_parallel": 0.0, "earth_radius": 6371228.0}
 
 
-def store(path, *, south_first=False, times=4, crs=MERCATOR, **changes):
+def store(path, *, south_first=False, times=4, crs=MERCATOR, at=TIMES, time=None, **changes):
     y = 4e6 - 8e3 * np.arange(11)
     values = VALUES.copy()
     values[1, 2, 3], values[3] = np.nan, np.nan
@@ -31,14 +31,13 @@ def store(path, *, south_first=False, times=4, crs=MERCATOR, **changes):
             "crs": ((), 0, crs),
         },
         coords={
-            "time": TIMES,
+            "time": at,
             "y": ("y", y[::-1] if south_first else y, {"units": "m"}),
             "x": ("x", -1e5 + 8e3 * np.arange(17), {"units": "m"}),
         },
     )
-    data.isel(time=slice(times)).to_zarr(
-        path, encoding={"bt": {"dtype": "uint16", "scale_factor": 0.01, "_FillValue": 65535}}
-    )
+    packing = {"dtype": "uint16", "scale_factor": 0.01, "_FillValue": 65535}
+    data.isel(time=slice(times)).to_zarr(path, encoding={"bt": packing, "time": time or {}})
     settings = {"source": str(path), "channels": ["bt"], "kind": "brightness_temperature", "pattern": ""}
     return test_cf.config(**(settings | changes))
 
@@ -59,6 +58,28 @@ def test_each_time_of_a_store_is_a_granule(tmp_path, south_first):
     with pytest.raises(CorruptGranule) as caught:
         source.read_frame(granules[2], config, grid)
     assert caught.value.reason is Reason.BAD_QUALITY
+
+
+def test_times_in_fractions_of_a_day_are_those_of_the_slots(tmp_path):
+    """Decoded, some of them lie a few nanoseconds before their slot."""
+    days = {"dtype": "float64", "units": "days since 1970-01-01"}
+    at = TIMES[0] + np.arange(5, 25, 5).astype("timedelta64[m]")
+    config = store(tmp_path / "frames.zarr", at=at, time=days, cadence_minutes=5)
+    assert (xr.open_zarr(config.source)["time"].values < at).any()
+    granules = source.list_granules(config)
+    assert [g.time for g in granules] == list(at)
+    grid = source.archive_grid(granules, config)
+    for granule, expected in zip(granules[::2], VALUES[::2], strict=True):
+        np.testing.assert_allclose(source.read_frame(granule, config, grid).values, expected, atol=0.006)
+
+
+def test_times_without_units_are_refused(tmp_path):
+    config = store(tmp_path / "frames.zarr")
+    bare = xr.open_zarr(config.source, decode_times=False).load()
+    del bare["time"].attrs["units"]
+    bare.to_zarr(tmp_path / "bare.zarr")
+    with pytest.raises(FewcastError, match="mere numbers"):
+        source.list_granules(config.model_copy(update={"source": str(tmp_path / "bare.zarr")}))
 
 
 def test_a_worker_sees_what_has_come_since_it_opened_the_store(tmp_path):
