@@ -102,9 +102,7 @@ def open(granule: Granule, files: Sequence[hdf5.File], config: IngestConfig) -> 
     pixels = hdf5.variable(file, granule.channel, 2)
     observed = _time(granule, file, min(MAX_LATE_SECONDS, config.cadence_minutes * 30))
     grid, flip = _grid(file, pixels)
-    scale, offset = (
-        _optional(pixels.attrs, name, default) for name, default in (("scale_factor", 1), ("add_offset", 0))
-    )
+    scale, offset = _packing(pixels)
     fills = {
         hdf5.number(pixels.attrs, name)
         for name in ("_FillValue", "missing_value")
@@ -146,8 +144,11 @@ def _text(attributes: Any, name: str) -> str:
     return hdf5.text(attributes, name) if name in attributes else ""
 
 
-def _optional(attributes: Any, name: str, default: float) -> float:
-    return hdf5.number(attributes, name) if name in attributes else default
+def _packing(variable: hdf5.Variable) -> tuple[float, float]:
+    """Scale and offset, where the values are packed."""
+    attributes, absent = variable.attrs, (("scale_factor", 1.0), ("add_offset", 0.0))
+    scale, offset = (packed.meant(attributes, name) if name in attributes else plain for name, plain in absent)
+    return scale, offset
 
 
 def _time(granule: Granule, file: Any, apart: int) -> np.datetime64:
@@ -169,7 +170,9 @@ def _grid(file: hdf5.File, pixels: hdf5.Variable) -> tuple[Grid, bool]:
     axes = []
     for name in ("x", "y"):
         dataset = hdf5.variable(file, name, 1)
-        axes.append((dataset.values(), _text(dataset.attrs, "units")))
+        scale, offset = _packing(dataset)
+        values = dataset.values().view(packed.raw_type(dataset)) * scale + offset
+        axes.append((values, _text(dataset.attrs, "units")))
     mapping = hdf5.text(pixels.attrs, "grid_mapping")
     if mapping not in file:
         raise CorruptGranule(Reason.MISSING_VARIABLE, f"grid mapping {mapping[:40]!r}")

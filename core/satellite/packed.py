@@ -74,7 +74,7 @@ def axes(file: hdf5.File, metres: float, shape: tuple[int, ...]) -> tuple[NDArra
 def _axis(file: hdf5.File, name: str, metres: float) -> NDArray[np.float64]:
     packed = hdf5.variable(file, name, 1)
     raw = packed.values().astype(np.float64)
-    scale, offset = (_meant(packed.attrs, key) for key in ("scale_factor", "add_offset"))
+    scale, offset = (meant(packed.attrs, key) for key in ("scale_factor", "add_offset"))
     values = (raw * scale + offset) * metres
     steps = np.diff(values)
     if len(values) < 2 or not np.isfinite(values).all() or np.abs(values).max() > 1e7:
@@ -84,7 +84,7 @@ def _axis(file: hdf5.File, name: str, metres: float) -> NDArray[np.float64]:
     return values
 
 
-def _meant(attributes: Any, name: str) -> float:
+def meant(attributes: Any, name: str) -> float:
     """A packing constant; stored in single precision, it is the shortest decimal that rounds to it that was meant."""
     number = hdf5.number(attributes, name)
     single = np.float32(number)

@@ -69,15 +69,22 @@ def check_lambert(grid):
     np.testing.assert_allclose(ours[1], lat, atol=1e-6)
 
 
-def lambert(content):
+def edited(content, change):
+    """A file after `change` was made to it."""
     file = io.BytesIO(content)
     with h5py.File(file, "r+") as opened:
-        attributes = opened["mercator"].attrs
+        change(opened)
+    return file.getvalue()
+
+
+def lambert(content):
+    def change(file):
+        attributes = file["mercator"].attrs
         for name in list(attributes):
             del attributes[name]
-        for name, value in LAMBERT.items():
-            attributes[name] = value
-    return file.getvalue()
+        attributes.update(LAMBERT)
+
+    return edited(content, change)
 
 
 def test_a_cone_keeps_both_its_parallels(tmp_path):
@@ -103,6 +110,27 @@ def test_a_file_with_the_south_first_is_turned_over():
     _, part = read(makers.cf(values, TIME, south_first=True), rows=slice(1, 4), columns=slice(2, 5))
     np.testing.assert_array_equal(part.values, values[1:4, 2:5])
     assert image.grid.y[0] == 4658681.0
+
+
+@pytest.mark.parametrize("south_first", [False, True])
+def test_packed_coordinates_are_unpacked(south_first):
+    """With a negative scale the numbers of y rise where y itself falls: the image stays as it is."""
+
+    def pack(file):
+        for name in ("x", "y"):
+            metres = file[name][:]
+            del file[name]
+            file[name] = np.arange(len(metres), dtype=np.int16) - 2
+            step = metres[1] - metres[0]
+            file[name].attrs.update(units="m", scale_factor=step, add_offset=metres[0] + 2 * step)
+
+    values = counts()
+    plain = makers.cf(values, TIME, south_first=south_first)
+    expected, _ = read(plain)
+    image, pixels = read(edited(plain, pack))
+    np.testing.assert_allclose(image.grid.x, expected.grid.x)
+    np.testing.assert_allclose(image.grid.y, expected.grid.y)
+    np.testing.assert_array_equal(pixels.values, values)
 
 
 def test_packed_temperatures_are_unpacked_with_fill_and_range():
