@@ -100,6 +100,9 @@ def open(granule: Granule, files: Sequence[hdf5.File], config: IngestConfig) -> 
     """Check one file against its key and make its variable readable by windows."""
     (file,) = files
     pixels = hdf5.variable(file, granule.channel, 2)
+    tied = pixels.dimensions
+    if any(tied) and not ("y" in tied[0] and "x" in tied[1]):
+        raise CorruptGranule(Reason.WRONG_SHAPE, f"{granule.channel} has dimensions {tied}"[:200])
     observed = _time(granule, file, min(MAX_LATE_SECONDS, config.cadence_minutes * 30))
     grid, flip = _grid(file, pixels)
     scale, offset = _packing(pixels)

@@ -50,6 +50,7 @@ class Variable:
         self._stored, self.attrs = np.dtype(told["dtype"]), told["attributes"]
         self.dtype = self._stored.newbyteorder("=")
         self._values, self._layout, self._content = told.get("values"), told["layout"], content
+        self.dimensions: list[list[str]] = told.get("dimensions", [])
 
     @property
     def ndim(self) -> int:

@@ -133,6 +133,28 @@ def test_packed_coordinates_are_unpacked(south_first):
     np.testing.assert_array_equal(pixels.values, values)
 
 
+def test_a_square_image_of_columns_and_rows_is_refused():
+    """Its shape alone would not tell; one whose dimensions are tied to no coordinate is (y, x)."""
+    values = counts((6, 6))
+
+    def replace(order):
+        def change(file):
+            attributes = {name: file["infrared"].attrs[name] for name in ("units", "grid_mapping")}
+            del file["infrared"]
+            file["infrared"] = values.T if order == "xy" else values
+            file["infrared"].attrs.update(attributes)
+            for dimension, coordinate in enumerate(order):
+                file["infrared"].dims[dimension].attach_scale(file[coordinate])
+
+        return edited(makers.cf(values, TIME), change)
+
+    for order in ("yx", ""):
+        np.testing.assert_array_equal(read(replace(order))[1].values, values)
+    with pytest.raises(CorruptGranule, match=r"\[\['x'\], \['y'\]\]") as caught:
+        read(replace("xy"))
+    assert caught.value.reason is Reason.WRONG_SHAPE
+
+
 def test_packed_temperatures_are_unpacked_with_fill_and_range():
     packed = np.array([[1000, 2000, -1], [-32768, 30000, 1500]], np.int16)
     attributes = {"scale_factor": 0.01, "add_offset": 273.15, "_FillValue": np.int16(-32768)}
