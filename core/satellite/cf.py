@@ -5,7 +5,7 @@ it every configured channel is a variable of the one file.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import takewhile
@@ -19,6 +19,7 @@ from core.errors import FewcastError
 from core.satellite import area, hdf5, keys, packed
 from core.satellite.granule import (
     PHYSICAL_RANGE,
+    UNITS,
     CorruptGranule,
     Granule,
     Grid,
@@ -35,6 +36,11 @@ CODES = {"%Y": r"\d{4}", "%m": r"\d{2}", "%d": r"\d{2}", "%H": r"\d{2}", "%M": r
 DEFAULT_PATTERN = "%Y%m%dT%H%MZ.nc"
 # How far the file's time may lie from the key's; never so far that a neighbour passes (half the cadence).
 MAX_LATE_SECONDS = 900
+# By units in small letters; display counts may be in any.
+FACTORS: Mapping[Kind, Mapping[str, float]] = {
+    "brightness_temperature": {"k": 1.0, "kelvin": 1.0},
+    "reflectance": {"1": 100.0, "": 100.0, "%": 1.0, "percent": 1.0},
+}
 UNIT_SECONDS = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400}
 
 
@@ -138,9 +144,10 @@ def open(granule: Granule, files: Sequence[hdf5.File], config: IngestConfig) -> 
 
 def unit_factor(quantity: Kind, units: str) -> float:
     """What brings values in these units to those of the archive."""
-    if quantity == "brightness_temperature" and units not in ("K", "kelvin", "Kelvin"):
-        raise CorruptGranule(Reason.BAD_ATTRIBUTE, f"brightness temperature in {units[:20]!r}, not K")
-    return 100.0 if quantity == "reflectance" and units in ("1", "") else 1.0
+    factor = FACTORS[quantity].get(units.lower()) if quantity in FACTORS else 1.0
+    if factor is None:
+        raise CorruptGranule(Reason.BAD_ATTRIBUTE, f"{quantity} in {units[:20]!r}, not in {UNITS[quantity]}")
+    return factor
 
 
 def _text(attributes: Any, name: str) -> str:

@@ -192,10 +192,24 @@ def test_floats_may_say_that_nan_is_their_fill_and_integers_may_not():
     assert caught.value.reason is Reason.BAD_ATTRIBUTE
 
 
-def test_reflectance_factors_become_percent():
-    content = makers.cf(np.array([[0.25, np.nan], [0.5, 1.0]], np.float32), TIME, units="1")
-    _, pixels = read(content, kind="reflectance")
-    np.testing.assert_allclose(pixels.values, [[25, np.nan], [50, 100]])
+@pytest.mark.parametrize(("units", "factor"), [("1", 100), ("", 100), ("%", 1), ("percent", 1)])
+def test_reflectance_becomes_percent(units, factor):
+    values = np.array([[0.25, np.nan], [0.5, 1.0]], np.float32)
+    _, pixels = read(makers.cf(values, TIME, units=units), kind="reflectance")
+    np.testing.assert_allclose(pixels.values, factor * values)
+
+
+@pytest.mark.parametrize(
+    ("kind", "units"),
+    [
+        *(("reflectance", units) for units in ("fraction", "W m-2 sr-1 um-1", "K", "count")),
+        *(("brightness_temperature", units) for units in ("", "1", "degC", "celsius")),
+    ],
+)
+def test_values_in_foreign_units_are_refused(kind, units):
+    with pytest.raises(CorruptGranule) as caught:
+        read(makers.cf(np.full((6, 9), 0.4, np.float32), TIME, units=units), kind=kind)
+    assert caught.value.reason is Reason.BAD_ATTRIBUTE
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ VALUES = np.random.default_rng(0).uniform(200, 300, (4, 11, 17)).astype(np.float
 MERCATOR = {"grid_mapping_name": "mercator", "standard_parallel": 0.0, "earth_radius": 6371228.0}
 
 
-def store(path, *, south_first=False, times=4, crs=MERCATOR, at=TIMES, time=None, **changes):
+def store(path, *, south_first=False, times=4, crs=MERCATOR, at=TIMES, time=None, units="K", **changes):
     y = 4e6 - 8e3 * np.arange(11)
     values = VALUES.copy()
     values[1, 2, 3], values[3] = np.nan, np.nan
@@ -26,7 +26,7 @@ def store(path, *, south_first=False, times=4, crs=MERCATOR, at=TIMES, time=None
             "bt": (
                 ("time", "y", "x"),
                 values[:, ::-1] if south_first else values,
-                {"units": "K", "grid_mapping": "crs"},
+                {"units": units, "grid_mapping": "crs"},
             ),
             "crs": ((), 0, crs),
         },
@@ -150,9 +150,14 @@ def test_a_store_without_the_variable_or_that_is_not_there(tmp_path):
         source.list_granules(config.model_copy(update={"source": str(tmp_path / "none.zarr")}))
 
 
-def test_counts_in_a_store_of_kelvin_are_told(tmp_path):
+def test_values_out_of_range_or_in_foreign_units_are_told(tmp_path):
     config = store(tmp_path / "frames.zarr", kind="reflectance")
     granules = source.list_granules(config)
+    grid = source.archive_grid(granules, config.model_copy(update={"kind": "display_count"}))
     with pytest.raises(CorruptGranule) as caught:
-        source.read_frame(granules[0], config, source.archive_grid(granules, config))
+        source.read_frame(granules[0], config, grid)
+    assert caught.value.reason is Reason.BAD_ATTRIBUTE
+    config = store(tmp_path / "percent.zarr", kind="reflectance", units="%")
+    with pytest.raises(CorruptGranule) as caught:
+        source.read_frame(source.list_granules(config)[0], config, grid)
     assert caught.value.reason is Reason.OUT_OF_RANGE
