@@ -5,7 +5,7 @@ it every configured channel is a variable of the one file.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import takewhile
@@ -16,10 +16,8 @@ from numpy.typing import NDArray
 
 from core.config import IngestConfig, TimeRange
 from core.errors import FewcastError
-from core.satellite import area, hdf5, keys, packed
+from core.satellite import area, cf_values, hdf5, keys, packed
 from core.satellite.granule import (
-    PHYSICAL_RANGE,
-    UNITS,
     CorruptGranule,
     Granule,
     Grid,
@@ -36,11 +34,6 @@ CODES = {"%Y": r"\d{4}", "%m": r"\d{2}", "%d": r"\d{2}", "%H": r"\d{2}", "%M": r
 DEFAULT_PATTERN = "%Y%m%dT%H%MZ.nc"
 # How far the file's time may lie from the key's; never so far that a neighbour passes (half the cadence).
 MAX_LATE_SECONDS = 900
-# By units in small letters; display counts may be in any.
-FACTORS: Mapping[Kind, Mapping[str, float]] = {
-    "brightness_temperature": {"k": 1.0, "kelvin": 1.0},
-    "reflectance": {"1": 100.0, "": 100.0, "%": 1.0, "percent": 1.0},
-}
 UNIT_SECONDS = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400}
 
 
@@ -111,7 +104,7 @@ def open(granule: Granule, files: Sequence[hdf5.File], config: IngestConfig) -> 
         raise CorruptGranule(Reason.WRONG_SHAPE, f"{granule.channel} has dimensions {tied}"[:200])
     observed = _time(granule, file, min(MAX_LATE_SECONDS, config.cadence_minutes * 30))
     grid, flip = _grid(file, pixels)
-    scale, offset = _packing(pixels)
+    scale, offset = cf_values.packing(pixels)
     fills = {
         hdf5.number(pixels.attrs, name)
         for name in ("_FillValue", "missing_value")
@@ -122,8 +115,7 @@ def open(granule: Granule, files: Sequence[hdf5.File], config: IngestConfig) -> 
     if raw_type != pixels.dtype:  # the fills are written in the file's type, too
         fills = {float(np.int64(fill).astype(raw_type)) for fill in fills}
     quantity = config.kind
-    factor = unit_factor(quantity, _text(pixels.attrs, "units"))
-    low, high = PHYSICAL_RANGE[quantity]
+    factor = cf_values.unit_factor(quantity, _text(pixels.attrs, "units"))
     height = pixels.shape[0]
 
     def read(rows: slice, columns: slice) -> Pixels:
@@ -135,30 +127,13 @@ def open(granule: Granule, files: Sequence[hdf5.File], config: IngestConfig) -> 
             missing |= raw == fill
         values = raw.astype(np.float32) if (scale, offset) == (1, 0) else (raw * scale + offset).astype(np.float32)
         values *= np.float32(factor)
-        wild = ~missing & ~((values >= low) & (values <= high))
-        values[missing | wild] = np.nan
-        return Pixels(values, int(missing.sum()), int(wild.sum()), not raw.any())
+        return cf_values.judged(values, missing, grid.window(rows, columns), quantity, raw_all_zero=not raw.any())
 
     return Image(granule.channel, quantity, granule.time, observed, grid, read)
 
 
-def unit_factor(quantity: Kind, units: str) -> float:
-    """What brings values in these units to those of the archive."""
-    factor = FACTORS[quantity].get(units.lower()) if quantity in FACTORS else 1.0
-    if factor is None:
-        raise CorruptGranule(Reason.BAD_ATTRIBUTE, f"{quantity} in {units[:20]!r}, not in {UNITS[quantity]}")
-    return factor
-
-
 def _text(attributes: Any, name: str) -> str:
     return hdf5.text(attributes, name) if name in attributes else ""
-
-
-def _packing(variable: hdf5.Variable) -> tuple[float, float]:
-    """Scale and offset, where the values are packed."""
-    attributes, absent = variable.attrs, (("scale_factor", 1.0), ("add_offset", 0.0))
-    scale, offset = (packed.meant(attributes, name) if name in attributes else plain for name, plain in absent)
-    return scale, offset
 
 
 def _time(granule: Granule, file: Any, apart: int) -> np.datetime64:
@@ -180,7 +155,7 @@ def _grid(file: hdf5.File, pixels: hdf5.Variable) -> tuple[Grid, bool]:
     axes = []
     for name in ("x", "y"):
         dataset = hdf5.variable(file, name, 1)
-        scale, offset = _packing(dataset)
+        scale, offset = cf_values.packing(dataset)
         values = dataset.values().view(packed.raw_type(dataset)) * scale + offset
         axes.append((values, _text(dataset.attrs, "units")))
     mapping = hdf5.text(pixels.attrs, "grid_mapping")

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from core.config import IngestConfig
 from core.errors import FewcastError
-from core.satellite import cf, hdf5, remote
-from core.satellite.granule import PHYSICAL_RANGE, CorruptGranule, Granule, Image, Pixels, Reason
+from core.satellite import cf, cf_values, hdf5, remote
+from core.satellite.granule import CorruptGranule, Granule, Image, Pixels, Reason
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -86,8 +86,7 @@ def open_image(granule: Granule, config: IngestConfig) -> Image:
         axes = [(store[name].values, str(store[name].attrs.get("units", ""))) for name in ("x", "y")]
         crs = {name: value for name, value in store[mapping].attrs.items() if cf.is_crs(name)}
         grid, flip = cf.oriented(axes[0], axes[1], crs, field.shape[1:])
-        factor = cf.unit_factor(config.kind, str(field.attrs.get("units", "")))
-    low, high = PHYSICAL_RANGE[config.kind]
+        factor = cf_values.unit_factor(config.kind, str(field.attrs.get("units", "")))
 
     def read(rows: slice, columns: slice) -> Pixels:
         first, last, _ = rows.indices(field.shape[1])
@@ -96,9 +95,7 @@ def open_image(granule: Granule, config: IngestConfig) -> Image:
             part = field[index, window, columns]
             raw = remote.retried(lambda: np.asarray(part.values, np.float32), config, granule.url)
         values = np.array(raw[::-1] if flip else raw) * np.float32(factor)
-        missing = np.isnan(values)
-        wild = ~missing & ~((values >= low) & (values <= high))
-        values[wild] = np.nan
-        return Pixels(values, int(missing.sum()), int(wild.sum()), not values.any())
+        zero, here = not values.any(), grid.window(rows, columns)
+        return cf_values.judged(values, np.isnan(values), here, config.kind, raw_all_zero=zero)
 
     return Image(granule.channel, config.kind, granule.time, granule.time, grid, read)

@@ -53,12 +53,21 @@ def geostationary(file: hdf5.File, name: str) -> dict[str, Any]:
 
 
 def lacks_earth(gap: NDArray[np.bool_], grid: Grid) -> bool:
-    """Whether pixels (Y, X) that were not seen lie on the Earth: in the circle in it that meets its poles."""
-    height = grid.crs["perspective_point_height"]
-    radius = height * math.asin(grid.crs["semi_minor_axis"] / (height + grid.crs["semi_major_axis"]))
+    """Whether pixels (Y, X) that were not seen lie on the Earth."""
+    axes = (grid.crs[name] for name in ("perspective_point_height", "semi_major_axis", "semi_minor_axis"))
+    return on_disk(gap, grid, disk_radius(*axes)) > 0
+
+
+def disk_radius(height: float, semi_major: float, semi_minor: float) -> float:
+    """The radius (m) of the circle in a geostationary satellite's disk that meets its poles."""
+    return height * math.asin(semi_minor / (height + semi_major))
+
+
+def on_disk(gap: NDArray[np.bool_], grid: Grid, radius: float) -> int:
+    """How many of these pixels (Y, X) lie in a circle around the projection's origin."""
     half = np.sqrt(np.maximum(radius**2 - grid.y**2, 0))
     spans = zip(np.searchsorted(grid.x, -half), np.searchsorted(grid.x, half), strict=True)
-    return any(row[first:last].any() for row, (first, last) in zip(gap, spans, strict=True))
+    return sum(int(np.count_nonzero(row[first:last])) for row, (first, last) in zip(gap, spans, strict=True))
 
 
 def axes(file: hdf5.File, metres: float, shape: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

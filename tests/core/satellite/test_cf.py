@@ -77,18 +77,18 @@ def edited(content, change):
     return file.getvalue()
 
 
-def lambert(content):
+def projected(content, mapping):
     def change(file):
         attributes = file["mercator"].attrs
         for name in list(attributes):
             del attributes[name]
-        attributes.update(LAMBERT)
+        attributes.update(mapping)
 
     return edited(content, change)
 
 
 def test_a_cone_keeps_both_its_parallels(tmp_path):
-    image, _ = read(lambert(makers.cf(counts(), TIME, x0=-3e5, y0=2e6)))
+    image, _ = read(projected(makers.cf(counts(), TIME, x0=-3e5, y0=2e6), LAMBERT))
     check_lambert(image.grid)
     archive = Archive.create(
         str(tmp_path / "a.zarr"), grid=image.grid, channels={"infrared": "display_count"},
@@ -153,63 +153,6 @@ def test_a_square_image_of_columns_and_rows_is_refused():
     with pytest.raises(CorruptGranule, match=r"\[\['x'\], \['y'\]\]") as caught:
         read(replace("xy"))
     assert caught.value.reason is Reason.WRONG_SHAPE
-
-
-def test_packed_temperatures_are_unpacked_with_fill_and_range():
-    packed = np.array([[1000, 2000, -1], [-32768, 30000, 1500]], np.int16)
-    attributes = {"scale_factor": 0.01, "add_offset": 273.15, "_FillValue": np.int16(-32768)}
-    content = makers.cf(packed, TIME, units="K", attributes=attributes)
-    _, pixels = read(content, kind="brightness_temperature")
-    expected = [[283.15, 293.15, 273.14], [np.nan, np.nan, 288.15]]
-    np.testing.assert_allclose(pixels.values, expected, atol=2e-5)
-    assert (pixels.flagged, pixels.out_of_range) == (1, 1)  # 573 K is no temperature of a cloud
-
-
-def test_integers_are_unsigned_where_the_file_says_so_and_their_fills_too():
-    kelvin = np.array([[350.0, 375.0, 400.0], [260.0, 0, 0]])
-    raw = np.rint((kelvin - 250) / 0.0025).clip(0).astype(np.uint16)
-    raw[1, 1:] = 65535, 65534
-    attributes = {"_Unsigned": "true", "scale_factor": 0.0025, "add_offset": 250.0}
-    attributes |= {"_FillValue": np.int16(-1), "missing_value": np.int16(-2)}
-    for south_first in (False, True):
-        content = makers.cf(raw.view(np.int16), TIME, units="K", attributes=attributes, south_first=south_first)
-        _, pixels = read(content, kind="brightness_temperature")
-        np.testing.assert_allclose(pixels.values, [kelvin[0], [260, np.nan, np.nan]], rtol=1e-6)
-        assert (pixels.flagged, pixels.out_of_range) == (2, 0)
-    _, pixels = read(makers.cf(np.array([[-56, 7]], np.int8).repeat(2, 0), TIME, attributes={"_Unsigned": "true"}))
-    np.testing.assert_array_equal(pixels.values[0], [200, 7])
-
-
-def test_floats_may_say_that_nan_is_their_fill_and_integers_may_not():
-    """xarray writes it so by default."""
-    values = np.array([[250.0, np.nan, 260.0], [270.0, 280.0, -9.0]], np.float32)
-    attributes = {"_FillValue": np.float32(np.nan), "missing_value": np.float32(-9)}
-    _, pixels = read(makers.cf(values, TIME, units="K", attributes=attributes), kind="brightness_temperature")
-    np.testing.assert_array_equal(pixels.values, [[250, np.nan, 260], [270, 280, np.nan]])
-    assert (pixels.flagged, pixels.out_of_range) == (2, 0)
-    with pytest.raises(CorruptGranule) as caught:
-        read(makers.cf(counts(), TIME, attributes={"_FillValue": np.float32(np.nan)}))
-    assert caught.value.reason is Reason.BAD_ATTRIBUTE
-
-
-@pytest.mark.parametrize(("units", "factor"), [("1", 100), ("", 100), ("%", 1), ("percent", 1)])
-def test_reflectance_becomes_percent(units, factor):
-    values = np.array([[0.25, np.nan], [0.5, 1.0]], np.float32)
-    _, pixels = read(makers.cf(values, TIME, units=units), kind="reflectance")
-    np.testing.assert_allclose(pixels.values, factor * values)
-
-
-@pytest.mark.parametrize(
-    ("kind", "units"),
-    [
-        *(("reflectance", units) for units in ("fraction", "W m-2 sr-1 um-1", "K", "count")),
-        *(("brightness_temperature", units) for units in ("", "1", "degC", "celsius")),
-    ],
-)
-def test_values_in_foreign_units_are_refused(kind, units):
-    with pytest.raises(CorruptGranule) as caught:
-        read(makers.cf(np.full((6, 9), 0.4, np.float32), TIME, units=units), kind=kind)
-    assert caught.value.reason is Reason.BAD_ATTRIBUTE
 
 
 @pytest.mark.parametrize(

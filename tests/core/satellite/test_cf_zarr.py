@@ -7,7 +7,7 @@ import xarray as xr
 from core.errors import FewcastError
 from core.satellite import source
 from core.satellite.granule import CorruptGranule, Reason
-from tests.core.satellite import test_cf
+from tests.core.satellite import test_cf, test_cf_values
 from tests.core.satellite.test_source import BUCKET
 
 TIMES = np.array(["2017-09-05T00:15", "2017-09-05T00:45", "2017-09-05T01:00", "2017-09-05T01:15"], "datetime64[ns]")
@@ -17,8 +17,10 @@ VALUES = np.random.default_rng(0).uniform(200, 300, (4, 11, 17)).astype(np.float
 MERCATOR = {"grid_mapping_name": "mercator", "standard_parallel": 0.0, "earth_radius": 6371228.0}
 
 
-def store(path, *, south_first=False, times=4, crs=MERCATOR, at=TIMES, time=None, units="K", **changes):
-    y = 4e6 - 8e3 * np.arange(11)
+Y, X = 4e6 - 8e3 * np.arange(11), -1e5 + 8e3 * np.arange(17)
+
+
+def store(path, *, south_first=False, times=4, crs=MERCATOR, at=TIMES, time=None, units="K", y=Y, x=X, **changes):
     values = VALUES.copy()
     values[1, 2, 3], values[3] = np.nan, np.nan
     data = xr.Dataset(
@@ -33,7 +35,7 @@ def store(path, *, south_first=False, times=4, crs=MERCATOR, at=TIMES, time=None
         coords={
             "time": at,
             "y": ("y", y[::-1] if south_first else y, {"units": "m"}),
-            "x": ("x", -1e5 + 8e3 * np.arange(17), {"units": "m"}),
+            "x": ("x", x, {"units": "m"}),
         },
     )
     packing = {"dtype": "uint16", "scale_factor": 0.01, "_FillValue": 65535}
@@ -100,6 +102,15 @@ def test_a_cone_keeps_both_its_parallels(tmp_path):
     }
     config = store(tmp_path / "frames.zarr", crs=lambert)
     test_cf.check_lambert(source.archive_grid(source.list_granules(config), config))
+
+
+def test_the_space_around_a_disk_is_not_missing(tmp_path):
+    """All of the second image is seen but one pixel, which here lies in space, and there on the Earth."""
+    for middle, reason in ((8e6, Reason.NONE), (0.0, Reason.BAD_QUALITY)):
+        x = middle + 1e6 * (np.arange(17) - 3)
+        config = store(tmp_path / f"{reason}.zarr", crs=test_cf_values.DISK, x=x, y=1e6 * (2 - np.arange(11.0)))
+        granules = source.list_granules(config)
+        assert source.read_frame(granules[1], config, source.archive_grid(granules, config)).reason is reason
 
 
 def test_blocks_and_windows(tmp_path):
