@@ -209,7 +209,7 @@ def answer(asked: dict[str, Any], content: bytes | Asked) -> tuple[bytes, bytes]
             if "window" not in asked:
                 return b"A", json.dumps(described(file)).encode()
             top, bottom, left, right = asked["window"]
-            return b"W", file[asked["name"]][top:bottom, left:right].tobytes()
+            return b"W", file[asked["name"]][..., top:bottom, left:right].tobytes()
     except Exception as error:
         return b"X", text(error).encode()
     finally:

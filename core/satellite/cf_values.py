@@ -1,7 +1,8 @@
 """CF values: how they are packed, what their units are, and which of them are data."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,58 @@ def packing(variable: hdf5.Variable) -> tuple[float, float]:
     attributes, absent = variable.attrs, (("scale_factor", 1.0), ("add_offset", 0.0))
     scale, offset = (packed.meant(attributes, name) if name in attributes else plain for name, plain in absent)
     return scale, offset
+
+
+def unpacker(
+    pixels: hdf5.Variable,
+) -> Callable[[NDArray[Any]], tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+    """What makes values of raw ones, and tells which are missing: fills, NaN, and what is outside the valid range."""
+    scale, offset = packing(pixels)
+    raw_type = packed.raw_type(pixels)
+
+    def meant(number: float) -> float:
+        """A raw number; it is written in the file's type, too."""
+        return number if raw_type == pixels.dtype else float(np.int64(number).astype(raw_type))
+
+    fills = {
+        meant(hdf5.number(pixels.attrs, name))
+        for name in ("_FillValue", "missing_value")
+        # xarray's default for floats, which are missing where they are NaN in any case
+        if name in pixels.attrs and not (pixels.dtype.kind == "f" and pixels.attrs[name] != pixels.attrs[name])
+    }
+    valid = _valid(pixels.attrs)
+    # Limits in floating point are no packed integers: they are of the values.
+    of_values = raw_type.kind != "f" and any(isinstance(limit, float) for limit in valid.values())
+    low, high = (
+        default if name not in valid else valid[name] if of_values else meant(valid[name])
+        for name, default in (("valid_min", -math.inf), ("valid_max", math.inf))
+    )
+
+    def unpack(raw: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        raw = raw.view(raw_type)
+        missing = np.isnan(raw) if raw.dtype.kind == "f" else np.zeros(raw.shape, bool)
+        for fill in fills:
+            missing |= raw == fill
+        values = raw.astype(np.float32) if (scale, offset) == (1, 0) else (raw * scale + offset).astype(np.float32)
+        if valid:
+            limited = values if of_values else raw
+            missing |= (limited < low) | (limited > high)
+        return values, missing
+
+    return unpack
+
+
+def _valid(attributes: Mapping[str, Any]) -> dict[str, float]:
+    """valid_min and valid_max, as far as there are any; valid_range is both."""
+    if "valid_range" in attributes:
+        both = hdf5.attribute(attributes, "valid_range")
+        if not isinstance(both, list) or len(both) != 2:
+            raise CorruptGranule(Reason.BAD_ATTRIBUTE, f"valid_range is {str(both)[:40]}, no two numbers")
+        attributes = {"valid_min": both[0], "valid_max": both[1]}
+    limits = {name: attributes[name] for name in ("valid_min", "valid_max") if name in attributes}
+    for name in limits:
+        hdf5.number(limits, name)
+    return {name: limit if isinstance(limit, int | float) else float(limit) for name, limit in limits.items()}
 
 
 def judged(

@@ -209,6 +209,46 @@ def test_a_file_that_lies_is_refused_with_its_reason(change, reason):
     assert caught.value.reason is reason
 
 
+@pytest.mark.parametrize(
+    "units",
+    [
+        "seconds since 1970-1-1", "second since 1970-01-01", "s since 1970-01-01", "Seconds since 1970-01-01 UTC",
+        "seconds since 1970-01-01 00:00:0.0", "seconds since 1970-01-01 0:00", "seconds since 1970-01-01T00:00:00.000Z",
+        "seconds since  1970-01-01 00:00:00 +00:00", "secs since 1970-01-01 09:00 +9:00",
+        "s since 1969-12-31 20:30 -0330",
+    ],
+)  # fmt: skip
+def test_units_of_time_may_be_spelled_in_many_ways(units):
+    image, _ = read(edited(makers.cf(counts(), TIME), lambda file: file["time"].attrs.update(units=units)))
+    assert image.observation_time == np.datetime64(TIME)
+
+
+def test_times_may_be_fractions_of_a_day():
+    days = (np.datetime64("2017-09-05T00:20", "s") - np.datetime64("2000-01-01", "s")) / np.timedelta64(1, "D")
+
+    def change(file):
+        del file["time"]
+        file["time"] = [days]
+        file["time"].attrs["units"] = "days since 2000-01-01"
+
+    image, _ = read(edited(makers.cf(counts(), TIME), change))
+    assert image.observation_time == np.datetime64("2017-09-05T00:20:00")
+
+
+@pytest.mark.parametrize(
+    "units",
+    [
+        "", "seconds", "months since 1970-01-01", "seconds since", "seconds since 1970-13-01", "s since 0-1-1",
+        "seconds since 1970-01-01 " + " " * 20_000 + "x" * 30_000,
+        "s since 1970-01-01 0:0:0." + "0" * 60_000, "s" * 60_000,
+    ],
+)  # fmt: skip
+def test_units_that_are_none_of_time_are_refused_at_once(units):
+    with pytest.raises(CorruptGranule) as caught:
+        read(edited(makers.cf(counts(), TIME), lambda file: file["time"].attrs.update(units=units)))
+    assert caught.value.reason is Reason.BAD_ATTRIBUTE
+
+
 @pytest.mark.parametrize("minutes", [-5, 5])
 def test_the_file_of_the_next_slot_is_not_taken_for_this_one(minutes):
     other = str(np.datetime64(TIME) + np.timedelta64(minutes, "m"))

@@ -7,7 +7,7 @@ from core.satellite import area
 from core.satellite.granule import CorruptGranule, Grid, Reason
 from core.satellite.grid import align
 from tests.core.satellite import makers
-from tests.core.satellite.test_cf import TIME, counts, projected, read
+from tests.core.satellite.test_cf import TIME, counts, edited, projected, read
 
 
 def test_packed_temperatures_are_unpacked_with_fill_and_range():
@@ -44,6 +44,70 @@ def test_floats_may_say_that_nan_is_their_fill_and_integers_may_not():
     assert (pixels.flagged, pixels.out_of_range) == (2, 0)
     with pytest.raises(CorruptGranule) as caught:
         read(makers.cf(counts(), TIME, attributes={"_FillValue": np.float32(np.nan)}))
+    assert caught.value.reason is Reason.BAD_ATTRIBUTE
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [
+        {},
+        {"chunks": (1, 4, 5), "compression": "gzip"},
+        {"chunks": (3, 4, 5), "maxshape": (None, 6, 9), "compression": "gzip"},
+    ],
+)
+def test_dimensions_of_a_single_element_before_the_image_are_dropped(storage):
+    """Contiguous, in chunks that are read here, and in chunks that only the library reads."""
+    values = counts()
+
+    def change(file):
+        attributes = {name: file["infrared"].attrs[name] for name in ("units", "grid_mapping")}
+        del file["infrared"]
+        image = file.create_dataset("infrared", data=values[None], **storage)
+        image.attrs.update(attributes)
+        for dimension, coordinate in ((1, "y"), (2, "x")):
+            image.dims[dimension].attach_scale(file[coordinate])
+
+    content = edited(makers.cf(values, TIME), change)
+    np.testing.assert_array_equal(read(content)[1].values, values)
+    np.testing.assert_array_equal(read(content, rows=slice(3, 6), columns=slice(2, 8))[1].values, values[3:6, 2:8])
+
+    def twice(file):
+        file.move("infrared", "one")
+        file["infrared"] = np.stack([values, values])
+        file["infrared"].attrs.update(units="1", grid_mapping="mercator")
+
+    with pytest.raises(CorruptGranule) as caught:
+        read(edited(content, twice))
+    assert caught.value.reason is Reason.WRONG_SHAPE
+
+
+INT = np.int16
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"valid_range": np.array([1500, 2500], INT)},
+        {"valid_min": INT(1500), "valid_max": INT(2500)},
+        {"valid_range": np.array([265.0, 275.0])},
+    ],
+)
+def test_what_is_outside_the_valid_range_is_missing(limits):
+    """In packed integers; limits in floating point are in kelvin."""
+    packed = np.array([[1499, 1500, 2000], [2500, 2501, -32768]], INT)
+    attributes = {"scale_factor": 0.01, "add_offset": 250.0, "_FillValue": INT(-32768)} | limits
+    _, pixels = read(makers.cf(packed, TIME, units="K", attributes=attributes), kind="brightness_temperature")
+    np.testing.assert_allclose(pixels.values, [[np.nan, 265, 270], [275, np.nan, np.nan]])
+    assert (pixels.flagged, pixels.out_of_range) == (3, 0)
+
+
+def test_limits_are_unsigned_where_the_integers_are():
+    raw = np.array([[10, 40_000, 65_000], [65_534, 9, 300]], np.uint16).view(INT)
+    attributes = {"_Unsigned": "true", "valid_range": np.array([10, -2], INT)}
+    _, pixels = read(makers.cf(raw, TIME, attributes=attributes))
+    np.testing.assert_array_equal(pixels.values, [[10, 40_000, 65_000], [65_534, np.nan, 300]])
+    with pytest.raises(CorruptGranule) as caught:
+        read(makers.cf(raw, TIME, attributes={"valid_range": INT(7)}))
     assert caught.value.reason is Reason.BAD_ATTRIBUTE
 
 
