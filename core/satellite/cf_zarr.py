@@ -1,13 +1,14 @@
 """CF frames in one Zarr store: variables (time, y, x), each time a granule of its own."""
 
 import hashlib
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from core.config import IngestConfig
+from core.config import IngestConfig, TimeRange
 from core.errors import FewcastError
 from core.satellite import cf, cf_values, hdf5, remote
 from core.satellite.granule import CorruptGranule, Granule, Image, Pixels, Reason
@@ -33,8 +34,8 @@ def _known(settings: str, version: str) -> "xr.Dataset":
     return _opened(IngestConfig.model_validate_json(settings))
 
 
-def list_granules(config: IngestConfig) -> list[Granule]:
-    """Every time of every configured channel; the store is opened afresh, as it may have grown.
+def list_granules(config: IngestConfig, span: TimeRange) -> Iterator[Granule]:
+    """Every time in the span of every configured channel; the store is opened afresh, as it may have grown.
 
     The entity tag of each is that of all the times, by which `_known` tells a store that has grown.
     """
@@ -56,10 +57,11 @@ def list_granules(config: IngestConfig) -> list[Granule]:
             mend="give time units as CF has them, such as 'minutes since 1970-01-01'",
         )
     times = np.unique(_seconds(store))
+    start, end = (np.datetime64(moment.replace(tzinfo=None), "s") for moment in (span.start, span.end))
     tag = hashlib.blake2b(store["time"].values.tobytes(), digest_size=8).hexdigest()
-    return [
-        Granule(_url(config, channel, time), channel, time, 0, tag) for time in times for channel in config.channels
-    ]
+    for time in times[(times >= start) & (times < end)]:
+        for channel in config.channels:
+            yield Granule(_url(config, channel, time), channel, time, 0, tag)
 
 
 def _seconds(store: "xr.Dataset") -> NDArray[np.datetime64]:
