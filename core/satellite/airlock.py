@@ -29,7 +29,7 @@ MEMORY_BYTES = 6 << 30
 # A description takes milliseconds, a window of a full disk seconds: beyond these (CPU seconds) the library is lost in a
 # loop. A busy machine slows the clock on the wall, but not this one.
 DESCRIPTION_SECONDS, WINDOW_SECONDS = 2.0, 20.0
-# How NetCDF ties arrays to their coordinates: references, of which nothing here makes use.
+# How NetCDF ties arrays to their coordinates: references, told as the names of the dimensions.
 DIMENSION_ATTRIBUTES = {"CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST", "_Netcdf4Coordinates", "_Netcdf4Dimid"}
 
 
@@ -133,7 +133,16 @@ def variable(found: Any) -> dict[str, Any]:
             result["values"] = base64.b64encode(found[()].tobytes()).decode()
         else:
             result["layout"] = layout(found)
+            result["dimensions"] = dimensions(found)
     return result
+
+
+def dimensions(found: Any) -> list[list[str]]:
+    """The names of the coordinates tied to each dimension; nothing where these ties cannot be read."""
+    try:
+        return [[scale.name.rpartition("/")[2] for scale in dimension.values()] for dimension in found.dims]
+    except Exception:
+        return []
 
 
 def layout(found: Any) -> dict[str, Any] | None:
@@ -200,7 +209,7 @@ def answer(asked: dict[str, Any], content: bytes | Asked) -> tuple[bytes, bytes]
             if "window" not in asked:
                 return b"A", json.dumps(described(file)).encode()
             top, bottom, left, right = asked["window"]
-            return b"W", file[asked["name"]][top:bottom, left:right].tobytes()
+            return b"W", file[asked["name"]][..., top:bottom, left:right].tobytes()
     except Exception as error:
         return b"X", text(error).encode()
     finally:

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from core.config import IngestConfig, TimeRange
 from core.errors import FewcastError
-from core.satellite import area, hdf5, keys, packed
+from core.satellite import area, cf_values, hdf5, keys, packed
 from core.satellite.granule import (
-    PHYSICAL_RANGE,
     CorruptGranule,
     Granule,
     Grid,
@@ -35,7 +34,26 @@ CODES = {"%Y": r"\d{4}", "%m": r"\d{2}", "%d": r"\d{2}", "%H": r"\d{2}", "%M": r
 DEFAULT_PATTERN = "%Y%m%dT%H%MZ.nc"
 # How far the file's time may lie from the key's; never so far that a neighbour passes (half the cadence).
 MAX_LATE_SECONDS = 900
-UNIT_SECONDS = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400}
+UNIT_SECONDS = {
+    name: seconds
+    for names, seconds in (
+        ("day days d", 86400.0),
+        ("hour hours hr hrs h", 3600.0),
+        ("minute minutes min mins", 60.0),
+        ("second seconds sec secs s", 1.0),
+        ("millisecond milliseconds msec msecs ms", 1e-3),
+        ("microsecond microseconds", 1e-6),
+        ("nanosecond nanoseconds", 1e-9),
+    )
+    for name in names.split()
+}
+# Units of time in small letters and with single spaces, as tolerant as udunits: 1970-1-1 0:00 +00:00.
+SINCE = re.compile(
+    r"([a-z]+) since (\d{1,4})-(\d{1,2})-(\d{1,2})"
+    r"(?:[t ](\d{1,2})(?::(\d{1,2})(?::(\d{1,2}(?:\.\d*)?))?)?)?"
+    r" ?(?:z|utc|gmt|([+-])(\d{1,2}):?(\d\d)?)?",
+    re.ASCII,
+)
 
 
 def prefixes(config: IngestConfig, times: TimeRange) -> list[str]:
@@ -99,69 +117,53 @@ def kind(channel: str, config: IngestConfig) -> Kind:
 def open(granule: Granule, files: Sequence[hdf5.File], config: IngestConfig) -> Image:
     """Check one file against its key and make its variable readable by windows."""
     (file,) = files
-    pixels = hdf5.variable(file, granule.channel, 2)
+    pixels = hdf5.variable(file, granule.channel, 2, more=True)
+    tied = [{"x", "y"}.intersection(names) for names in pixels.dimensions]
+    if any(pixels.dimensions) and tied != [{"y"}, {"x"}]:
+        raise CorruptGranule(Reason.WRONG_SHAPE, f"{granule.channel} has dimensions {pixels.dimensions}"[:200])
     observed = _time(granule, file, min(MAX_LATE_SECONDS, config.cadence_minutes * 30))
     grid, flip = _grid(file, pixels)
-    scale, offset = (
-        _optional(pixels.attrs, name, default) for name, default in (("scale_factor", 1), ("add_offset", 0))
-    )
-    fills = {
-        hdf5.number(pixels.attrs, name)
-        for name in ("_FillValue", "missing_value")
-        # xarray's default for floats, which are missing where they are NaN in any case
-        if name in pixels.attrs and not (pixels.dtype.kind == "f" and pixels.attrs[name] != pixels.attrs[name])
-    }
-    raw_type = packed.raw_type(pixels)
-    if raw_type != pixels.dtype:  # the fills are written in the file's type, too
-        fills = {float(np.int64(fill).astype(raw_type)) for fill in fills}
+    unpack = cf_values.unpacker(pixels)
     quantity = config.kind
-    factor = unit_factor(quantity, _text(pixels.attrs, "units"))
-    low, high = PHYSICAL_RANGE[quantity]
+    factor = cf_values.unit_factor(quantity, _text(pixels.attrs, "units"))
     height = pixels.shape[0]
 
     def read(rows: slice, columns: slice) -> Pixels:
         first, last, _ = rows.indices(height)
         raw = hdf5.read(pixels, slice(height - last, height - first) if flip else slice(first, last), columns)
-        raw = (raw[::-1] if flip else raw).view(raw_type)
-        missing = np.isnan(raw) if raw.dtype.kind == "f" else np.zeros(raw.shape, bool)
-        for fill in fills:
-            missing |= raw == fill
-        values = raw.astype(np.float32) if (scale, offset) == (1, 0) else (raw * scale + offset).astype(np.float32)
+        values, missing = unpack(raw[::-1] if flip else raw)
         values *= np.float32(factor)
-        wild = ~missing & ~((values >= low) & (values <= high))
-        values[missing | wild] = np.nan
-        return Pixels(values, int(missing.sum()), int(wild.sum()), not raw.any())
+        return cf_values.judged(values, missing, grid.window(rows, columns), quantity, raw_all_zero=not raw.any())
 
     return Image(granule.channel, quantity, granule.time, observed, grid, read)
-
-
-def unit_factor(quantity: Kind, units: str) -> float:
-    """What brings values in these units to those of the archive."""
-    if quantity == "brightness_temperature" and units not in ("K", "kelvin", "Kelvin"):
-        raise CorruptGranule(Reason.BAD_ATTRIBUTE, f"brightness temperature in {units[:20]!r}, not K")
-    return 100.0 if quantity == "reflectance" and units in ("1", "") else 1.0
 
 
 def _text(attributes: Any, name: str) -> str:
     return hdf5.text(attributes, name) if name in attributes else ""
 
 
-def _optional(attributes: Any, name: str, default: float) -> float:
-    return hdf5.number(attributes, name) if name in attributes else default
-
-
 def _time(granule: Granule, file: Any, apart: int) -> np.datetime64:
     """The observation time in the file, which must agree with the key's within so many seconds."""
     value = hdf5.scalar(file, "time")
     units = hdf5.text(file["time"].attrs, "units")
-    unit, _, since = units.partition(" since ")
     try:
-        epoch = datetime.fromisoformat(since.strip().removesuffix("UTC").strip())
-        epoch = epoch.replace(tzinfo=UTC) if epoch.tzinfo is None else epoch
-        observed = np.datetime64(int(epoch.timestamp()) + round(value * UNIT_SECONDS[unit.strip()]), "s")
+        epoch, unit = _since(units)
+        observed = np.datetime64(round(epoch + value * unit), "s")
     except (KeyError, ValueError, OverflowError) as error:
         raise CorruptGranule(Reason.BAD_ATTRIBUTE, f"time is {value:g} {units[:60]!r}") from error
     return observed_at(granule, observed, -apart, apart + 1)
+
+
+def _since(units: str) -> tuple[float, float]:
+    """The moment (seconds of 1970) that units count from, and how many seconds each is; `ValueError` if none."""
+    found = SINCE.fullmatch(" ".join(units.lower().split())) if len(units) <= 80 else None
+    if found is None or found[1] not in UNIT_SECONDS:
+        raise ValueError(units[:80])
+    year, month, day = (int(found[i]) for i in (2, 3, 4))
+    hours, minutes, seconds, east, east_minutes = (float(found[i] or 0) for i in (5, 6, 7, 9, 10))
+    zone = (east * 3600 + east_minutes * 60) * (-1 if found[8] == "-" else 1)
+    midnight = datetime(year, month, day, tzinfo=UTC).timestamp()
+    return midnight + hours * 3600 + minutes * 60 + seconds - zone, UNIT_SECONDS[found[1]]
 
 
 def _grid(file: hdf5.File, pixels: hdf5.Variable) -> tuple[Grid, bool]:
@@ -169,7 +171,9 @@ def _grid(file: hdf5.File, pixels: hdf5.Variable) -> tuple[Grid, bool]:
     axes = []
     for name in ("x", "y"):
         dataset = hdf5.variable(file, name, 1)
-        axes.append((dataset.values(), _text(dataset.attrs, "units")))
+        scale, offset = cf_values.packing(dataset)
+        values = dataset.values().view(packed.raw_type(dataset)) * scale + offset
+        axes.append((values, _text(dataset.attrs, "units")))
     mapping = hdf5.text(pixels.attrs, "grid_mapping")
     if mapping not in file:
         raise CorruptGranule(Reason.MISSING_VARIABLE, f"grid mapping {mapping[:40]!r}")

@@ -1,15 +1,17 @@
 """CF frames in one Zarr store: variables (time, y, x), each time a granule of its own."""
 
 import hashlib
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from core.config import IngestConfig
+from core.config import IngestConfig, TimeRange
 from core.errors import FewcastError
-from core.satellite import cf, hdf5, remote
-from core.satellite.granule import PHYSICAL_RANGE, CorruptGranule, Granule, Image, Pixels, Reason
+from core.satellite import cf, cf_values, hdf5, remote
+from core.satellite.granule import CorruptGranule, Granule, Image, Pixels, Reason
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -32,8 +34,8 @@ def _known(settings: str, version: str) -> "xr.Dataset":
     return _opened(IngestConfig.model_validate_json(settings))
 
 
-def list_granules(config: IngestConfig) -> list[Granule]:
-    """Every time of every configured channel; the store is opened afresh, as it may have grown.
+def list_granules(config: IngestConfig, span: TimeRange) -> Iterator[Granule]:
+    """Every time in the span of every configured channel; the store is opened afresh, as it may have grown.
 
     The entity tag of each is that of all the times, by which `_known` tells a store that has grown.
     """
@@ -48,11 +50,24 @@ def list_granules(config: IngestConfig) -> list[Granule]:
             found=f"no {', '.join(missing)} among {', '.join(map(str, store.variables))}",
             mend="correct ingest.channels; a CF store has time, x, y and a variable (time, y, x) per channel",
         )
-    times = np.unique(store["time"].values.astype("datetime64[s]"))
+    if store["time"].dtype.kind != "M":
+        raise FewcastError(
+            f"the times of {config.source} are mere numbers",
+            found=f"time in {store['time'].attrs.get('units', 'no units')!r}",
+            mend="give time units as CF has them, such as 'minutes since 1970-01-01'",
+        )
+    times = np.unique(_seconds(store))
+    start, end = (np.datetime64(moment.replace(tzinfo=None), "s") for moment in (span.start, span.end))
     tag = hashlib.blake2b(store["time"].values.tobytes(), digest_size=8).hexdigest()
-    return [
-        Granule(_url(config, channel, time), channel, time, 0, tag) for time in times for channel in config.channels
-    ]
+    for time in times[(times >= start) & (times < end)]:
+        for channel in config.channels:
+            yield Granule(_url(config, channel, time), channel, time, 0, tag)
+
+
+def _seconds(store: "xr.Dataset") -> NDArray[np.datetime64]:
+    """The times to the nearest second: days in floating point come out some nanoseconds early or late."""
+    times: NDArray[np.datetime64] = store["time"].values
+    return (times + np.timedelta64(500, "ms")).astype("datetime64[s]")
 
 
 def _url(config: IngestConfig, channel: str, time: np.datetime64) -> str:
@@ -66,15 +81,14 @@ def open_image(granule: Granule, config: IngestConfig) -> Image:
         field = store[granule.channel]
         if field.dims != ("time", "y", "x"):
             raise CorruptGranule(Reason.WRONG_SHAPE, f"{granule.channel} has dimensions {field.dims}")
-        index = int(np.flatnonzero(store["time"].values.astype("datetime64[s]") == granule.time)[-1])
+        index = int(np.flatnonzero(_seconds(store) == granule.time)[-1])
         mapping = field.attrs.get("grid_mapping") or field.encoding.get("grid_mapping", "")
         if mapping not in store.variables:
             raise CorruptGranule(Reason.MISSING_VARIABLE, f"grid mapping {mapping!r}")
         axes = [(store[name].values, str(store[name].attrs.get("units", ""))) for name in ("x", "y")]
         crs = {name: value for name, value in store[mapping].attrs.items() if cf.is_crs(name)}
         grid, flip = cf.oriented(axes[0], axes[1], crs, field.shape[1:])
-        factor = cf.unit_factor(config.kind, str(field.attrs.get("units", "")))
-    low, high = PHYSICAL_RANGE[config.kind]
+        factor = cf_values.unit_factor(config.kind, str(field.attrs.get("units", "")))
 
     def read(rows: slice, columns: slice) -> Pixels:
         first, last, _ = rows.indices(field.shape[1])
@@ -83,9 +97,7 @@ def open_image(granule: Granule, config: IngestConfig) -> Image:
             part = field[index, window, columns]
             raw = remote.retried(lambda: np.asarray(part.values, np.float32), config, granule.url)
         values = np.array(raw[::-1] if flip else raw) * np.float32(factor)
-        missing = np.isnan(values)
-        wild = ~missing & ~((values >= low) & (values <= high))
-        values[wild] = np.nan
-        return Pixels(values, int(missing.sum()), int(wild.sum()), not values.any())
+        zero, here = not values.any(), grid.window(rows, columns)
+        return cf_values.judged(values, np.isnan(values), here, config.kind, raw_all_zero=zero)
 
     return Image(granule.channel, config.kind, granule.time, granule.time, grid, read)

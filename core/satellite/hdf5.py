@@ -50,6 +50,7 @@ class Variable:
         self._stored, self.attrs = np.dtype(told["dtype"]), told["attributes"]
         self.dtype = self._stored.newbyteorder("=")
         self._values, self._layout, self._content = told.get("values"), told["layout"], content
+        self.dimensions: list[list[str]] = told.get("dimensions", [])
 
     @property
     def ndim(self) -> int:
@@ -58,6 +59,14 @@ class Variable:
     @property
     def chunks(self) -> tuple[int, ...]:
         return tuple((self._layout or {}).get("chunks", ()))
+
+    def drop_first(self) -> None:
+        """Go without the first dimension, which has a single element."""
+        self.shape, self.dimensions = self.shape[1:], self.dimensions[1:]
+        if self.chunks:
+            deep, *chunks = self.chunks
+            places = [place for first, *place in self._layout["places"] if first == 0]
+            self._layout = self._layout | {"chunks": chunks, "places": places} if deep == 1 else None
 
     def values(self) -> NDArray[Any]:
         """All values of a scalar or a coordinate."""
@@ -141,11 +150,16 @@ def number(attributes: Any, name: str, low: float = -math.inf, high: float = mat
     return result
 
 
-def variable(file: File, name: str, ndim: int) -> Variable:
-    """A numeric variable with this many dimensions and a believable size."""
+def variable(file: File, name: str, ndim: int, *, more: bool = False) -> Variable:
+    """A numeric variable with this many dimensions and a believable size.
+
+    It may have more before them, of a single element each, where `more` says so: they are dropped.
+    """
     if name not in file:
         raise CorruptGranule(Reason.MISSING_VARIABLE, name)
     found = file[name]
+    while more and found.ndim > ndim and found.shape[0] == 1:
+        found.drop_first()
     if found.ndim != ndim or (ndim and not 0 < math.prod(found.shape) <= MAX_PIXELS):
         raise CorruptGranule(Reason.WRONG_SHAPE, f"{name} has shape {found.shape}")
     if found.dtype.kind not in "iuf":

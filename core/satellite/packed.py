@@ -53,12 +53,21 @@ def geostationary(file: hdf5.File, name: str) -> dict[str, Any]:
 
 
 def lacks_earth(gap: NDArray[np.bool_], grid: Grid) -> bool:
-    """Whether pixels (Y, X) that were not seen lie on the Earth: in the circle in it that meets its poles."""
-    height = grid.crs["perspective_point_height"]
-    radius = height * math.asin(grid.crs["semi_minor_axis"] / (height + grid.crs["semi_major_axis"]))
+    """Whether pixels (Y, X) that were not seen lie on the Earth."""
+    axes = (grid.crs[name] for name in ("perspective_point_height", "semi_major_axis", "semi_minor_axis"))
+    return on_disk(gap, grid, disk_radius(*axes)) > 0
+
+
+def disk_radius(height: float, semi_major: float, semi_minor: float) -> float:
+    """The radius (m) of the circle in a geostationary satellite's disk that meets its poles."""
+    return height * math.asin(semi_minor / (height + semi_major))
+
+
+def on_disk(gap: NDArray[np.bool_], grid: Grid, radius: float) -> int:
+    """How many of these pixels (Y, X) lie in a circle around the projection's origin."""
     half = np.sqrt(np.maximum(radius**2 - grid.y**2, 0))
     spans = zip(np.searchsorted(grid.x, -half), np.searchsorted(grid.x, half), strict=True)
-    return any(row[first:last].any() for row, (first, last) in zip(gap, spans, strict=True))
+    return sum(int(np.count_nonzero(row[first:last])) for row, (first, last) in zip(gap, spans, strict=True))
 
 
 def axes(file: hdf5.File, metres: float, shape: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -74,7 +83,7 @@ def axes(file: hdf5.File, metres: float, shape: tuple[int, ...]) -> tuple[NDArra
 def _axis(file: hdf5.File, name: str, metres: float) -> NDArray[np.float64]:
     packed = hdf5.variable(file, name, 1)
     raw = packed.values().astype(np.float64)
-    scale, offset = (_meant(packed.attrs, key) for key in ("scale_factor", "add_offset"))
+    scale, offset = (meant(packed.attrs, key) for key in ("scale_factor", "add_offset"))
     values = (raw * scale + offset) * metres
     steps = np.diff(values)
     if len(values) < 2 or not np.isfinite(values).all() or np.abs(values).max() > 1e7:
@@ -84,7 +93,7 @@ def _axis(file: hdf5.File, name: str, metres: float) -> NDArray[np.float64]:
     return values
 
 
-def _meant(attributes: Any, name: str) -> float:
+def meant(attributes: Any, name: str) -> float:
     """A packing constant; stored in single precision, it is the shortest decimal that rounds to it that was meant."""
     number = hdf5.number(attributes, name)
     single = np.float32(number)

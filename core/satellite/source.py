@@ -54,7 +54,7 @@ def list_granules(config: IngestConfig, times: TimeRange | None = None) -> list[
         kind(config, channel)
     area.bounds(config.area)
     if cf_zarr.is_store(config):
-        return [g for g in cf_zarr.list_granules(config) if _wanted(g.time, config, span)]
+        return [g for g in cf_zarr.list_granules(config, span) if _wanted(g.time, config, span)]
     files, root = remote.filesystem(config)
     places = folders(config, span)
     with ThreadPoolExecutor(min(config.connections, len(places) or 1)) as pool:

@@ -1,15 +1,20 @@
 """What is asked of a source, and how often."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
+import xarray as xr
 
 from core.config import IngestConfig
 from core.ingest.listing import Listing
 from core.ingest.plan import days
-from core.satellite import source
+from core.satellite import cf_zarr, source
+from core.satellite.granule import Granule
 from tests.core.satellite import makers
 
 TIMES = [f"2017-09-0{day}T{hour}:15:00" for day in (4, 5, 6) for hour in ("00", "23")]
+PART = Granule("s3://bucket/part.nc", "infrared", np.datetime64("2016-01-01T03:15", "s"), 1)
 FLAT, DAILY, MONTHLY = "ir_%Y%m%dT%H%M.nc", "%Y%m%d/ir_%Y%m%dT%H%M.nc", "%Y%m/ir_%Y%m%dT%H%M.nc"
 
 
@@ -46,3 +51,45 @@ def test_each_folder_of_several_months_is_listed_once(tmp_path, monkeypatch):
     for day in order:
         assert listing(day) == []
     assert listed == ["201708/", "201709/", "201710/"]
+
+
+def test_what_is_kept_of_a_flat_folder_is_a_fraction_of_its_granules(tmp_path, monkeypatch):
+    config = hourly(tmp_path, FLAT, "2016-01-01", "2017-01-01")
+    start, hour = np.datetime64("2016-01-01T00:15", "s"), np.timedelta64(1, "h")
+
+    def granules(*_):
+        return [
+            Granule(
+                f"s3://bucket/frames/\udcff{i:05d}.nc", "infrared", start + i * hour, i, f"{i:032x}", (PART,) * (i == 3)
+            )
+            for i in range(366 * 24)
+        ]
+
+    monkeypatch.setattr(source, "list_granules", granules)
+    tracemalloc.start()
+    whole = granules()
+    objects = tracemalloc.get_traced_memory()[0]
+    listing = Listing(config, config.times)
+    listing(next(days(config.times)))
+    kept = tracemalloc.get_traced_memory()[0] - objects
+    tracemalloc.stop()
+    assert [granule for day in days(config.times) for granule in listing(day)] == whole
+    assert kept < 0.35 * objects
+
+
+def test_a_store_is_listed_by_months_and_makes_no_granule_of_another(tmp_path, monkeypatch):
+    config = hourly(tmp_path / "frames.zarr", "", "2017-08-01", "2017-11-01")
+    times = np.arange("2017-06-01T00:15", "2017-12-01T00:15", 60, "datetime64[m]")
+    axis = xr.Variable("x", np.arange(4.0))
+    xr.Dataset({"infrared": ("time", np.zeros(len(times), "u1"))}, {"time": times, "x": axis, "y": axis}).to_zarr(
+        tmp_path / "frames.zarr"
+    )
+    made, spans, calls = [], [], source.list_granules
+    monkeypatch.setattr(cf_zarr, "Granule", lambda *given: made.append(given) or Granule(*given))
+    monkeypatch.setattr(source, "list_granules", lambda *given: spans.append(given[1]) or calls(*given))
+    listing = Listing(config, config.times)
+    day = listing(next(days(config.times)))
+    assert [str(granule.time) for granule in day] == [f"2017-08-01T{hour:02d}:15:00" for hour in range(24)]
+    assert len(made) == 31 * 24
+    assert sum(len(listing(day)) for day in days(config.times)) == 92 * 24
+    assert len(spans) == 3

@@ -157,6 +157,9 @@ def cf(
         for key, value in crs.items():
             file["mercator"].attrs[key] = value
         file[name] = values[::-1] if south_first else values
+        for dimension, coordinate in enumerate("yx"):
+            file[coordinate].make_scale(coordinate)
+            file[name].dims[dimension].attach_scale(file[coordinate])
         for key, value in ({"units": units, "grid_mapping": "mercator"} | dict(attributes or {})).items():
             if key not in drop:
                 file[name].attrs[key] = value

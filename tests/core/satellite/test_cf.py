@@ -69,19 +69,26 @@ def check_lambert(grid):
     np.testing.assert_allclose(ours[1], lat, atol=1e-6)
 
 
-def lambert(content):
+def edited(content, change):
+    """A file after `change` was made to it."""
     file = io.BytesIO(content)
     with h5py.File(file, "r+") as opened:
-        attributes = opened["mercator"].attrs
-        for name in list(attributes):
-            del attributes[name]
-        for name, value in LAMBERT.items():
-            attributes[name] = value
+        change(opened)
     return file.getvalue()
 
 
+def projected(content, mapping):
+    def change(file):
+        attributes = file["mercator"].attrs
+        for name in list(attributes):
+            del attributes[name]
+        attributes.update(mapping)
+
+    return edited(content, change)
+
+
 def test_a_cone_keeps_both_its_parallels(tmp_path):
-    image, _ = read(lambert(makers.cf(counts(), TIME, x0=-3e5, y0=2e6)))
+    image, _ = read(projected(makers.cf(counts(), TIME, x0=-3e5, y0=2e6), LAMBERT))
     check_lambert(image.grid)
     archive = Archive.create(
         str(tmp_path / "a.zarr"), grid=image.grid, channels={"infrared": "display_count"},
@@ -105,47 +112,47 @@ def test_a_file_with_the_south_first_is_turned_over():
     assert image.grid.y[0] == 4658681.0
 
 
-def test_packed_temperatures_are_unpacked_with_fill_and_range():
-    packed = np.array([[1000, 2000, -1], [-32768, 30000, 1500]], np.int16)
-    attributes = {"scale_factor": 0.01, "add_offset": 273.15, "_FillValue": np.int16(-32768)}
-    content = makers.cf(packed, TIME, units="K", attributes=attributes)
-    _, pixels = read(content, kind="brightness_temperature")
-    expected = [[283.15, 293.15, 273.14], [np.nan, np.nan, 288.15]]
-    np.testing.assert_allclose(pixels.values, expected, atol=2e-5)
-    assert (pixels.flagged, pixels.out_of_range) == (1, 1)  # 573 K is no temperature of a cloud
+@pytest.mark.parametrize("south_first", [False, True])
+def test_packed_coordinates_are_unpacked(south_first):
+    """With a negative scale the numbers of y rise where y itself falls: the image stays as it is."""
+
+    def pack(file):
+        for name in ("x", "y"):
+            metres = file[name][:]
+            del file[name]
+            file[name] = np.arange(len(metres), dtype=np.int16) - 2
+            step = metres[1] - metres[0]
+            file[name].attrs.update(units="m", scale_factor=step, add_offset=metres[0] + 2 * step)
+
+    values = counts()
+    plain = makers.cf(values, TIME, south_first=south_first)
+    expected, _ = read(plain)
+    image, pixels = read(edited(plain, pack))
+    np.testing.assert_allclose(image.grid.x, expected.grid.x)
+    np.testing.assert_allclose(image.grid.y, expected.grid.y)
+    np.testing.assert_array_equal(pixels.values, values)
 
 
-def test_integers_are_unsigned_where_the_file_says_so_and_their_fills_too():
-    kelvin = np.array([[350.0, 375.0, 400.0], [260.0, 0, 0]])
-    raw = np.rint((kelvin - 250) / 0.0025).clip(0).astype(np.uint16)
-    raw[1, 1:] = 65535, 65534
-    attributes = {"_Unsigned": "true", "scale_factor": 0.0025, "add_offset": 250.0}
-    attributes |= {"_FillValue": np.int16(-1), "missing_value": np.int16(-2)}
-    for south_first in (False, True):
-        content = makers.cf(raw.view(np.int16), TIME, units="K", attributes=attributes, south_first=south_first)
-        _, pixels = read(content, kind="brightness_temperature")
-        np.testing.assert_allclose(pixels.values, [kelvin[0], [260, np.nan, np.nan]], rtol=1e-6)
-        assert (pixels.flagged, pixels.out_of_range) == (2, 0)
-    _, pixels = read(makers.cf(np.array([[-56, 7]], np.int8).repeat(2, 0), TIME, attributes={"_Unsigned": "true"}))
-    np.testing.assert_array_equal(pixels.values[0], [200, 7])
+def test_a_square_image_of_columns_and_rows_is_refused():
+    """Its shape alone would not tell; one whose dimensions are tied to no coordinate is (y, x)."""
+    values = counts((6, 6))
 
+    def replace(order):
+        def change(file):
+            attributes = {name: file["infrared"].attrs[name] for name in ("units", "grid_mapping")}
+            del file["infrared"]
+            file["infrared"] = values.T if order == "xy" else values
+            file["infrared"].attrs.update(attributes)
+            for dimension, coordinate in enumerate(order):
+                file["infrared"].dims[dimension].attach_scale(file[coordinate])
 
-def test_floats_may_say_that_nan_is_their_fill_and_integers_may_not():
-    """xarray writes it so by default."""
-    values = np.array([[250.0, np.nan, 260.0], [270.0, 280.0, -9.0]], np.float32)
-    attributes = {"_FillValue": np.float32(np.nan), "missing_value": np.float32(-9)}
-    _, pixels = read(makers.cf(values, TIME, units="K", attributes=attributes), kind="brightness_temperature")
-    np.testing.assert_array_equal(pixels.values, [[250, np.nan, 260], [270, 280, np.nan]])
-    assert (pixels.flagged, pixels.out_of_range) == (2, 0)
-    with pytest.raises(CorruptGranule) as caught:
-        read(makers.cf(counts(), TIME, attributes={"_FillValue": np.float32(np.nan)}))
-    assert caught.value.reason is Reason.BAD_ATTRIBUTE
+        return edited(makers.cf(values, TIME), change)
 
-
-def test_reflectance_factors_become_percent():
-    content = makers.cf(np.array([[0.25, np.nan], [0.5, 1.0]], np.float32), TIME, units="1")
-    _, pixels = read(content, kind="reflectance")
-    np.testing.assert_allclose(pixels.values, [[25, np.nan], [50, 100]])
+    for order in ("yx", ""):
+        np.testing.assert_array_equal(read(replace(order))[1].values, values)
+    with pytest.raises(CorruptGranule, match=r"\[\['x'\], \['y'\]\]") as caught:
+        read(replace("xy"))
+    assert caught.value.reason is Reason.WRONG_SHAPE
 
 
 @pytest.mark.parametrize(
@@ -200,6 +207,46 @@ def test_a_file_that_lies_is_refused_with_its_reason(change, reason):
     with pytest.raises(CorruptGranule) as caught:
         read(makers.cf(counts(), **arguments))
     assert caught.value.reason is reason
+
+
+@pytest.mark.parametrize(
+    "units",
+    [
+        "seconds since 1970-1-1", "second since 1970-01-01", "s since 1970-01-01", "Seconds since 1970-01-01 UTC",
+        "seconds since 1970-01-01 00:00:0.0", "seconds since 1970-01-01 0:00", "seconds since 1970-01-01T00:00:00.000Z",
+        "seconds since  1970-01-01 00:00:00 +00:00", "secs since 1970-01-01 09:00 +9:00",
+        "s since 1969-12-31 20:30 -0330",
+    ],
+)  # fmt: skip
+def test_units_of_time_may_be_spelled_in_many_ways(units):
+    image, _ = read(edited(makers.cf(counts(), TIME), lambda file: file["time"].attrs.update(units=units)))
+    assert image.observation_time == np.datetime64(TIME)
+
+
+def test_times_may_be_fractions_of_a_day():
+    days = (np.datetime64("2017-09-05T00:20", "s") - np.datetime64("2000-01-01", "s")) / np.timedelta64(1, "D")
+
+    def change(file):
+        del file["time"]
+        file["time"] = [days]
+        file["time"].attrs["units"] = "days since 2000-01-01"
+
+    image, _ = read(edited(makers.cf(counts(), TIME), change))
+    assert image.observation_time == np.datetime64("2017-09-05T00:20:00")
+
+
+@pytest.mark.parametrize(
+    "units",
+    [
+        "", "seconds", "months since 1970-01-01", "seconds since", "seconds since 1970-13-01", "s since 0-1-1",
+        "seconds since 1970-01-01 " + " " * 20_000 + "x" * 30_000,
+        "s since 1970-01-01 0:0:0." + "0" * 60_000, "s" * 60_000,
+    ],
+)  # fmt: skip
+def test_units_that_are_none_of_time_are_refused_at_once(units):
+    with pytest.raises(CorruptGranule) as caught:
+        read(edited(makers.cf(counts(), TIME), lambda file: file["time"].attrs.update(units=units)))
+    assert caught.value.reason is Reason.BAD_ATTRIBUTE
 
 
 @pytest.mark.parametrize("minutes", [-5, 5])
