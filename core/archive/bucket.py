@@ -16,8 +16,8 @@ from core.errors import AwayError, FewcastError
 
 T = TypeVar("T")
 TRIES, FIRST_WAIT_SECONDS = 9, 0.2
-# How long a server may be silent, and how slowly it may take what is put.
-SILENT_SECONDS, SLOWEST_BYTES_PER_SECOND = 20.0, 100_000
+# How long a server may be silent.
+SILENT_SECONDS = 20.0
 TAIL_BYTES, LARGEST_BYTES = 1 << 20, 5 << 30
 PASSING = (OSError, TimeoutError, BotoCoreError, aiohttp.ClientError)
 
@@ -45,8 +45,16 @@ class RemoteObjects:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        # The tries are ours: stacked with those of s3fs and botocore they would multiply.
-        told = {"retries": {"total_max_attempts": 1}, "connect_timeout": SILENT_SECONDS, "read_timeout": SILENT_SECONDS}
+        from core.patience import Patience
+
+        told = {
+            # The tries are ours: stacked with those of s3fs and botocore they would multiply.
+            "retries": {"total_max_attempts": 1},
+            "connect_timeout": SILENT_SECONDS,
+            "read_timeout": SILENT_SECONDS,
+            "http_session_cls": Patience,
+            "max_pool_connections": self.readers,
+        }
         filesystem: tuple[Any, str] = fsspec.core.url_to_fs(self.url, use_listings_cache=False, config_kwargs=told)
         self.fs, self.prefix = filesystem
         self.fs.retries = 1
@@ -101,14 +109,12 @@ class RemoteObjects:
             raise
 
     def put(self, key: str, data: bytes, over: str | None = None) -> None:
-        # The timeouts begin when the last byte is sent: a server that takes none would be waited for without an end.
-        seconds = 2 * SILENT_SECONDS + len(data) / SLOWEST_BYTES_PER_SECOND
-        told: dict[str, Any] = {"timeout": seconds}
+        told: dict[str, Any] = {}
         if over is not None:  # in one request, since s3fs leaves the condition out of one by parts
-            told |= {"chunksize": LARGEST_BYTES} | ({"IfMatch": over} if over else {"IfNoneMatch": "*"})
+            told = {"chunksize": LARGEST_BYTES} | ({"IfMatch": over} if over else {"IfNoneMatch": "*"})
         path = f"{self.prefix}/{key}"
         try:
-            self._persist(lambda: fsspec.asyn.sync(self.fs.loop, self.fs._pipe_file, path, data, **told))
+            self._persist(lambda: self.fs.pipe_file(path, data, **told))
         except AwayError:
             raise
         except OSError as error:

@@ -65,8 +65,10 @@ def open(granule: Granule, files: Sequence[hdf5.File], config: IngestConfig) -> 
         there = raw != fill
         wild = int(np.count_nonzero(np.isnan(values) & usable & there))
         values[~usable] = np.nan
-        flagged = int(np.count_nonzero(~usable & (flags != OUTSIDE)))
-        return Pixels(values, flagged, wild, not raw.any())
+        unscanned = (flags == OUTSIDE) | (usable & ~there)
+        flagged = int(np.count_nonzero(~usable & ~unscanned))
+        uncovered = packed.lacks_earth(unscanned, grid.window(rows, columns))
+        return Pixels(values, flagged, wild, not raw.any(), uncovered=uncovered)
 
     return Image(granule.channel, kind(granule.channel, config), granule.time, observed, grid, read)
 

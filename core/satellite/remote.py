@@ -46,6 +46,8 @@ def options(config: Access, *, checks: bool = True) -> dict[str, Any]:
     """
     if not config.source.startswith("s3://"):
         return {}
+    from core.patience import Patience
+
     told = {
         "anon": config.anonymous,
         # Retries are ours, with jitter over one budget; stacked with botocore's they would multiply.
@@ -53,6 +55,7 @@ def options(config: Access, *, checks: bool = True) -> dict[str, Any]:
             "retries": {"total_max_attempts": 1},
             "connect_timeout": config.timeout_seconds,
             "read_timeout": config.timeout_seconds,
+            "http_session_cls": Patience,
             "max_pool_connections": config.connections + 2,
             # A public bucket is where it is, whatever AWS_ENDPOINT_URL says of our own.
             "ignore_configured_endpoint_urls": config.anonymous,

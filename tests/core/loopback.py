@@ -102,8 +102,8 @@ def faulty(
 ) -> Iterator[tuple[str, dict[str, int]]]:
     """A proxy that spoils a share of the requests; yields its endpoint and how often each fault was served.
 
-    500, throttling (503 SlowDown), a reset before the answer, a reset after the server has acted, a body cut short, and
-    a slow body. Each request's first line is added to `lines`.
+    500, throttling (503 SlowDown), a reset before the answer, a reset after the server has acted, a body cut short, a
+    slow body, and one that drips for ever. Each request's first line is added to `lines`.
     """
     host, port = endpoint.removeprefix("http://").split(":")
     rng, guard = random.Random(seed), threading.Lock()
@@ -139,6 +139,9 @@ def faulty(
             elif fault == "cut" and len(content) > 1:
                 self._answer(answer.status, dict(answer.headers), content[: len(content) // 2], len(content))
                 self._reset()
+            elif fault == "drip":
+                self._answer(answer.status, dict(answer.headers), b"", len(content))
+                self._drip(content)
             else:
                 if fault == "slow":
                     time.sleep(0.3)
@@ -155,6 +158,12 @@ def faulty(
             self.send_header("Content-Length", str(len(body) if length is None else length))
             self.end_headers()
             self.wfile.write(body)
+
+        def _drip(self, body: bytes) -> None:
+            with suppress(OSError):  # it has been given up
+                for byte in body:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.1)
 
         def _reset(self) -> None:
             self.close_connection = True
@@ -175,7 +184,7 @@ def faulty(
         thread.join()
 
 
-FAULTS = ("500", "503", "reset", "reset after", "cut", "slow")
+FAULTS = ("500", "503", "reset", "reset after", "cut", "slow", "drip")
 
 
 @contextmanager

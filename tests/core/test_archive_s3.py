@@ -101,13 +101,15 @@ def test_a_bucket_holds_the_very_same_archive_and_plain_xarray_opens_it(server, 
 def test_through_a_failing_network_the_archive_is_the_same(server, at, undisturbed, monkeypatch, by_courier):
     """Fetched by the ingest itself, and by the process of its own that many granules get."""
     monkeypatch.setattr("core.archive.bucket.FIRST_WAIT_SECONDS", 0.02)
+    monkeypatch.setattr("core.archive.bucket.SILENT_SECONDS", 1.0)
+    monkeypatch.setattr("core.patience.ANSWER_BYTES", 0)
     url = f"s3://archives/faulty-{by_courier}/archive.zarr"
     with loopback.faulty(server, rate=0.15, seed=2) as (endpoint, served):
         at(endpoint)
         if by_courier:
             start_the_courier(config(url), monkeypatch)
         for _ in range(3):  # a granule that could not be fetched is left for the next run
-            if run(config(url, retries=8)).unavailable == 0:
+            if run(config(url, retries=8, timeout_seconds=1.0)).unavailable == 0:
                 break
     assert set(served) >= set(loopback.FAULTS)
     at(server)

@@ -33,9 +33,43 @@ def test_numbers_name_an_area_and_the_date_line_may_be_crossed():
     assert rows.start > HALF
 
 
+LIMB = Grid(*((np.arange(550) - 274.5) * 20040.083 * sign for sign in (1, -1)), GEOS)
+
+
+@pytest.mark.parametrize(
+    "text", ["-180,-60,180,60", "0,-60,360,60", "60,-80,-150,80", "160,-80,-130,80", "-180,-90,180,90"]
+)
+def test_an_area_that_the_limb_cuts_loses_no_pixel(text):
+    box = area.bounds(text)
+    rows, columns = area.window(LIMB, box)
+    lon, lat = area.lonlat(LIMB)
+    inside = ((lon - box.west) % 360 <= box.east - box.west) & (lat >= box.south) & (lat <= box.north)
+    assert inside.sum() == inside[rows, columns].sum() > 0
+    held = np.argwhere(inside)
+    assert (held.min(axis=0) - (rows.start, columns.start)).max() <= 1
+    assert ((rows.stop, columns.stop) - held.max(axis=0)).max() <= 2
+
+
+@pytest.mark.parametrize("west", [-180, 0])
+def test_a_band_round_the_earth_holds_every_column(west):
+    x, y = west + 0.5 + np.arange(360.0), 89.5 - np.arange(180.0)
+    degrees = {"grid_mapping_name": "latitude_longitude", "semi_major_axis": 6378137.0, "inverse_flattening": 298.257}
+    for text in ("-180,-60,180,60", "0,-60,360,60"):
+        rows, columns = area.window(Grid(x, y, degrees), area.bounds(text))
+        assert columns == slice(0, 360)
+        assert 0 < rows.start <= 30
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("atlantis", "korea, japan"), ("1,2,3", "four numbers"), ("120,40,130,30", "south first"), ("a,b,c,d", "neither")],
+    [
+        ("atlantis", "korea, japan"),
+        ("1,2,3", "four numbers"),
+        ("120,40,130,30", "south first"),
+        ("a,b,c,d", "neither"),
+        ("10,-60,10,60", "360 degrees wide"),
+        ("-180,-60,200,60", "360 degrees wide"),
+    ],
 )
 def test_what_is_no_area_is_told_in_one_line(text, message):
     with pytest.raises(FewcastError, match=message) as caught:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from core.config import IngestConfig
-from core.satellite import goes, hdf5
+from core.satellite import area, goes, grid, hdf5
 from core.satellite.granule import CorruptGranule, Granule, Reason
 from tests.core.satellite import imagers
 
@@ -77,6 +77,41 @@ def test_quality_fill_and_range_are_told_apart():
     _, kept = read(content, conditional=True)
     assert np.isfinite(kept.values[0, 0])
     assert kept.flagged == 3
+
+
+FILL = (1 << 12) - 1  # of C13
+# Rows, columns, and the north-west corner; the disk has every fourth pixel.
+SECTORS = {"full disk": (1356, 1356, -0.15176, 0.15176), "conus": (1500, 2500, -0.101332, 0.128212)}
+
+
+def scan(sector, monkeypatch):
+    """Counts and quality of C13 as published: nothing where a pixel's centre meets no Earth; and that mask."""
+    rows, columns, x0, y0 = SECTORS[sector]
+    monkeypatch.setattr(imagers, "ABI_STEP", 5.6e-5 * (4 if sector == "full disk" else 1))
+    counts, quality = np.full((rows, columns), 900, np.uint16), np.zeros((rows, columns), np.uint8)
+    image, _ = read(imagers.goes("C13", START, counts, quality, corner=(x0, y0)))
+    space = np.isnan(area.lonlat(image.grid)[0])
+    counts[space], quality[space] = FILL, 255
+    return counts, quality, space, (x0, y0)
+
+
+@pytest.mark.parametrize("sector", SECTORS)
+def test_space_is_no_gap(sector, monkeypatch):
+    counts, quality, space, corner = scan(sector, monkeypatch)
+    assert space[0, 0]
+    assert not space[len(space) // 2].all()
+
+    image, _ = read(imagers.goes("C13", START, counts, quality, corner=corner))
+    assert grid.align(image, image.grid).reason is Reason.NONE
+
+
+@pytest.mark.parametrize("flag", [0, 255])
+def test_earth_that_was_not_scanned_is_a_gap(flag, monkeypatch):
+    counts, quality, space, corner = scan("conus", monkeypatch)
+    counts[700, 1250], quality[700, 1250] = FILL, flag
+    image, _ = read(imagers.goes("C13", START, counts, quality, corner=corner))
+    assert not space[700, 1250]
+    assert grid.align(image, image.grid).reason is Reason.PART_OF_AREA
 
 
 def test_coordinates_in_single_precision_give_the_fixed_grid():

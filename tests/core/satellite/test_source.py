@@ -270,3 +270,10 @@ def test_waits_are_jittered_bounded_and_repeatable():
     assert one != two
     assert len(one) == 9
     assert max(one) <= remote.LONGEST_WAIT_SECONDS
+
+
+def test_a_prefix_that_is_missing_is_told_from_a_bucket(s3):
+    endpoint, _ = s3
+    config = settings(f"s3://{BUCKET}/some/prefix", endpoint_url=endpoint, anonymous=False)
+    with pytest.raises(FewcastError, match="found no such bucket, or nothing in it under some/prefix"):
+        source.list_granules(config)
