@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import pwd
 import shutil
 import tempfile
 import urllib.error
@@ -57,6 +58,12 @@ def records(addresses: dict[str, str]) -> tuple[list[str], list[str]]:
     return sorted(flow["name"] for flow in flows), sorted(one["name"] for one in found["experiments"])
 
 
+def groups(pid: int) -> set[int]:
+    """Every group that a process is in."""
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {int(word) for line in status if line.startswith(("Gid:", "Groups:")) for word in line.split()[1:]}
+
+
 def test_records_are_in_postgres_behind_a_password_and_survive(folder: Path) -> None:
     stack = Stack(folder / "data")
     addresses = stack.up(profile="postgres", only=SERVERS, deploy=False)
@@ -71,7 +78,9 @@ def test_records_are_in_postgres_behind_a_password_and_survive(folder: Path) -> 
     assert "kept" in before[0]
     assert "kept too" in before[1]
     if os.geteuid() == 0:
-        assert stack.running()["postgres"].process().username() == owner() != "root"
+        process = stack.running()["postgres"].process()
+        assert process.username() == owner() != "root"
+        assert groups(process.pid) == {pwd.getpwnam(owner()).pw_gid}
     assert not (folder / "data" / "prefect" / "prefect.db").exists()
     assert not (folder / "data" / "mlflow.db").exists()
     assert "database prefect" in save(folder / "data", folder / "backup")
@@ -82,6 +91,17 @@ def test_records_are_in_postgres_behind_a_password_and_survive(folder: Path) -> 
     again = Stack(folder / "again" / "data")
     assert records(again.up(only=SERVERS, deploy=False)) == before
     again.down()
+
+
+def test_what_makes_the_cluster_is_in_none_of_our_groups(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root hands the cluster over to another user")
+    script = folder / "initdb"
+    script.write_text("#!/bin/sh\nid -G >&2\nexit 1\n")
+    script.chmod(0o755)
+    monkeypatch.setattr("deployments.stack.postgres.find_program", lambda name: str(script))
+    with pytest.raises(FewcastError, match=rf"found {pwd.getpwnam(owner()).pw_gid}; "):
+        Stack(folder / "data").plan("postgres")
 
 
 def test_a_folder_that_it_may_not_enter_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
