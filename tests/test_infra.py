@@ -20,6 +20,7 @@ from deployments.automations import zombies
 from deployments.pools import CPU_POOL, GPU_POOL
 from deployments.stack.services import RETENTION
 from flows import cli
+from flows.access import pages_of_prefect
 from flows.embedded import HEARTBEAT, HEARTBEAT_SECONDS
 
 ROOT = Path(__file__).parents[1]
@@ -191,6 +192,17 @@ def test_the_server_forgets_what_ended_long_ago(monkeypatch: pytest.MonkeyPatch)
     in_pod = {variable["name"]: variable.get("value", "") for variable in PODS["prefect"]["containers"][0]["env"]}
     for environment in (SERVICES["prefect"]["environment"], in_pod):
         assert environment.items() >= RETENTION.items()
+
+
+def test_only_prefects_own_pages_may_ask_it() -> None:
+    own = pages_of_prefect("http://127.0.0.1:4200", {})
+    in_pod = {variable["name"]: variable.get("value", "") for variable in PODS["prefect"]["containers"][0]["env"]}
+    for environment in (SERVICES["prefect"]["environment"], in_pod):
+        for key, value in own.items():
+            told = re.sub(
+                r"\$\{FEWCAST_PREFECT_URL:-(.*?)\}|\$\(FEWCAST_PREFECT_URL\)", "http://127.0.0.1:4200", environment[key]
+            )
+            assert {*told.split(",")} == {*value.split(",")}
 
 
 def test_kustomize_finds_its_files_and_the_pods_their_volumes() -> None:
