@@ -19,7 +19,7 @@ from core.forecast.folder import Folder, read_attributes
 def write_metrics(config: MonitorConfig, failed: Mapping[str, int], now: datetime) -> str:
     """Write `fewcast_<name>.prom` in the configured folder, whole or not at all; returns its path.
 
-    `failed` counts the failed and crashed runs of each flow in the span that the config names.
+    `failed` counts the failed runs of each flow in the span that the config names.
     """
     path = Path(config.folder) / f"fewcast_{config.name}.prom"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def measure(config: MonitorConfig, failed: Mapping[str, int], now: datetime) -> 
     found = _Metrics(config.name)
     found.set("monitor_timestamp_seconds", "When these metrics were written.", now.timestamp())
     for flow, count in failed.items():
-        found.set("flow_runs_failed", "Failed and crashed runs of the span.", count, flow=flow)
+        found.set("flow_runs_failed", "Failed, crashed and overdue runs of the span.", count, flow=flow)
     if Archive.exists(config.archive):
         _archive(found, Archive.open(config.archive), config, now)
     _forecasts(found, Folder(config.forecasts), config, now)
