@@ -31,7 +31,8 @@ def monitor(config: MonitorConfig) -> str:
     """Measure, and write the file; it is the run's artifact too."""
     now = datetime.now(UTC)
     with Reporting("monitor") as report:
-        path = write_metrics(config, failed_runs(config.name, now - timedelta(hours=config.window_hours)), now)
+        failed = failed_runs(config.name, now - timedelta(hours=config.window_hours))
+        path = write_metrics(config, failed, now, report)
         report.message(f"metrics {path}")
     with open(path) as file:
         create_markdown_artifact(f"`{path}`\n\n```\n{file.read()}```\n", key="metrics")
