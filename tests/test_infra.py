@@ -257,6 +257,20 @@ def test_mlflow_asks_for_a_password_and_keeps_users_apart_from_artifacts() -> No
         assert not users.is_relative_to(artifacts)
 
 
+def test_the_backup_names_what_both_have() -> None:
+    recipe = (INFRA / "README.md").read_text().partition("## Backup")[2].partition("## Traps")[0]
+    assert {*re.findall(r"within (\S+) ", recipe)} == {"postgres", "mlflow", "dask-worker"} <= {*SERVICES} & {*PODS}
+    assert {*re.findall(r"deployment/([a-z-]+)", recipe)} <= {*PODS}
+    [namespace] = {*re.findall(r"kubectl -n (\S+)", recipe)}
+    assert yaml.safe_load((INFRA / "k8s" / "kustomization.yaml").read_text())["namespace"] == namespace
+    places = {name: {mount.split(":")[1] for mount in SERVICES[name]["volumes"]} for name in ("postgres", "mlflow")}
+    for name, place in (("postgres", "/docker-entrypoint-initdb.d"), ("mlflow", "/srv/mlflow")):
+        assert f"within {name} " in recipe
+        assert place in recipe
+        assert any(mount.startswith(place) for mount in places[name])
+        assert place in {mount["mountPath"] for mount in PODS[name]["containers"][0]["volumeMounts"]}
+
+
 def test_no_file_holds_a_secret() -> None:
     ignored = (INFRA / ".gitignore").read_text(), (INFRA / "k8s" / ".gitignore").read_text()
     assert ignored == (".env\n", "secrets.env\n")
