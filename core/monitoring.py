@@ -13,29 +13,43 @@ from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
 from core.archive import SERVED, Archive, Status
 from core.config import MonitorConfig
+from core.errors import FewcastError
 from core.forecast.folder import Folder, read_attributes
+from core.report import Report, Silent
 
 
-def write_metrics(config: MonitorConfig, failed: Mapping[str, int], now: datetime) -> str:
+def write_metrics(config: MonitorConfig, failed: Mapping[str, int], now: datetime, report: Report | None = None) -> str:
     """Write `fewcast_<name>.prom` in the configured folder, whole or not at all; returns its path.
 
-    `failed` counts the failed and crashed runs of each flow in the span that the config names.
+    `failed` counts the failed runs of each flow in the span that the config names.
     """
     path = Path(config.folder) / f"fewcast_{config.name}.prom"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_to_textfile(str(path), measure(config, failed, now))
+    write_to_textfile(str(path), measure(config, failed, now, report or Silent()))
     return str(path)
 
 
-def measure(config: MonitorConfig, failed: Mapping[str, int], now: datetime) -> CollectorRegistry:
-    """The metrics of one preset; those of what is not there yet are left out."""
+def measure(config: MonitorConfig, failed: Mapping[str, int], now: datetime, report: Report) -> CollectorRegistry:
+    """The metrics of one preset; those of what is not there yet are left out.
+
+    So are those of what cannot be read, which `report` is told: an archive that is away must not silence the rest.
+    """
     found = _Metrics(config.name)
     found.set("monitor_timestamp_seconds", "When these metrics were written.", now.timestamp())
     for flow, count in failed.items():
-        found.set("flow_runs_failed", "Failed and crashed runs of the span.", count, flow=flow)
-    if Archive.exists(config.archive):
-        _archive(found, Archive.open(config.archive), config, now)
-    _forecasts(found, Folder(config.forecasts), config, now)
+        found.set("flow_runs_failed", "Failed, crashed and overdue runs of the span.", count, flow=flow)
+    reached = True
+    try:
+        if Archive.exists(config.archive):
+            _archive(found, Archive.open(config.archive), config, now)
+    except (FewcastError, OSError) as error:
+        reached = False
+        report.message(f"no metrics of the archive: {error}")
+    found.set("archive_reachable", "Whether the archive's place answers, and what is there can be read.", reached)
+    try:
+        _forecasts(found, Folder(config.forecasts), config, now)
+    except OSError as error:
+        report.message(f"no metrics of the forecasts: {error}")
     return found.registry
 
 

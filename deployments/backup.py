@@ -40,7 +40,10 @@ PATIENCE_SECONDS = 60  # an ingest of the newest slots holds the archive for les
 
 
 def save(data: Path, folder: Path, archives: Sequence[str] = ()) -> list[str]:
-    """Copy the records in `data`, and archives by URL, into `folder`; returns what was saved, in words."""
+    """Copy the records in `data`, and archives by URL, into `folder`; returns what was saved, in words.
+
+    Where there is no stack, as in a container, archives alone.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FINISHED).unlink(missing_ok=True)  # until it is over, this is no backup
     said = []
@@ -53,15 +56,17 @@ def save(data: Path, folder: Path, archives: Sequence[str] = ()) -> list[str]:
         if (data / place).exists():
             _copy_sqlite(data / place, folder / name)
             said.append(f"database {name}")
-    if not said:
-        raise FewcastError("there are no records to save", found=f"no database in {data}", mend="give --data")
+    if not said and not archives:
+        mend = "give --data, or an archive"
+        raise FewcastError("there are no records to save", found=f"no database in {data}", mend=mend)
+    profile = ("postgres" if postgres else "sqlite") if said else ""  # empty: no records
     if (data / ARTIFACTS).is_dir():
         shutil.copytree(data / ARTIFACTS, folder / ARTIFACTS, dirs_exist_ok=True, copy_function=_copy_if_new)
         said.append("artifacts of MLflow")
     names = {url: f"archive-{number}" for number, url in enumerate(dict.fromkeys(archives))}
     for url, name in names.items():
         said.append(f"archive {url}: {_save_archive(url, folder / name)} objects copied")
-    notes = {"profile": "postgres" if postgres else "sqlite", "archives": names}
+    notes = {"profile": profile, "archives": names}
     (folder / FINISHED).write_text(json.dumps(notes, indent=1))
     return said
 
@@ -77,13 +82,21 @@ def restore(data: Path, folder: Path, into: str = "") -> list[str]:
     except (OSError, ValueError) as error:
         raise FewcastError("this is no finished backup", found=str(folder), mend="name the folder of a save") from error
     targets = _targets(notes["archives"], into)
-    in_the_way = [place for place in (*SQLITE.values(), "stack/postgres") if (data / place).exists()]
+    records = (*SQLITE.values(), "stack/postgres") if notes["profile"] else ()
+    in_the_way = [place for place in records if (data / place).exists()]
     in_the_way += [url for url in targets.values() if open_objects(url).get(ROOT) is not None]
     if in_the_way:
         raise FewcastError(
             "a backup is restored where nothing is", found=", ".join(in_the_way), mend="give an empty --data, or --into"
         )
-    said = _restore_postgres(data, folder) if notes["profile"] == "postgres" else []
+    said = _restore_records(data, folder, notes["profile"]) if notes["profile"] else []
+    for url, target in targets.items():
+        said.append(f"archive {target}: {_restore_archive(folder / notes['archives'][url], target)} objects")
+    return said
+
+
+def _restore_records(data: Path, folder: Path, profile: str) -> list[str]:
+    said = _restore_postgres(data, folder) if profile == "postgres" else []
     for name, place in SQLITE.items():
         if (folder / name).exists():
             (data / place).parent.mkdir(parents=True, exist_ok=True)
@@ -92,8 +105,6 @@ def restore(data: Path, folder: Path, into: str = "") -> list[str]:
     if (folder / ARTIFACTS).is_dir():
         shutil.copytree(folder / ARTIFACTS, data / ARTIFACTS, dirs_exist_ok=True)
         said.append("artifacts of MLflow")
-    for url, target in targets.items():
-        said.append(f"archive {target}: {_restore_archive(folder / notes['archives'][url], target)} objects")
     return said
 
 

@@ -1,4 +1,4 @@
-"""One setting for who may come in: FEWCAST_AUTH, or a file that FEWCAST_AUTH_FILE names, holding `user:password`."""
+"""Who may come in: FEWCAST_AUTH, or a file that FEWCAST_AUTH_FILE names, holding `user:password`; and whose pages."""
 
 import os
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ class Auth:
 
 
 def read_auth(environment: Mapping[str, str] = os.environ) -> Auth | None:
-    """The setting, or None where there is none: then all who reach loopback may do all.
+    """The setting, or None where there is none: then Prefect and MLflow do what anyone on the machine asks.
 
     Raises `FewcastError`, which never shows what was given.
     """
@@ -72,6 +72,19 @@ def read_auth(environment: Mapping[str, str] = os.environ) -> Auth | None:
             mend=f"give a user, a colon, and a password of at least {SHORTEST} characters",
         )
     return Auth(user, password)
+
+
+def pages_of_prefect(address: str, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What a Prefect server reads of its own pages: where they ask, and that no other site's may ask.
+
+    Behind another name (a proxy, a machine's own) `FEWCAST_PREFECT_URL` says which, as the browser shows it.
+    """
+    named = environment.get("FEWCAST_PREFECT_URL", "").rstrip("/") or address
+    origins = dict.fromkeys((named, address, address.replace("127.0.0.1", "localhost")))
+    return {
+        "PREFECT_SERVER_UI_API_URL": f"{named}/api",  # by default the page asks the one at 4200, whatever its port
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(origins),  # by default every site's pages may
+    }
 
 
 def open_doors() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from core.errors import FewcastError
-from flows.access import MLFLOW_ASKS, read_auth
+from flows.access import MLFLOW_ASKS, pages_of_prefect, read_auth
 
 PATIENCE_SECONDS = 90
 LOG_BYTES = 10_000_000
@@ -39,8 +39,7 @@ def serve_pages() -> int:
             *(MLFLOW_ASKS if auth else ()),
         ],
     }
-    # Whatever the port, the page asks its own server: by default it asks the one at 4200.
-    told = os.environ | {"PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{prefect_port}/api"}
+    told = os.environ | pages_of_prefect(f"http://127.0.0.1:{prefect_port}")
     if auth:
         told |= auth.for_prefect_server() | auth.for_mlflow_server(data, secrets.token_hex())
     with _log(data / "pages.log") as log:

@@ -20,6 +20,7 @@ from deployments.automations import zombies
 from deployments.pools import CPU_POOL, GPU_POOL
 from deployments.stack.services import RETENTION
 from flows import cli
+from flows.access import pages_of_prefect
 from flows.embedded import HEARTBEAT, HEARTBEAT_SECONDS
 
 ROOT = Path(__file__).parents[1]
@@ -193,6 +194,17 @@ def test_the_server_forgets_what_ended_long_ago(monkeypatch: pytest.MonkeyPatch)
         assert environment.items() >= RETENTION.items()
 
 
+def test_only_prefects_own_pages_may_ask_it() -> None:
+    own = pages_of_prefect("http://127.0.0.1:4200", {})
+    in_pod = {variable["name"]: variable.get("value", "") for variable in PODS["prefect"]["containers"][0]["env"]}
+    for environment in (SERVICES["prefect"]["environment"], in_pod):
+        for key, value in own.items():
+            told = re.sub(
+                r"\$\{FEWCAST_PREFECT_URL:-(.*?)\}|\$\(FEWCAST_PREFECT_URL\)", "http://127.0.0.1:4200", environment[key]
+            )
+            assert {*told.split(",")} == {*value.split(",")}
+
+
 def test_kustomize_finds_its_files_and_the_pods_their_volumes() -> None:
     kustomization = yaml.safe_load((INFRA / "k8s" / "kustomization.yaml").read_text())
     assert all((INFRA / "k8s" / resource).exists() for resource in kustomization["resources"])
@@ -243,6 +255,20 @@ def test_mlflow_asks_for_a_password_and_keeps_users_apart_from_artifacts() -> No
         assert "--app-name=basic-auth" in command
         [artifacts] = [word.split("=")[1] for word in command if word.startswith("--artifacts-destination=")]
         assert not users.is_relative_to(artifacts)
+
+
+def test_the_backup_names_what_both_have() -> None:
+    recipe = (INFRA / "README.md").read_text().partition("## Backup")[2].partition("## Traps")[0]
+    assert {*re.findall(r"within (\S+) ", recipe)} == {"postgres", "mlflow", "dask-worker"} <= {*SERVICES} & {*PODS}
+    assert {*re.findall(r"deployment/([a-z-]+)", recipe)} <= {*PODS}
+    [namespace] = {*re.findall(r"kubectl -n (\S+)", recipe)}
+    assert yaml.safe_load((INFRA / "k8s" / "kustomization.yaml").read_text())["namespace"] == namespace
+    places = {name: {mount.split(":")[1] for mount in SERVICES[name]["volumes"]} for name in ("postgres", "mlflow")}
+    for name, place in (("postgres", "/docker-entrypoint-initdb.d"), ("mlflow", "/srv/mlflow")):
+        assert f"within {name} " in recipe
+        assert place in recipe
+        assert any(mount.startswith(place) for mount in places[name])
+        assert place in {mount["mountPath"] for mount in PODS[name]["containers"][0]["volumeMounts"]}
 
 
 def test_no_file_holds_a_secret() -> None:

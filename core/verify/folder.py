@@ -15,8 +15,9 @@ from core.verify.verdicts import heading, verdicts
 
 INPUTS = "inputs.json"
 _MOVING = "moving-*.png"
-_OWN = ("scorecard.*", "windows.parquet", "cuts.parquet", "crps.png", "rmse.png", "calibration.png", "reliability.png",
-        "texture.png", "curves.png", "forecast-*.png", _MOVING)  # fmt: skip
+# What a new scorecard takes away of an old one: infra/s3/writer.json lets a writer do so.
+OWN = ("scorecard.html", "scorecard.md", "scorecard.parquet", "windows.parquet", "cuts.parquet", "crps.png", "rmse.png",
+       "calibration.png", "reliability.png", "texture.png", "curves.png", "forecast-*.png", _MOVING)  # fmt: skip
 _COPIES = Path("data/scorecards")
 
 
@@ -93,7 +94,7 @@ def files_of(folder: Path) -> list[Path]:
 
 def _is_own(name: str) -> bool:
     """Whether a scorecard makes a file of this name; a folder may hold others."""
-    return any(fnmatch(name, pattern) for pattern in _OWN) and "/" not in name
+    return any(fnmatch(name, pattern) for pattern in OWN) and "/" not in name
 
 
 def _is_remote(url: str) -> bool:

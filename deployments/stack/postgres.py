@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import FewcastError
-from deployments.stack.processes import Service
+from deployments.stack.processes import Service, as_user
 
 DATABASES = Path(__file__).parents[2] / "infra" / "postgres" / "databases.sh"
 SIGINT = 2  # fast shutdown: do not wait for clients
@@ -43,7 +43,7 @@ class Postgres:
                 os.chown(file.name, pwd.getpwnam(user).pw_uid, -1)
             words = ["--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8", "--no-locale"]
             done = subprocess.run([initdb, "-D", str(beside), f"--pwfile={file.name}", *words],
-                                  user=user or None, env=_plain(), cwd="/", capture_output=True, text=True)  # fmt: skip
+                                  **as_user(user), env=_plain(), cwd="/", capture_output=True, text=True)  # fmt: skip
         if done.returncode:
             raise FewcastError(
                 f"PostgreSQL cannot make its files in {self.folder}",

@@ -6,6 +6,7 @@ it is killed, bears its mark in the environment.
 
 import json
 import os
+import pwd
 import signal
 import subprocess
 import time
@@ -13,6 +14,7 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
@@ -85,7 +87,7 @@ class Processes:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
             process = subprocess.Popen(
                 service.command, env={**service.environment, MARK: str(self.folder)}, cwd=working_dir,
-                stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, user=service.user or None,
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, **as_user(service.user),
             )  # fmt: skip
         started = psutil.Process(process.pid).create_time()
         now = {**self.running(), service.name: Running(process.pid, started, service.address, service.farewell)}
@@ -138,6 +140,11 @@ class Processes:
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
         return found
+
+
+def as_user(name: str) -> dict[str, Any]:
+    """What makes `subprocess` run something as a user, who else would keep our groups; empty: as whoever runs this."""
+    return {"user": name, "group": pwd.getpwnam(name).pw_gid, "extra_groups": []} if name else {}
 
 
 def listens(pid: int, url: str) -> bool:

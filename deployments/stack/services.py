@@ -10,7 +10,7 @@ from pathlib import Path
 from deployments.pools import CPU_POOL, GPU_POOL
 from deployments.stack.postgres import Postgres
 from deployments.stack.processes import Service
-from flows.access import MLFLOW_ASKS, Auth
+from flows.access import MLFLOW_ASKS, Auth, pages_of_prefect
 from flows.embedded import HEARTBEAT
 from flows.logs import log_settings
 
@@ -109,6 +109,7 @@ class Plan:
         told = {
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             **RETENTION,
+            **pages_of_prefect(address),
             # In memory, a restart would forget who holds a limit, and keep the limit taken for ever.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
             **(self.auth.for_prefect_server() if self.auth else {}),

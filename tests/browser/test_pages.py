@@ -128,3 +128,14 @@ def test_a_forecaster_makes_a_nowcast_with_the_champion_and_sees_its_picture(
     expect(picture).to_be_visible()
     assert picture.evaluate("image => image.naturalWidth") > 300
     keep(page, "prefect-nowcast")
+
+
+def test_the_page_works_under_localhost_and_a_page_of_another_site_reads_nothing(
+    page: Page, addresses: dict[str, str]
+) -> None:
+    page.goto(f"{addresses['prefect'].replace('127.0.0.1', 'localhost')}/deployments")
+    expect(page.locator("a[href*='/deployments/deployment/']").first).to_be_visible()
+    ask = f"fetch('{addresses['prefect']}/api/admin/version').then(() => 'read', () => 'refused')"
+    assert page.evaluate(ask) == "read"
+    page.goto(addresses["mlflow"])  # another origin
+    assert page.evaluate(ask) == "refused"

@@ -2,14 +2,18 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import s3fs
 from prometheus_client.parser import text_string_to_metric_families
 
+from core.archive import bucket
 from core.config import ForecastConfig, MonitorConfig
 from core.forecast.forecast import forecast
 from core.forecast.verification import verify_forecasts
 from core.monitoring import write_metrics
+from tests.core.loopback import CREDENTIALS
 
 NOW = datetime(2024, 6, 4, 0, 10, tzinfo=UTC)
 
@@ -53,6 +57,7 @@ def test_the_metrics_are_those_of_what_lies_there(chain, tmp_path):
     assert found["nowcast_coverage90", "ir", "30"] == row["coverage90"]
     assert (found["flow_runs_failed", "ingest"], found["flow_runs_failed", "nowcast"]) == (2, 0)
     assert found["monitor_timestamp_seconds",] == NOW.timestamp()
+    assert found["archive_reachable",] == 1
 
 
 def test_a_nowcast_that_cannot_be_read_is_left_out(tmp_path):
@@ -69,11 +74,30 @@ def test_a_nowcast_that_cannot_be_read_is_left_out(tmp_path):
     assert found["nowcast_newest_init_timestamp_seconds",] == datetime(2024, 6, 3, 21, tzinfo=UTC).timestamp()
 
 
+def test_while_the_archives_bucket_is_away_the_rest_is_told(tmp_path, monkeypatch):
+    for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    monkeypatch.setattr(bucket, "TRIES", 1)
+    out, told = tmp_path / "out", []
+    (out / "forecast_20240603T2100Z.zarr").mkdir(parents=True)
+    (out / "forecast_20240603T2100Z.zarr" / "zarr.json").write_text('{"attributes": {"learner": "maml"}}')
+    report = SimpleNamespace(message=told.append)
+    config = MonitorConfig(name="tiny", archive="s3://archives/a.zarr", forecasts=str(out), folder=str(tmp_path))
+    found = read(write_metrics(config, {"ingest": 3}, NOW, report))
+    assert found["archive_reachable",] == 0
+    assert (found["flow_runs_failed", "ingest"], found["nowcasts",]) == (3, 1)
+    assert not [name for name, *_ in found if name in ("archive_slots", "archive_newest_slot_timestamp_seconds")]
+    [line] = told
+    assert line.startswith("no metrics of the archive: s3://archives/a.zarr cannot be reached")
+
+
 def test_before_anything_is_there_the_file_says_so_and_replaces_the_old_one(tmp_path):
     config = MonitorConfig(
         name="tiny", archive=str(tmp_path / "no.zarr"), forecasts=str(tmp_path / "no"), folder=str(tmp_path)
     )
     for _ in range(2):
         found = read(write_metrics(config, {}, NOW))
-    assert found == {("monitor_timestamp_seconds",): NOW.timestamp(), ("nowcasts",): 0, ("nowcasts_verified",): 0}
+    nothing = {("archive_reachable",): 1, ("nowcasts",): 0, ("nowcasts_verified",): 0}
+    assert found == {("monitor_timestamp_seconds",): NOW.timestamp(), **nothing}
     assert [path.name for path in tmp_path.iterdir()] == ["fewcast_tiny.prom"]

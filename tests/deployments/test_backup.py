@@ -110,6 +110,20 @@ def test_two_archives_are_never_restored_to_one_place(data: Path, archive: Archi
     assert not (tmp_path / "there").exists()
 
 
+def test_where_there_is_no_stack_archives_alone_are_saved_and_restored(
+    data: Path, archive: Archive, tmp_path: Path
+) -> None:
+    backup, there = tmp_path / "backup", str(tmp_path / "there")
+    save(data, backup)  # what an earlier backup left in the folder is no part of this one
+    [line] = save(tmp_path / "nothing", backup, [archive.url])
+    assert line.startswith(f"archive {archive.url}: ")
+    [line] = restore(data, backup, into=there)  # beside records, which it leaves as they are
+    assert line.startswith(f"archive {there}/korea/archive.zarr: ")
+    assert Archive.open(f"{there}/korea/archive.zarr").digest([0, 1, 2, 200]) == archive.digest([0, 1, 2, 200])
+    assert restore(tmp_path / "new", backup, into=str(tmp_path / "elsewhere"))
+    assert not (tmp_path / "new").exists()
+
+
 def test_saved_again_it_copies_what_has_changed_and_forgets_what_went(
     data: Path, archive: Archive, tmp_path: Path
 ) -> None:

@@ -20,6 +20,7 @@ from core.meta import checkpoint
 from deployments.automations import apply_automations, overdue, stale, stuck, zombies
 from deployments.catalogue import catalogue
 from flows.cli import PRESETS
+from tasks.monitor import BY_A_RULE, failed_runs
 from tests.deployments.servers import AUTH, prefect_server, reach
 from tests.deployments.waiting import end, until
 
@@ -241,6 +242,7 @@ def test_what_hangs_is_cancelled_what_died_is_crashed_and_silence_is_told(api: h
             }
             assert api.post("/events", json=[beat]).is_success
             until(lambda: api.get(f"/flow_runs/{hangs}").json()["state"]["type"] in ("CANCELLING", "CANCELLED"), 90)
+            assert api.get(f"/flow_runs/{hangs}").json()["state"]["message"].startswith(BY_A_RULE)
             until(lambda: api.get(f"/flow_runs/{dead}").json()["state"]["type"] == "CRASHED", 90)
             until(lambda: api.get(f"/flow_runs/{taken}").json()["state"]["type"] == "CRASHED", 90)
             alarms = {"deployments": {"id": {"any_": [str(ids[check.path])]}}}
@@ -248,6 +250,29 @@ def test_what_hangs_is_cancelled_what_died_is_crashed_and_silence_is_told(api: h
         finally:
             for rule in rules:
                 Automation.read(name=rule.name).delete()
+
+
+def test_a_run_that_a_rule_cancels_has_failed_and_one_that_a_person_cancels_has_not(api: httpx.Client) -> None:
+    def post(path: str, body: dict[str, Any]) -> str:
+        """The id of what is made. SQLite may be busy (503): then it is asked again."""
+        answer = until(lambda: (answer := api.post(path, json=body)).is_success and answer, 60)
+        return str(answer.json().get("id"))
+
+    deployment = post("/deployments/", {"name": "limited", "flow_id": post("/flows/", {"name": "limited"})})
+    rule, person = f"{BY_A_RULE} {uuid4()}", "Cancelled from the page"
+    begun = ("RUNNING", "")
+    for states in (
+        [begun, ("FAILED", "")],
+        [begun, ("COMPLETED", "")],
+        [begun, ("CANCELLING", rule), ("CANCELLED", "Flow run was cancelled successfully.")],
+        [begun, ("CANCELLING", person), ("CANCELLED", "Flow run was cancelled successfully.")],
+        [("CANCELLED", "Deployment concurrency limit reached.")],
+    ):
+        run = post(f"/deployments/{deployment}/create_flow_run", {})
+        for kind, message in states:
+            post(f"/flow_runs/{run}/set_state", {"state": {"type": kind, "message": message}, "force": True})
+    with temporary_settings({PREFECT_API_URL: reach(api)["PREFECT_API_URL"], PREFECT_API_AUTH_STRING: AUTH}):
+        assert failed_runs("limited", datetime.now(UTC) - timedelta(hours=1))["limited"] == 2
 
 
 def test_without_a_server_it_says_how_to_get_one(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""A password that is set is asked for by servers that were started before, or `make up` says that it is not."""
+"""A password that is set is asked for by servers that were started before, or `make up` says that it is not;
+and no page of another site may ask them.
+"""
 
 import base64
 import sys
@@ -7,6 +9,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 
 from core.errors import FewcastError
@@ -70,5 +73,27 @@ def test_a_server_that_ran_before_the_password_was_set_is_named(
         stack.processes.start(before, tmp_path)
         with pytest.raises(FewcastError, match=r"prefect asks for no password"):
             stack.up(only=["prefect"], deploy=False)
+    finally:
+        stack.down()
+
+
+def test_pages_of_another_site_may_not_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEWCAST_PREFECT_URL", "https://prefect.example.org")
+    stack = Stack(tmp_path / "data")
+    try:
+        address = stack.up(only=["prefect"], deploy=False)["prefect"]
+
+        def may(origin: str) -> bool:
+            asked = {"Origin": origin, "Access-Control-Request-Method": "POST",
+                     "Access-Control-Request-Headers": "content-type"}  # fmt: skip
+            answer = httpx.options(f"{address}/api/flow_runs/filter", headers=asked, timeout=60)
+            return answer.is_success and answer.headers.get("access-control-allow-origin") == origin
+
+        for own in (address, address.replace("127.0.0.1", "localhost"), "https://prefect.example.org"):
+            assert may(own)
+        for foreign in ("https://evil.example", "http://127.0.0.1:1", "null"):
+            assert not may(foreign)
+            read = httpx.post(f"{address}/api/flow_runs/filter", json={}, headers={"Origin": foreign}, timeout=60)
+            assert "access-control-allow-origin" not in read.headers
     finally:
         stack.down()

@@ -11,6 +11,9 @@ from botocore.exceptions import ClientError
 from moto import mock_aws
 from moto.core import set_initial_no_auth_action_count
 
+from core.archive.lock import LOCK
+from core.verify.folder import INPUTS, OWN
+
 POLICIES = Path(__file__).parents[2] / "infra" / "s3"
 BUCKET = "archives"
 FRAME = "korea/archive.zarr/brightness_temperature/c/0"
@@ -33,6 +36,13 @@ def test_a_policy_allows_named_actions_on_one_bucket(name: str) -> None:
             assert "*" not in action
         resources = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
         assert all(resource.startswith(f"arn:aws:s3:::{BUCKET}") for resource in resources)
+
+
+def test_a_writer_deletes_its_lease_the_parts_of_a_build_and_an_old_scorecard_alone() -> None:
+    statements = json.loads(policy("writer"))["Statement"]
+    [tidy] = [statement for statement in statements if "s3:DeleteObject" in statement["Action"]]
+    assert tidy["Action"] == "s3:DeleteObject"
+    assert tidy["Resource"] == [f"arn:aws:s3:::{BUCKET}/*/{name}" for name in (LOCK, "parts/*", INPUTS, *OWN)]
 
 
 @pytest.fixture(params=["reader", "writer"])
@@ -75,6 +85,9 @@ def test_what_each_may_do(client: tuple[str, Any]) -> None:
     assert not allowed(s3.delete_object, Bucket=BUCKET, Key=FRAME), "no frame is ever deleted"
     assert allowed(s3.delete_object, Bucket=BUCKET, Key=LEASE) == writes
     assert allowed(s3.delete_object, Bucket=BUCKET, Key="korea/episodes.zarr/parts/7.json") == writes
+    for key in (INPUTS, *(name.replace("*", "lively-window") for name in OWN)):
+        assert allowed(s3.delete_object, Bucket=BUCKET, Key=f"korea/scorecard/{key}") == writes
+    assert not allowed(s3.delete_object, Bucket=BUCKET, Key="korea/scorecard/baselines/steps-test/20240601.parquet")
     assert not allowed(s3.get_object, Bucket="another", Key=FRAME)
     assert not allowed(s3.put_object, Bucket="another", Key=FRAME, Body=b"")
     assert not allowed(s3.delete_bucket, Bucket=BUCKET)

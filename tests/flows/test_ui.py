@@ -36,7 +36,16 @@ def test_the_page_asks_its_own_server_whatever_the_port(started: Started) -> Non
     (command, environment), (mlflow, _) = started
     assert command[2:] == ["flows.server", "--host", "127.0.0.1", "--port", "4900"]
     assert environment["PREFECT_SERVER_UI_API_URL"] == "http://127.0.0.1:4900/api"
+    assert environment["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] == "http://127.0.0.1:4900,http://localhost:4900"
     assert "basic-auth" not in mlflow
+
+
+def test_behind_another_name_the_page_asks_there_and_may(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEWCAST_PREFECT_URL", "https://prefect.example.org/")
+    assert pages.serve_pages() == 0
+    (_, environment), _ = started
+    assert environment["PREFECT_SERVER_UI_API_URL"] == "https://prefect.example.org/api"
+    assert environment["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"].startswith("https://prefect.example.org,http://127.0.0.1")
 
 
 def test_both_servers_ask_for_the_password_that_is_set(
