@@ -35,7 +35,7 @@ AREAS = {
     "hawaii": Bounds(-162.0, 17.0, -153.0, 24.0),
     "brazil": Bounds(-75.0, -35.0, -33.0, 6.0),
 }
-PROBES = 65
+PROBES, STRIP = 65, 32
 
 
 def bounds(text: str) -> Bounds | None:
@@ -53,12 +53,12 @@ def bounds(text: str) -> Bounds | None:
             found=repr(text),
             mend=f"use west,south,east,north in degrees or one of {', '.join(AREAS)}",
         ) from None
-    east += 360 if east <= west else 0
-    if not (-180 <= west <= 360 and east - west < 360 and -90 <= south < north <= 90):
+    east += 360 if east < west else 0
+    if not (-180 <= west <= 360 and 0 < east - west <= 360 and -90 <= south < north <= 90):
         raise FewcastError(
             "the area has impossible bounds",
             found=repr(text),
-            mend="use west,south,east,north in degrees, south first",
+            mend="use west,south,east,north in degrees, south first, at most 360 degrees wide",
         )
     return Bounds(west, south, east, north)
 
@@ -127,10 +127,44 @@ def window(grid: Grid, area: Bounds | None) -> tuple[slice, slice]:
         top, bottom = max(first_row, 0), min(last_row + 1, rows)
         left, right = max(first, 0), min(last + 1, columns)
         if top < bottom and left < right:
-            return slice(top, bottom), slice(left, right)
+            found = slice(top, bottom), slice(left, right)
+            round_the_earth = area.east - area.west == 360
+            return found if seen.all() and not round_the_earth else _grown(grid, area, *found)
     where = "the satellite's view" if not seen.any() else "the granules' grid"
     raise FewcastError(
         "the area cannot be seen",
         found=f"{area.west:g},{area.south:g},{area.east:g},{area.north:g} outside {where}",
         mend="choose an area that this system and sector observe",
     )
+
+
+def _grown(grid: Grid, area: Bounds, rows: slice, columns: slice) -> tuple[slice, slice]:
+    """The window, with those pixels of the area that lie beyond the outermost probes: at the limb, round the Earth."""
+    while True:
+        (top, bottom), (left, right) = (
+            (max(side.start - STRIP, 0), min(side.stop + STRIP, count))
+            for side, count in zip((rows, columns), grid.shape, strict=True)
+        )
+        strips = (
+            (slice(top, rows.start), slice(left, right)),
+            (slice(rows.stop, bottom), slice(left, right)),
+            (rows, slice(left, columns.start)),
+            (rows, slice(columns.stop, right)),
+        )
+        held = np.concatenate(
+            [np.argwhere(_inside(grid.window(*one), area)) + np.array([one[0].start, one[1].start]) for one in strips]
+        )
+        if not len(held):
+            return rows, columns
+        rows, columns = (
+            slice(min(side.start, int(place.min())), max(side.stop, int(place.max()) + 1))
+            for side, place in zip((rows, columns), held.T, strict=True)
+        )
+
+
+def _inside(grid: Grid, area: Bounds) -> NDArray[np.bool_]:
+    """Which pixel centres (Y, X) lie in the area."""
+    if 0 in grid.shape:
+        return np.zeros(grid.shape, bool)
+    lon, lat = lonlat(grid)
+    return np.asarray(((lon - area.west) % 360 <= area.east - area.west) & (lat >= area.south) & (lat <= area.north))

@@ -199,8 +199,11 @@ def refusal(config: Access, error: Exception) -> FewcastError:
         )
         return FewcastError(f"access to {source} was refused", found=_line(error), mend=how)
     if isinstance(error, FileNotFoundError):
-        thing = "bucket" if source.startswith("s3://") else "folder"
-        return FewcastError(f"{source} does not exist", found=f"no such {thing}", mend="correct ingest.source")
+        _, _, prefix = source.removeprefix("s3://").strip("/").partition("/")
+        found = "no such folder"
+        if source.startswith("s3://"):
+            found = "no such bucket" + (f", or nothing in it under {prefix}" if prefix else "")
+        return FewcastError(f"{source} does not exist", found=found, mend="correct ingest.source")
     return AwayError(
         f"{source} cannot be reached", found=_line(error), mend="check the network and ingest.endpoint_url"
     )
