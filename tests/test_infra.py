@@ -173,6 +173,14 @@ def test_kubernetes_runs_what_compose_runs() -> None:
         assert all(re.search(r"-ip=|-volume\.max=|:87\d\d$", word) for word in differ), differ
 
 
+def test_no_worker_is_restarted_since_its_server_is_away() -> None:
+    """Its address of health says no then, and its runs would end with it."""
+    for name in ("worker-cpu", "worker-gpu"):
+        [container] = PODS[name]["containers"]
+        assert "livenessProbe" not in container
+        assert container["readinessProbe"]["httpGet"] == {"path": "/health", "port": 8080}
+
+
 def test_what_runs_flows_beats_as_the_rule_for_dead_runs_expects() -> None:
     assert zombies().trigger.within.total_seconds() > 2 * HEARTBEAT_SECONDS
     [(key, value)] = HEARTBEAT.items()
