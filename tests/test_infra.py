@@ -109,7 +109,7 @@ def test_a_command_names_what_exists(name: str) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["python", "-m", "flows.server"], ["prefect", "worker", "start"], ["mlflow", "server"]],
+    [["python", "-m", "flows.server"], ["python", "-m", "flows.worker"], ["mlflow", "server"]],
     ids=" ".join,
 )
 def test_the_pinned_commands_take_the_options_given(words: list[str], tmp_path: Path) -> None:
