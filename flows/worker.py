@@ -33,3 +33,7 @@ async def patient_loop(*asked: Any, **options: Any) -> None:
             return await theirs(*asked, **{**options, "printer": lambda *_: None})
         except RuntimeError:
             get_logger("worker").warning("No word from the Prefect server of runs to cancel; asking on.")
+
+
+if __name__ == "__main__":
+    main()
