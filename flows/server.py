@@ -11,7 +11,7 @@ that, would mark a field somewhere in a long form and say nothing where one look
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,6 +20,7 @@ from jsonschema.exceptions import ValidationError as SchemaError
 from prefect.cli import app
 from prefect.server.api import deployments, server
 from prefect.server.api.ui import schemas
+from prefect.server.concurrency.lease_storage import get_concurrency_lease_storage
 from prefect.server.database import provide_database_interface
 from prefect.server.events.schemas.automations import EventTrigger, Posture
 from prefect.utilities.schema_tools import validation
@@ -33,6 +34,8 @@ STAGES = {
     name: item for name, item in vars(config).items() if isinstance(item, type) and issubclass(item, config.Stage)
 }
 HEARTBEAT = "prefect.flow-run.heartbeat"
+LEASE = timedelta(minutes=5)  # for how long a run renews its place under a limit, each time
+MANY = 10_000
 theirs = validation.validate
 their_worker = server.background_worker
 
@@ -50,6 +53,7 @@ async def begin_work(docket: Docket, ephemeral: bool = False, webserver_only: bo
     """Prefect's services, and first a word for the runs that live: nothing is judged or heard before."""
     if not webserver_only:
         await hear_again()
+        await renew_leases()
     async with their_worker(docket, ephemeral=ephemeral, webserver_only=webserver_only):
         yield
 
@@ -68,6 +72,15 @@ async def hear_again() -> None:
                 bucket, end = db.AutomationBucket, datetime.now(UTC) + rule.within
                 late = (bucket.automation_id == automation.id, bucket.end < end)
                 await session.execute(sa.update(bucket).where(*late).values(end=end))
+
+
+async def renew_leases() -> None:
+    """Let every run keep its place under a limit for one lease more: one whose lease is taken from it ends itself."""
+    leases = get_concurrency_lease_storage()
+    for id in (*await leases.read_active_lease_ids(MANY), *await leases.read_expired_lease_ids(MANY)):
+        lease = await leases.read_lease(id)
+        if lease and lease.expiration < datetime.now(UTC) + LEASE:
+            await leases.renew_lease(id, LEASE)
 
 
 def validate(

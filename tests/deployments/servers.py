@@ -27,6 +27,7 @@ def prefect_server(folder: Path, port: int = 0) -> Iterator[httpx.Client]:
         "PREFECT_HOME": str(folder / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_API_AUTH_STRING": AUTH,
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "DO_NOT_TRACK": "true",
     }
     command = [sys.executable, "-m", "flows.server", "--host", "127.0.0.1", "--port", str(port)]

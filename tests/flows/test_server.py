@@ -13,9 +13,15 @@ from uuid import UUID, uuid4
 
 import pytest
 import sqlalchemy as sa
+from prefect.server.concurrency.lease_storage import get_concurrency_lease_storage
 from prefect.server.database import provide_database_interface
 from prefect.server.events.schemas.automations import EventTrigger
-from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, temporary_settings
+from prefect.settings import (
+    PREFECT_API_DATABASE_CONNECTION_URL,
+    PREFECT_HOME,
+    PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE,
+    temporary_settings,
+)
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import ValidationError
 
@@ -117,6 +123,39 @@ def test_a_run_that_lived_while_the_server_was_away_gets_one_period_more_and_its
         heartbeat, limit = asyncio.run(ends())
     assert timedelta(seconds=80) < heartbeat <= zombies().trigger.within
     assert limit < timedelta(0)
+
+
+def test_a_run_keeps_its_place_under_a_limit_through_an_absence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease ran out while it could not renew it, or is about to."""
+
+    @asynccontextmanager
+    async def services(docket: None, ephemeral: bool, webserver_only: bool) -> AsyncIterator[None]:
+        assert await get_concurrency_lease_storage().read_expired_lease_ids() == []
+        yield
+
+    async def left() -> list[timedelta]:
+        leases = get_concurrency_lease_storage()
+        made = [await leases.create_lease([uuid4()], timedelta(minutes=minutes)) for minutes in (-3, 1, 1000)]
+        async with server.begin_work(None):
+            found = [await leases.read_lease(lease.id) for lease in made]
+        return [lease.expiration - datetime.now(UTC) for lease in found if lease]
+
+    async def nothing() -> None:
+        pass
+
+    monkeypatch.setattr(server, "their_worker", services)
+    monkeypatch.setattr(server, "hear_again", nothing)
+    kept = {
+        PREFECT_HOME: tmp_path,
+        PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE: "prefect.server.concurrency.lease_storage.filesystem",
+    }
+    with temporary_settings(kept):
+        lapsed, short, long = asyncio.run(left())
+    assert min(lapsed, short) > timedelta(minutes=4)
+    assert max(lapsed, short) <= server.LEASE
+    assert long > timedelta(minutes=990), "none is shortened"
 
 
 def test_it_says_so_before_prefects_services_begin(monkeypatch: pytest.MonkeyPatch) -> None:
