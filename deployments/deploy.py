@@ -30,6 +30,7 @@ from deployments.pools import CPU_POOL, GPU_POOL
 from flows.access import open_doors
 from flows.cli import PRESETS
 from flows.embedded import HEARTBEAT_SECONDS
+from flows.worker import ask_on
 from tasks.listing import everything
 from tasks.policies import GPU
 
@@ -53,6 +54,7 @@ def main() -> int:
         with let_in():
             made = apply(chosen, options.working_dir if options.apply else "", prune=options.prune)
             if not options.apply:
+                ask_on()
                 with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: HEARTBEAT_SECONDS}):
                     serve(*made)
     except FewcastError as error:

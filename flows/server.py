@@ -1,5 +1,7 @@
 """`python -m flows.server` is `prefect server start`, whose forms refuse a bad value in our words.
 
+And which does not take for dead the runs that it could not hear while it was away.
+
 Prefect holds the values of a run against the JSON schema of its flow. That knows bounds, but not how two values must
 agree, and says no more than `101 is greater than the maximum of 100`. Prefect has no opening for another check, so ours
 is put before its own where a run is started; the page shows the refusal beside its button. The form's own check, before
@@ -7,13 +9,20 @@ that, would mark a field somewhere in a long form and say nothing where one look
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import sqlalchemy as sa
+from docket import Docket
 from jsonschema.exceptions import ValidationError as SchemaError
 from prefect.cli import app
-from prefect.server.api import deployments
+from prefect.server.api import deployments, server
 from prefect.server.api.ui import schemas
+from prefect.server.concurrency.lease_storage import get_concurrency_lease_storage
+from prefect.server.database import provide_database_interface
+from prefect.server.events.schemas.automations import EventTrigger, Posture
 from prefect.utilities.schema_tools import validation
 from pydantic import ValidationError
 
@@ -24,14 +33,54 @@ from core.errors import FewcastError
 STAGES = {
     name: item for name, item in vars(config).items() if isinstance(item, type) and issubclass(item, config.Stage)
 }
+HEARTBEAT = "prefect.flow-run.heartbeat"
+LEASE = timedelta(minutes=5)  # for how long a run renews its place under a limit, each time
+MANY = 10_000
 theirs = validation.validate
+their_worker = server.background_worker
 
 
 def main() -> None:
     """Start the server with the options of `prefect server start`."""
     deployments.validate, schemas.validate = validate, validate_form
+    server.background_worker = begin_work
     sys.argv[1:1] = ["server", "start"]
     app()
+
+
+@asynccontextmanager
+async def begin_work(docket: Docket, ephemeral: bool = False, webserver_only: bool = False) -> AsyncIterator[None]:
+    """Prefect's services, and first a word for the runs that live: nothing is judged or heard before."""
+    if not webserver_only:
+        await hear_again()
+        await renew_leases()
+    async with their_worker(docket, ephemeral=ephemeral, webserver_only=webserver_only):
+        yield
+
+
+async def hear_again() -> None:
+    """Give every run that a rule awaits a heartbeat of one whole period more, from now.
+
+    What was sent while the server was away is lost, and the rule goes by the clock: it would call crashed whatever
+    lived through a longer outage, and a crashed run loses its place under its limit and ends itself.
+    """
+    db = provide_database_interface()
+    async with db.session_context(begin_transaction=True) as session:
+        for automation in await session.scalars(sa.select(db.Automation)):
+            rule = automation.trigger
+            if isinstance(rule, EventTrigger) and rule.posture is Posture.Proactive and HEARTBEAT in rule.expect:
+                bucket, end = db.AutomationBucket, datetime.now(UTC) + rule.within
+                late = (bucket.automation_id == automation.id, bucket.end < end)
+                await session.execute(sa.update(bucket).where(*late).values(end=end))
+
+
+async def renew_leases() -> None:
+    """Let every run keep its place under a limit for one lease more: one whose lease is taken from it ends itself."""
+    leases = get_concurrency_lease_storage()
+    for id in (*await leases.read_active_lease_ids(MANY), *await leases.read_expired_lease_ids(MANY)):
+        lease = await leases.read_lease(id)
+        if lease and lease.expiration < datetime.now(UTC) + LEASE:
+            await leases.renew_lease(id, LEASE)
 
 
 def validate(

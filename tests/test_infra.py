@@ -110,7 +110,7 @@ def test_a_command_names_what_exists(name: str) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["python", "-m", "flows.server"], ["prefect", "worker", "start"], ["mlflow", "server"]],
+    [["python", "-m", "flows.server"], ["python", "-m", "flows.worker"], ["mlflow", "server"]],
     ids=" ".join,
 )
 def test_the_pinned_commands_take_the_options_given(words: list[str], tmp_path: Path) -> None:
@@ -172,6 +172,14 @@ def test_kubernetes_runs_what_compose_runs() -> None:
         assert ours["image"] == theirs["image"] or ours["image"].startswith("fewcast:")
         differ = {*ours.get("args", [])} ^ {*theirs.get("command", [])}
         assert all(re.search(r"-ip=|-volume\.max=|:87\d\d$", word) for word in differ), differ
+
+
+def test_no_worker_is_restarted_since_its_server_is_away() -> None:
+    """Its address of health says no then, and its runs would end with it."""
+    for name in ("worker-cpu", "worker-gpu"):
+        [container] = PODS[name]["containers"]
+        assert "livenessProbe" not in container
+        assert container["readinessProbe"]["httpGet"] == {"path": "/health", "port": 8080}
 
 
 def test_what_runs_flows_beats_as_the_rule_for_dead_runs_expects() -> None:

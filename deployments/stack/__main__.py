@@ -1,4 +1,4 @@
-"""`python -m deployments.stack up|down|status`."""
+"""`python -m deployments.stack up|down|keep|status`; `keep` starts again what has died, and is for cron."""
 
 import argparse
 import sys
@@ -9,9 +9,9 @@ from deployments.stack.stack import PROFILES, Stack
 
 
 def main() -> int:
-    """Bring the stack up or down, or say what of it runs."""
+    """Bring the stack up or down, keep it up, or say what of it runs."""
     parser = argparse.ArgumentParser(prog="python -m deployments.stack", description=__doc__)
-    parser.add_argument("action", choices=("up", "down", "status"))
+    parser.add_argument("action", choices=("up", "down", "keep", "status"))
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the data and of the state")
     parser.add_argument("--config", action="append", default=[], help="deploy these TOML files instead of the presets")
     parser.add_argument("--profile", default="", help=f"where Prefect and MLflow keep records: {', '.join(PROFILES)}")
@@ -23,6 +23,9 @@ def main() -> int:
                 print(f"{name:<8} {address}")
         elif options.action == "down":
             print("ended", ", ".join(stack.down()) or "nothing")
+        elif options.action == "keep":
+            for name in stack.keep():
+                print(f"started {name} again")
         else:
             for name, entry in stack.running().items():
                 print(f"{name:<24} pid {entry.pid:<8} {entry.address}")

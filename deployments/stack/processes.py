@@ -1,4 +1,4 @@
-"""Processes that outlive the command that started them, known again by id and start time.
+"""Processes that outlive the command that started them, known again by id and by when they began.
 
 State is one file, so that nothing else is ever ended in their place. Whatever a service starts, and what is left when
 it is killed, bears its mark in the environment.
@@ -43,18 +43,19 @@ class Service:
 
 @dataclass(frozen=True)
 class Running:
-    """A process of ours, that its start time tells from another with the same id."""
+    """A process of ours, that its beginning tells from another with the same id."""
 
     pid: int
     started: float
     address: str
     farewell: int = signal.SIGTERM
+    born: str = ""  # where the system says, as `birth` has it; a step of the clock moves the other
 
     def process(self) -> psutil.Process | None:
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
-            return process if same else None
+            same = birth(self.pid) == self.born if self.born else abs(process.create_time() - self.started) < 1.0
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.NoSuchProcess:
             return None
 
@@ -90,7 +91,8 @@ class Processes:
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, **as_user(service.user),
             )  # fmt: skip
         started = psutil.Process(process.pid).create_time()
-        now = {**self.running(), service.name: Running(process.pid, started, service.address, service.farewell)}
+        entry = Running(process.pid, started, service.address, service.farewell, birth(process.pid))
+        now = {**self.running(), service.name: entry}
         write_whole(self._state, json.dumps({name: asdict(entry) for name, entry in now.items()}, indent=1))
 
     def wait(self, service: Service) -> None:
@@ -145,6 +147,16 @@ class Processes:
 def as_user(name: str) -> dict[str, Any]:
     """What makes `subprocess` run something as a user, who else would keep our groups; empty: as whoever runs this."""
     return {"user": name, "group": pwd.getpwnam(name).pw_gid, "extra_groups": []} if name else {}
+
+
+def birth(pid: int) -> str:
+    """The boot, and the tick of it, at which a process began; empty where the system is not Linux and does not say."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return ""
+    return f"{boot} {stat.rpartition(')')[2].split()[19]}"  # the 22nd of all; a name may have blanks
 
 
 def listens(pid: int, url: str) -> bool:

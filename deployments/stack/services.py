@@ -93,13 +93,13 @@ class Plan:
         made = []
         for pool in (CPU_POOL, GPU_POOL):
             name = f"worker-{pool}"
-            words = ("worker", "start", "--pool", pool, "--type", "process", "--with-healthcheck")
+            words = ("--pool", pool, "--type", "process", "--with-healthcheck")
             told = {
                 "PREFECT_WORKER_QUERY_SECONDS": str(POLL_SECONDS),
                 "PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1",
                 "PREFECT_WORKER_WEBSERVER_PORT": str(self.ports[name]),
             }
-            made.append(Service(name, _module("prefect", *words), f"{self.url(name)}/health",
+            made.append(Service(name, _module("flows.worker", *words), f"{self.url(name)}/health",
                                 environment=self.client_environment() | told))  # fmt: skip
         return made
 

@@ -1,6 +1,7 @@
 """All services over one data folder, up and down. Started twice it starts what is missing; data outlive it."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Collection, Sequence
@@ -10,7 +11,7 @@ from core.errors import FewcastError
 from deployments.pools import CPU_POOL, GPU_POOL
 from deployments.stack.cure import crash_the_dead, runs_of
 from deployments.stack.doors import try_door
-from deployments.stack.notes import write_whole
+from deployments.stack.notes import alone, write_whole
 from deployments.stack.postgres import Postgres
 from deployments.stack.processes import Processes, Running, Service
 from deployments.stack.secrets import read_secrets
@@ -19,6 +20,7 @@ from flows.access import USERS, read_auth
 from flows.pages import free_port
 
 PROFILES = ("sqlite", "postgres")
+TOLD = ("AWS_", "FEWCAST_AUTH", "FEWCAST_LOGS")  # what of the environment decides how services start
 
 
 def kept_profile(folder: Path) -> str:
@@ -29,6 +31,12 @@ def kept_profile(folder: Path) -> str:
     return note.read_text().strip() if note.exists() else ""
 
 
+def told() -> list[str]:
+    """Which of these settings the environment has; a password may as well be given in a file."""
+    keys = (key for key, value in os.environ.items() if value and key.startswith(TOLD))
+    return sorted({key.removesuffix("_FILE") for key in keys})
+
+
 class Stack:
     """The services whose data and state lie in one folder."""
 
@@ -37,6 +45,7 @@ class Stack:
         self.folder = self.data / "stack"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.processes = Processes(self.folder)
+        self._wanted = self.folder / "wanted.json"
 
     def running(self) -> dict[str, Running]:
         """What was started and lives."""
@@ -57,6 +66,39 @@ class Stack:
                 found=str(self.data),
                 mend=f"rename it, or give --data {self.data / 'data'}: workers look for data/... in the folder above",
             )
+        with alone(self.folder):
+            addresses = self._up(configs, profile, only, deploy)
+            if not only:
+                write_whole(self._wanted, json.dumps({"services": [*self.running()], "told": told()}))
+        return addresses
+
+    def keep(self) -> list[str]:
+        """Start again what has died of a stack that is up, or was when the machine went down; returns the names.
+
+        Does nothing where it was never up as a whole, or was ended by `down`, or another command is at work on it.
+        Raises `FewcastError` as `up` does, and where it is not told what `up` was told.
+        """
+        with alone(self.folder, wait=False) as free:
+            if not free or not self._wanted.exists():
+                return []
+            wanted = json.loads(self._wanted.read_text())
+            lives = self.running()
+            if not (dead := [name for name in wanted["services"] if name not in lives]):
+                return []
+            if lacking := [key for key in wanted["told"] if key not in told()]:
+                raise FewcastError(
+                    f"{', '.join(dead)} died, and would start without what `make up` was told",
+                    found=f"{', '.join(lacking)} not set here",
+                    mend="set it for this command too, in the crontab",
+                )
+            self._up((), "", (), deploy=False)
+            if left := [name for name in dead if name not in self.running()]:
+                raise FewcastError(
+                    "not all of the stack came back", found=f"no {', '.join(left)}", mend="run `make up` and see"
+                )
+            return dead
+
+    def _up(self, configs: Sequence[str], profile: str, only: Collection[str], deploy: bool) -> dict[str, str]:
         plan = self.plan(profile)
         for service in self._begin(plan.databases(), only):
             self.processes.wait(service)
@@ -75,7 +117,9 @@ class Stack:
 
     def down(self) -> list[str]:
         """End what was started, the workers first, and whatever a killed one left; returns their names."""
-        return self.processes.end_all()
+        with alone(self.folder):
+            self._wanted.unlink(missing_ok=True)
+            return self.processes.end_all()
 
     def plan(self, profile: str = "") -> Plan:
         """How the services are started over this folder."""

@@ -16,16 +16,18 @@ AUTH = "someone:" + "a password of the test"
 
 
 @contextmanager
-def prefect_server(folder: Path) -> Iterator[httpx.Client]:
-    """On loopback, with its records in the folder; what is given is a client of it."""
+def prefect_server(folder: Path, port: int = 0) -> Iterator[httpx.Client]:
+    """On loopback, at a free port if none is given, with its records in the folder; what is given is a client of it."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))
         port = probe.getsockname()[1]
     environment = {
         **os.environ,
         "PREFECT_HOME": str(folder / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_API_AUTH_STRING": AUTH,
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "DO_NOT_TRACK": "true",
     }
     command = [sys.executable, "-m", "flows.server", "--host", "127.0.0.1", "--port", str(port)]

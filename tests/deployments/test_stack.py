@@ -16,7 +16,7 @@ import pytest
 
 from core.errors import FewcastError
 from deployments.stack import Stack
-from deployments.stack.processes import Processes, Running, Service, answers, listens
+from deployments.stack.processes import Processes, Running, Service, answers, birth, listens
 from deployments.stack.secrets import read_secrets
 from deployments.stack.services import BUCKET_KEYS, INNER_PORTS, PORTS, Plan
 from flows.access import Auth, read_auth
@@ -83,6 +83,24 @@ def test_another_process_with_the_same_id_is_left_alone() -> None:
     entry = Running(mine.pid, mine.create_time(), "")
     assert entry.process() is not None
     assert replace(entry, started=entry.started - 60).process() is None
+
+
+@pytest.mark.skipif(not birth(os.getpid()), reason="no /proc")
+def test_a_step_of_the_clock_makes_no_stranger_of_a_process(
+    processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock set right after boot moves the times that processes began at, and `make up` started all a second time."""
+    processes.start(Service("sleeper", SLEEP), tmp_path)
+    [entry] = processes.running().values()
+    began = psutil.Process.create_time
+    with monkeypatch.context() as stepped:
+        stepped.setattr(psutil.Process, "create_time", lambda process: began(process) + 5)
+        assert entry.process() is not None
+    boot, _, tick = entry.born.rpartition(" ")
+    for other in (f"another-{boot} {tick}", f"{boot} {int(tick) + 1}"):
+        assert replace(entry, born=other).process() is None
+    assert replace(entry, born="").process() is not None, "as an earlier version noted it"
+    assert processes.end_all() == ["sleeper"]
 
 
 def test_a_service_that_ends_at_once_is_told_of_with_its_log(processes: Processes, tmp_path: Path) -> None:

@@ -1,13 +1,33 @@
-"""The check of a run's values in Prefect's server: what it refuses, in which words. test_deploy sees it at work."""
+"""The check of a run's values in Prefect's server: what it refuses, in which words. test_deploy sees it at work.
 
+And what it does before it judges who lives; test_outage sees that at work.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
+import sqlalchemy as sa
+from prefect.server.concurrency.lease_storage import get_concurrency_lease_storage
+from prefect.server.database import provide_database_interface
+from prefect.server.events.schemas.automations import EventTrigger
+from prefect.settings import (
+    PREFECT_API_DATABASE_CONNECTION_URL,
+    PREFECT_HOME,
+    PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE,
+    temporary_settings,
+)
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import ValidationError
 
 from core.config import load
+from deployments.automations import overdue, zombies
+from flows import server
 from flows.ingest import ingest
 from flows.server import validate, validate_form
 
@@ -66,3 +86,83 @@ def test_another_flows_parameters_are_prefects_to_judge() -> None:
 
 def test_a_deployment_may_preset_a_part() -> None:
     assert validate({"config": {}}, SCHEMA, raise_on_error=True, ignore_required=True) == []
+
+
+def test_a_run_that_lived_while_the_server_was_away_gets_one_period_more_and_its_limit_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules, ids = (zombies(), overdue(timedelta(hours=2), "limit-2h")), (uuid4(), uuid4())
+    past = datetime.now(UTC) - timedelta(minutes=5)
+
+    async def ends() -> list[timedelta]:
+        db = provide_database_interface()
+        await db.create_db()
+        async with db.session_context(begin_transaction=True) as session:
+            for rule, id in zip(rules, ids, strict=True):
+                trigger = EventTrigger.model_validate(rule.trigger.model_dump())
+                session.add(db.Automation(id=id, name=rule.name, trigger=trigger, actions=[], actions_on_trigger=[],
+                                          actions_on_resolve=[]))  # fmt: skip
+                await session.flush()
+                session.add(db.AutomationBucket(automation_id=id, trigger_id=trigger.id, bucketing_key=["run"],
+                                                start=past, end=past, count=0))  # fmt: skip
+
+        found: dict[UUID, datetime] = {}
+
+        @asynccontextmanager
+        async def services(docket: None, ephemeral: bool, webserver_only: bool) -> AsyncIterator[None]:
+            async with db.session_context() as session:
+                buckets = await session.execute(sa.select(db.AutomationBucket.automation_id, db.AutomationBucket.end))
+                found.update(buckets.tuples().all())
+            yield
+
+        monkeypatch.setattr(server, "their_worker", services)
+        async with server.begin_work(None):
+            return [found[id] - datetime.now(UTC) for id in ids]
+
+    with temporary_settings({PREFECT_API_DATABASE_CONNECTION_URL: f"sqlite+aiosqlite:///{tmp_path}/prefect.db"}):
+        heartbeat, limit = asyncio.run(ends())
+    assert timedelta(seconds=80) < heartbeat <= zombies().trigger.within
+    assert limit < timedelta(0)
+
+
+def test_a_run_keeps_its_place_under_a_limit_through_an_absence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease ran out while it could not renew it, or is about to."""
+
+    @asynccontextmanager
+    async def services(docket: None, ephemeral: bool, webserver_only: bool) -> AsyncIterator[None]:
+        assert await get_concurrency_lease_storage().read_expired_lease_ids() == []
+        yield
+
+    async def left() -> list[timedelta]:
+        leases = get_concurrency_lease_storage()
+        made = [await leases.create_lease([uuid4()], timedelta(minutes=minutes)) for minutes in (-3, 1, 1000)]
+        async with server.begin_work(None):
+            found = [await leases.read_lease(lease.id) for lease in made]
+        return [lease.expiration - datetime.now(UTC) for lease in found if lease]
+
+    async def nothing() -> None:
+        pass
+
+    monkeypatch.setattr(server, "their_worker", services)
+    monkeypatch.setattr(server, "hear_again", nothing)
+    kept = {
+        PREFECT_HOME: tmp_path,
+        PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE: "prefect.server.concurrency.lease_storage.filesystem",
+    }
+    with temporary_settings(kept):
+        lapsed, short, long = asyncio.run(left())
+    assert min(lapsed, short) > timedelta(minutes=4)
+    assert max(lapsed, short) <= server.LEASE
+    assert long > timedelta(minutes=990), "none is shortened"
+
+
+def test_it_says_so_before_prefects_services_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "app", lambda: None)
+    monkeypatch.setattr("sys.argv", ["flows.server"])
+    for module, name in ((server.deployments, "validate"), (server.schemas, "validate"),
+                         (server.server, "background_worker")):  # fmt: skip
+        monkeypatch.setattr(module, name, None)
+    server.main()
+    assert server.server.background_worker is server.begin_work
