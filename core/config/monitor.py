@@ -10,6 +10,9 @@ class MonitorConfig(Stage):
 
     name: str = Field("", description="Label `preset` of the metrics; empty: the pipeline's name.")
     archive: str = Field("", description="URL of the archive; empty: under the pipeline's root.")
+    channels: list[str] = Field(
+        [], description="Channels that the newest slot must have; empty: the pipeline's, else all of the archive."
+    )
     forecasts: str = Field("", description="Folder of the forecasts; empty: under the pipeline's root.")
     folder: str = Field("data/metrics", description="Folder of the metrics file, read by a textfile collector.")
     window_hours: float = Field(
