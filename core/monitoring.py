@@ -4,7 +4,7 @@ Moments are given as timestamps and not as ages, so that an alarm sees them grow
 Everything is read from what lies on disk: the file is right after a restart, and whoever made the data.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -54,8 +54,8 @@ def measure(config: MonitorConfig, failed: Mapping[str, int], now: datetime, rep
 
 
 def _archive(found: "_Metrics", archive: Archive, config: MonitorConfig, now: datetime) -> None:
-    if (newest := newest_time(archive)) is not None:
-        words = "Nominal time of the newest frame that is served."
+    if (newest := newest_time(archive, config.channels)) is not None:
+        words = "Nominal time of the newest slot all of whose channels are served."
         found.set("archive_newest_slot_timestamp_seconds", words, _seconds(newest))
     first = np.datetime64(now.replace(tzinfo=None), "s") - np.timedelta64(int(3600 * config.window_hours), "s")
     slots = np.flatnonzero((archive.times > first) & (archive.times <= np.datetime64(now.replace(tzinfo=None), "s")))
@@ -65,10 +65,11 @@ def _archive(found: "_Metrics", archive: Archive, config: MonitorConfig, now: da
         found.set("archive_slots", words, int((status == state).sum()), status=state.name.lower())
 
 
-def newest_time(archive: Archive) -> np.datetime64 | None:
-    """Time of the newest slot that is served, if there is one."""
+def newest_time(archive: Archive, channels: Sequence[str] = ()) -> np.datetime64 | None:
+    """Time of the newest slot that is served in all of these channels, if there is one; none given: the archive's."""
+    columns = [archive.channels.index(name) for name in channels or archive.channels]
     for day in reversed(archive.days.recorded()):
-        rows = np.flatnonzero(np.isin(archive.days.day("status", day), SERVED).any(1))
+        rows = np.flatnonzero(np.isin(archive.days.day("status", day)[:, columns], SERVED).all(1))
         if rows.size:
             newest: np.datetime64 = archive.times[int(rows[-1]) + day * archive.slots_per_day]
             return newest

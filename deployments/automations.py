@@ -12,7 +12,7 @@ from prefect.events.schemas.automations import EventTrigger, Posture
 
 from deployments.catalogue import Entry
 from flows.embedded import HEARTBEAT_SECONDS
-from tasks.events import ARCHIVE_GREW, archive_resource
+from tasks.events import ARCHIVE_ADVANCED, ARCHIVE_GREW, archive_resource
 from tasks.listing import everything
 
 ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
@@ -111,16 +111,16 @@ def after_growth(archive: str, then: Entry, ids: Mapping[str, UUID]) -> Automati
 
 
 def stale(archive: str, limit: timedelta, check: Entry, ids: Mapping[str, UUID], block: UUID | None) -> Automation:
-    """No frame for too long: a run that says since when, and why, in red; and a word to `ALERTS` if there is one."""
+    """No complete slot for too long: a run says in red since when, and why, and `ALERTS`, if there is one, is told."""
     actions: list[ActionTypes] = [RunDeployment(source="selected", deployment_id=ids[check.path])]
     if block:
-        body = f"No frame has come into {archive} for {limit}. See the newest run of {check.path}."
+        body = f"No slot of {archive} has become complete for {limit}. See the newest run of {check.path}."
         actions.append(SendNotification(block_document_id=block, subject="fewcast: a stale archive", body=body))
     return Automation(
         name=f"{OURS}alarm when {archive} is stale",
-        description=f"No frame for {limit}: {check.path} says since when, and why.",
+        description=f"No complete slot for {limit}: {check.path} says since when, and why.",
         trigger=EventTrigger(
-            expect={ARCHIVE_GREW},
+            expect={ARCHIVE_ADVANCED},
             match={"prefect.resource.id": [archive_resource(archive)]},
             posture=Posture.Proactive,
             threshold=1,

@@ -36,7 +36,7 @@ MINUTES_15, HOURS_2, HOURS_12, DAYS_2, DAYS_14 = (
 )  # fmt: skip
 OLDEST_FRAME_MINUTES = 60  # of a nowcast, where the config has no word on it and slots are short
 EXAMPLE_GRID = ["train.inner.steps=1,3,5"]  # what the form of a sweep begins with
-SILENT_SLOTS = 4  # as many slots without a frame make an archive stale
+SILENT_SLOTS = 4  # as many slots, none of them complete, make an archive stale
 SLUG = "fewcast"  # by which a schedule of ours is told from those that an operator adds
 
 
@@ -54,7 +54,7 @@ class Entry:
     pool: str = CPU_POOL
     after: str = ""  # started by each completed run of this deployment
     on_growth_of: str = ""  # started when frames have come into this archive
-    on_silence_of: str = ""  # started when none have, for `silence`
+    on_silence_of: str = ""  # started when no newer slot has become complete in it, for `silence`
     silence: timedelta = timedelta(0)
     prompt: bool = False  # its process starts in half the time: see `deployment`
 
@@ -74,7 +74,7 @@ class Entry:
             f"at {self.cron} UTC" * bool(self.cron),
             f"after {self.after}" * bool(self.after),
             f"when frames have come into {self.on_growth_of}" * bool(self.on_growth_of),
-            f"when none has come for {self.silence}" * bool(self.on_silence_of),
+            f"when no newer slot is complete after {self.silence}" * bool(self.on_silence_of),
         ]
         return ", ".join(filter(None, ways)) or "by hand"
 
@@ -171,7 +171,7 @@ def entries(config: PipelineConfig) -> list[Entry]:
                 prompt=True,
             ),
             Entry(
-                check_fresh, name, f"Say since when no frame has come into `{archive}`, and why; red if it is stale.",
+                check_fresh, name, f"Say since when no slot of `{archive}` is complete, and why; red if it is stale.",
                 {"config": _values(latest), "limit_minutes": silence}, MINUTES_15,
                 on_silence_of=archive, silence=timedelta(minutes=silence),
             ),
@@ -186,7 +186,7 @@ def _newest(config: PipelineConfig) -> EvaluateConfig:
 
 
 def _silence(config: PipelineConfig) -> int:
-    """Minutes without a frame that make an archive stale."""
+    """Minutes without a complete slot that make an archive stale."""
     return SILENT_SLOTS * config.ingest.cadence_minutes
 
 

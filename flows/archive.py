@@ -10,7 +10,7 @@ from tasks import archive as tasks
 
 
 @flow(name="archive-check")
-def check_archive(url: str) -> str:
+def check_archive(url: Annotated[str, Field(min_length=1)]) -> str:
     """Read every frame of an archive and compare it with its checksums; fails where something is wrong.
 
     Args:

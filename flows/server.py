@@ -27,6 +27,7 @@ from prefect.utilities.schema_tools import validation
 from pydantic import ValidationError
 
 from core import config
+from core.config.places import misplaced
 from core.config.problems import problems
 from core.errors import FewcastError
 
@@ -95,7 +96,7 @@ def validate(
 
     What a deployment presets (`ignore_required`) may be a part of what a run needs, and is left to Prefect.
     """
-    found = [] if ignore_required else list(refusals(obj, schema))
+    found = [] if ignore_required else list(refusals(obj, schema, allow_none_with_default))
     if found:
         raise validation.ValidationError(found[0] + (f" (and {len(found) - 1} more)" if len(found) > 1 else ""))
     return theirs(obj, schema, raise_on_error, preprocess, ignore_required, allow_none_with_default)
@@ -115,19 +116,34 @@ def validate_form(
     return theirs(obj, schema, raise_on_error, preprocess, ignore_required, allow_none_with_default)
 
 
-def refusals(values: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[str]:
-    """What our models refuse in the values of a run, one line each."""
-    for name, part in schema.get("properties", {}).items():
-        stage = _stage(part, schema)
-        if stage is None or name not in values:
-            continue
-        try:
-            stage.model_validate(values[name])
-        except ValidationError as error:
-            for problem in problems(error, stage):
-                key = ".".join(map(str, (name, *problem.place)))
-                mend = f"give it as described: {problem.meaning}"
-                yield str(FewcastError(f"{key} is refused", found=problem.found, mend=mend))
+def refusals(
+    values: Mapping[str, Any], schema: Mapping[str, Any], allow_none_with_default: bool = False
+) -> Iterator[str]:
+    """What our models, and the schema of what stands beside them, refuse in the values of a run, one line each."""
+    properties = schema.get("properties", {})
+    stages = {name: stage for name, part in properties.items() if (stage := _stage(part, schema))}
+    for name, stage in stages.items():
+        if name in values:
+            yield from _refused(name, values[name], stage)
+    plain = {name: part for name, part in properties.items() if name in values and name not in stages}
+    if stages and plain:
+        given, beside = {name: values[name] for name in plain}, {**schema, "properties": plain, "required": []}
+        for error in theirs(given, beside, allow_none_with_default=allow_none_with_default):
+            key, meaning = ".".join(map(str, error.path)), " ".join(plain[error.path[0]].get("description", "").split())
+            yield str(FewcastError(f"{key} is refused", found=error.message, mend=f"give it as described: {meaning}"))
+
+
+def _refused(name: str, values: Any, stage: type[config.Stage]) -> Iterator[str]:
+    try:
+        made = stage.model_validate(values)
+    except ValidationError as error:
+        for problem in problems(error, stage):
+            key = ".".join(map(str, (name, *problem.place)))
+            mend = f"give it as described: {problem.meaning}"
+            yield str(FewcastError(f"{key} is refused", found=problem.found, mend=mend))
+    else:
+        for place in misplaced(made):
+            yield str(FewcastError(f"{name}.{place.key} is refused", found=place.found, mend=place.mend))
 
 
 def _stage(part: Mapping[str, Any], schema: Mapping[str, Any]) -> type[config.Stage] | None:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
+from pydantic import WithJsonSchema
 
 from core.config import PipelineConfig, change
 from core.errors import FewcastError
@@ -19,6 +20,9 @@ from core.verify.scorecard import defined_metric
 from flows.evaluate import evaluate
 from flows.train import train
 from tasks.tracking import TrackedRun
+
+# A form refuses what is plainly none; `points` checks the rest.
+Axis = Annotated[str, WithJsonSchema({"type": "string", "pattern": r"^train\.[a-z0-9_.]+=."})]
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Row:
 
 
 @flow(name="sweep", flow_run_name="sweep {config.name}")
-def sweep(config: PipelineConfig, grid: list[str]) -> str:
+def sweep(config: PipelineConfig, grid: list[Axis]) -> str:
     """Train and validate every combination of some settings; returns a table, best first.
 
     A point that cannot be trained or scored does not keep the others from it: its reason stands in the table, and

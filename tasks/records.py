@@ -12,6 +12,7 @@ from core.meta import checkpoint
 from core.model import Model
 from core.training.run import episodes_of
 from core.training.train import TrainSummary
+from core.training.validation import scored_on
 from tasks.tracking import BEST, TrackedRun, is_in_mlflow, read_delivered, registered_run, training_run
 
 CHECKPOINTS = "checkpoints"
@@ -105,7 +106,9 @@ def tell_result(tracked: TrackedRun, config: TrainConfig, summary: TrainSummary)
             ) from error
         tracked.tag({"mlflow.note.content": text})
     tags = {"checkpoint": model.version, "episodes": model.episodes_digest, "learner": model.config.learner}
-    tracked.model(folder, {**tags, "validation_crps": f"{summary.best['crps']:.6g}"})
+    tags["validation_crps"] = f"{summary.best['crps']:.6g}"
+    tags["scored_on"] = scored_on(model.config, episodes_of(config))
+    tracked.model(folder, tags)
 
 
 def card(model: Model, config: TrainConfig, summary: TrainSummary) -> str:

@@ -22,11 +22,16 @@ def _as_utc(value: datetime) -> datetime:
 
 
 def _as_text(value: Any) -> Any:
+    if isinstance(value, str) and (value := value.strip()):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(f"{value!r}, which is no ISO time such as 2024-06-01T03:00Z") from None
     return f"{_as_utc(value):%Y-%m-%dT%H:%M:%SZ}" if isinstance(value, datetime) else value
 
 
 UTCTime = Annotated[datetime, AfterValidator(_as_utc)]
-# Text that may be empty; TOML takes a full one for a datetime.
+# An ISO time as text, or nothing; TOML takes a full one for a datetime.
 TimeText = Annotated[str, BeforeValidator(_as_text)]
 
 

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from core.config.base import Stage, TimeRange
+from core.config.places import Filled
 
 
 class SplitConfig(Stage):
@@ -33,8 +34,8 @@ class SplitConfig(Stage):
 class EpisodesConfig(Stage):
     """Archive to episodes."""
 
-    archive: str = Field("", description="URL of the archive; empty: under the pipeline's root.")
-    store: str = Field("", description="URL of the episode store; empty: under the pipeline's root.")
+    archive: Filled = Field("", description="URL of the archive; empty: under the pipeline's root.")
+    store: Filled = Field("", description="URL of the episode store; empty: under the pipeline's root.")
     channels: list[str] = Field([], description="Channels of a frame, in this order; empty: all of the archive.")
     input_frames: int = Field(4, ge=1, le=48, description="Input frames k of a window.")
     target_frames: int = Field(4, ge=1, le=72, description="Target frames L of a window.")

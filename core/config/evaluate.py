@@ -6,19 +6,20 @@ from pydantic import Field
 
 from core.config.base import Stage, Thresholds
 from core.config.ingest import SimulatorConfig
+from core.config.places import Filled
 
 
 class EvaluateConfig(Stage):
     """Prior and held-out episodes to a scorecard."""
 
-    run: str = Field(
+    run: Filled = Field(
         "", description="Directory of the trained run, or models:/NAME@ALIAS; empty: under the pipeline's root."
     )
     more_runs: list[str] = Field([], description="Further runs, or models, to score beside it.")
     deep_ensemble: list[str] = Field([], description="Runs, or models, whose forecasts are pooled into one more row.")
-    episodes: str = Field("", description="URL of the episode store; empty: under the pipeline's root.")
+    episodes: Filled = Field("", description="URL of the episode store; empty: under the pipeline's root.")
     archive: str = Field("", description="URL of the archive, for baselines that see the whole domain.")
-    scorecard: str = Field("", description="Directory of the scorecard; empty: under the pipeline's root.")
+    scorecard: Filled = Field("", description="Directory of the scorecard; empty: under the pipeline's root.")
     split: Literal["test", "validation"] = Field("test", description="Which held-out episodes to score.")
     members: int = Field(20, ge=2, le=500, description="Weight samples (members) of a forecast.")
     baselines: list[Literal["climatology", "optical_flow", "steps"]] = Field(

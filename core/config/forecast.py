@@ -5,18 +5,20 @@ from typing import Literal
 from pydantic import Field
 
 from core.config.base import Stage, Thresholds, TimeText
+from core.config.places import Filled, FilledFolder
+from core.config.texts import AreaText
 
 
 class ForecastConfig(Stage):
     """Prior and the newest frames to a forecast."""
 
-    archive: str = Field("", description="URL of the archive; empty: under the pipeline's root.")
-    run: str = Field(
+    archive: Filled = Field("", description="URL of the archive; empty: under the pipeline's root.")
+    run: Filled = Field(
         "", description="Trained run: a folder, or models:/NAME@champion; empty: the run under the pipeline's root."
     )
-    output: str = Field("", description="Folder of the forecasts; empty: under the pipeline's root.")
+    output: FilledFolder = Field("", description="Folder of the forecasts; empty: under the pipeline's root.")
     init_time: TimeText = Field("", description="Start of the forecast (ISO time, UTC); empty: the newest frame.")
-    region: str = Field(
+    region: AreaText = Field(
         "",
         description="Named area (korea, japan, ...) or 'west,south,east,north' in degrees; empty: y0, x0, ... below.",
     )

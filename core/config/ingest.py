@@ -5,6 +5,8 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from core.config.base import Stage, TimeRange, UTCTime
+from core.config.places import Filled
+from core.config.texts import AreaText, KeyPattern
 
 
 class SimulatorConfig(Stage):
@@ -37,10 +39,12 @@ class IngestConfig(Stage):
     system: Literal["gk2a", "goes", "himawari", "cf"] = Field(
         "gk2a", description="Satellite system: its key layout and its reader."
     )
-    source: str = Field(description="URL of the granules' root: s3://bucket, file:///folder or a plain path.")
+    source: str = Field(
+        min_length=1, description="URL of the granules' root: s3://bucket, file:///folder or a plain path."
+    )
     anonymous: bool = Field(True, description="Read s3:// without credentials, as public buckets allow.")
     endpoint_url: str = Field("", description="Custom S3 endpoint; empty for the default one.")
-    pattern: str = Field(
+    pattern: KeyPattern = Field(
         "", description="Key pattern for `cf`: strftime codes and {channel}, say 'frame_{channel}_%Y%m%dT%H%M.nc'."
     )
     kind: Literal["display_count", "brightness_temperature", "reflectance"] = Field(
@@ -55,7 +59,7 @@ class IngestConfig(Stage):
     sector: Literal["fd", "la", "c", "f", "m1", "m2", ""] = Field(
         "la", description="Scan sector: fd or la (GK-2A), f, c, m1 or m2 (GOES); empty where the system has none."
     )
-    area: str = Field(
+    area: AreaText = Field(
         "", description="Named area (korea, japan, conus, ...) or 'west,south,east,north' in degrees; empty: all."
     )
     conditional: bool = Field(False, description="Keep pixels flagged as conditionally usable.")
@@ -88,7 +92,7 @@ class IngestConfig(Stage):
     grace_minutes: int = Field(
         60, ge=0, le=100_000, description="Minutes after which a slot without a granule counts as absent at the source."
     )
-    archive: str = Field("", description="URL of the archive; empty: under the pipeline's root.")
+    archive: Filled = Field("", description="URL of the archive; empty: under the pipeline's root.")
     simulator: SimulatorConfig = SimulatorConfig()
 
     @model_validator(mode="after")

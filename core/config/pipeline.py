@@ -71,8 +71,9 @@ class PipelineConfig(Stage):
             ("tracking", "experiment"): values["name"],
         }
         ingest = _table(values.get("ingest"))
-        if isinstance(ingest, dict) and ingest.get("simulator"):
-            places["evaluate", "simulator"] = ingest["simulator"]
+        if isinstance(ingest, dict):
+            shared = {("evaluate", "simulator"): "simulator", ("monitor", "channels"): "channels"}
+            places |= {place: ingest[key] for place, key in shared.items() if ingest.get(key)}
         filled = {**values, "root": root}
         for (stage, key), place in places.items():
             table = _table(filled.get(stage, {}))

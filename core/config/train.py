@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from core.config.base import Stage
+from core.config.places import Filled
 
 ExtraInput = Literal["time", "sun", "location"]
 
@@ -78,8 +79,8 @@ class OuterConfig(Stage):
 class TrainConfig(Stage):
     """Episodes to prior."""
 
-    episodes: str = Field("", description="URL of the episode store; empty: under the pipeline's root.")
-    run: str = Field("", description="Directory of the checkpoints; empty: under the pipeline's root.")
+    episodes: Filled = Field("", description="URL of the episode store; empty: under the pipeline's root.")
+    run: Filled = Field("", description="Directory of the checkpoints; empty: under the pipeline's root.")
     learner: Literal["abml", "maml", "pooled"] = Field("abml", description="The way to train.")
     network: NetworkConfig = NetworkConfig()
     likelihood: Literal["gaussian", "gaussian_scale"] = Field(

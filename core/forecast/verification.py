@@ -79,7 +79,9 @@ def verify_forecasts(config: ForecastConfig, *, report: Report | None = None) ->
     scored = lead_times = waiting = 0
     for done, (init_time, place) in enumerate(forecasts, 1):
         day = str(init_time)[:10].replace("-", "")
-        book = days.setdefault(day, _read(folder.path / VERIFICATION / f"{day}.json"))
+        if day not in days:
+            days[day] = _read(folder.path / VERIFICATION / f"{day}.json")
+        book = days[day]
         attributes = read_attributes(place)
         own = {key: attributes.get(key) for key in IDENTITY}
         entry = book.get(str(init_time))

@@ -7,7 +7,6 @@ it every configured channel is a variable of the one file.
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
@@ -15,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.config import IngestConfig, TimeRange
-from core.errors import FewcastError
 from core.satellite import area, cf_values, hdf5, keys, packed
 from core.satellite.granule import (
     CorruptGranule,
@@ -28,9 +26,9 @@ from core.satellite.granule import (
     latest,
     observed_at,
 )
+from core.satellite.pattern import expression
 
 combine = latest
-CODES = {"%Y": r"\d{4}", "%m": r"\d{2}", "%d": r"\d{2}", "%H": r"\d{2}", "%M": r"\d{2}", "%S": r"\d{2}", "%j": r"\d{3}"}
 DEFAULT_PATTERN = "%Y%m%dT%H%MZ.nc"
 # How far the file's time may lie from the key's; never so far that a neighbour passes (half the cadence).
 MAX_LATE_SECONDS = 900
@@ -74,33 +72,9 @@ def _folders(folder: str, times: TimeRange) -> list[str]:
     return [f"{folder}/" if folder else ""]
 
 
-@lru_cache(maxsize=16)
-def _expression(pattern: str) -> tuple[re.Pattern[str], tuple[str, ...]]:
-    """The pattern as a regular expression with a group for each code and the channel, and the strftime codes.
-
-    What is named again must be the same again.
-    """
-    parts = re.split(r"(%.|\{channel\})", pattern)
-    codes = tuple(dict.fromkeys(part for part in parts if part.startswith("%")))
-    unknown = [code for code in codes if code not in CODES]
-    if unknown or not {"%Y", "%H"} <= set(codes):
-        raise FewcastError(
-            f"ingest.pattern {pattern!r} does not tell the time",
-            found=f"unknown code {unknown[0]}" if unknown else "no %Y or no %H",
-            mend=f"use {' '.join(CODES)} and {{channel}}",
-        )
-    text, seen = "", set[str]()
-    for part in parts:
-        spelled = CODES.get(part, r"\w+" if part == "{channel}" else "")
-        name = part.strip("%{}")
-        text += re.escape(part) if not spelled else f"(?P={name})" if part in seen else f"(?P<{name}>{spelled})"
-        seen.add(part)
-    return re.compile(rf"(?<![0-9A-Za-z]){text}$"), codes
-
-
 def parse(key: str, config: IngestConfig) -> list[tuple[str, np.datetime64]]:
-    expression, codes = _expression(config.pattern or DEFAULT_PATTERN)
-    match = expression.search(key)
+    wanted, codes = expression(config.pattern or DEFAULT_PATTERN)
+    match = wanted.search(key)
     if match is None:
         return []
     slot = keys.moment(" ".join(match[code.strip("%")] for code in codes), " ".join(codes))

@@ -1,5 +1,7 @@
 """Held-out episodes scored while a run trains: adapted and at M = 0."""
 
+import hashlib
+import json
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -216,6 +218,13 @@ def _validation(
         device=device,
         calibrate=(new_times or chosen) if config.calibrate else (),
     )
+
+
+def scored_on(config: TrainConfig, store: EpisodeStore) -> str:
+    """Digest of what a run's validation is of: two scores under the same one differ by the prior alone."""
+    chosen = spread_evenly([int(i) for i in store.ids("validation")], config.validation_episodes)
+    fixed = [store.digest, chosen, config.validation_members, config.seed]
+    return hashlib.sha256(json.dumps(fixed).encode()).hexdigest()[:16]
 
 
 def spread_evenly(ids: Sequence[int], count: int) -> list[int]:

@@ -17,7 +17,7 @@ from tasks.tracking.server import open_client
 from tasks.tracking.uri import tracking_uri
 
 CHAMPION = "champion"
-SCORE = "validation_crps"
+SCORE, SCORED_ON = "validation_crps", "scored_on"
 
 
 def champion_run(tracking: TrackingConfig, report: Report) -> str:
@@ -33,9 +33,9 @@ def champion_run(tracking: TrackingConfig, report: Report) -> str:
 def promote(tracking: TrackingConfig, report: Report) -> str:
     """Give the alias `champion` to the candidate, if its validation CRPS is lower than the champion's.
 
-    Both scores are of the same episodes: where the two were trained on others (by digest), the champion is scored anew
-    on those that validated the candidate, in the same way. Test is never looked at. Returns what was decided and why,
-    and leaves it as a tag on the candidate.
+    Both scores are of the same episodes, with as many members and the same seed (by digest): where they are not, or the
+    champion has none, it is scored anew as the candidate was. Test is never looked at. Returns what was decided and
+    why, and leaves it as a tag on the candidate.
     """
     client, name = open_client(tracking_uri(tracking)), tracking.experiment or "fewcast"
     candidate, champion = (_by_alias(client, name, alias) for alias in (ALIAS, CHAMPION))
@@ -67,14 +67,15 @@ def judge(candidate: ModelVersion, champion: ModelVersion | None, anew: Callable
         return True, f"version {candidate.version} is champion: there was none ({SCORE} {new:.4f})"
     if champion.version == candidate.version:
         return False, f"version {candidate.version} is champion already"
-    same = champion.tags.get("episodes") == candidate.tags.get("episodes")
-    old = float(champion.tags.get(SCORE, "nan")) if same else anew()
+    kept = float(champion.tags.get(SCORE, "nan"))
+    same = SCORED_ON in candidate.tags and candidate.tags[SCORED_ON] == champion.tags.get(SCORED_ON) and kept == kept
+    old = kept if same else anew()
     if old is None:
         return False, (
             f"version {candidate.version} stays candidate: it forecasts other frames, or in other units, than the "
             f"champion, version {champion.version}, or its episodes are gone; compare them, and set the alias by hand"
         )
-    better = not old <= new
+    better = new < old
     words = "is champion" if better else "stays candidate"
     where = "" if same else ", scored anew on the candidate's episodes"
     return better, (

@@ -4,15 +4,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import s3fs
 from prometheus_client.parser import text_string_to_metric_families
 
-from core.archive import bucket
+from core.archive import Archive, Status, Stored, bucket
 from core.config import ForecastConfig, MonitorConfig
 from core.forecast.forecast import forecast
 from core.forecast.verification import verify_forecasts
 from core.monitoring import write_metrics
+from core.satellite.granule import Grid
+from tests.core.conftest import CRS
 from tests.core.loopback import CREDENTIALS
 
 NOW = datetime(2024, 6, 4, 0, 10, tzinfo=UTC)
@@ -58,6 +61,20 @@ def test_the_metrics_are_those_of_what_lies_there(chain, tmp_path):
     assert (found["flow_runs_failed", "ingest"], found["flow_runs_failed", "nowcast"]) == (2, 0)
     assert found["monitor_timestamp_seconds",] == NOW.timestamp()
     assert found["archive_reachable",] == 1
+
+
+@pytest.mark.parametrize(("channels", "newest"), [([], 2), (["ir", "wv"], 2), (["ir"], 5)])
+def test_an_archive_is_as_fresh_as_the_channel_that_came_last(tmp_path, channels, newest):
+    url, kind, start = str(tmp_path / "two.zarr"), "brightness_temperature", datetime(2024, 6, 3, tzinfo=UTC)
+    archive = Archive.create(url, grid=Grid(np.arange(8) * 2000.0, -np.arange(6) * 2000.0, CRS), origin=start,
+                             channels={"ir": kind, "wv": kind}, cadence_minutes=30, years=1)  # fmt: skip
+    archive.record([Stored(slot, "ir", Status.COMPLETE) for slot in range(6)])
+    archive.record([Stored(slot, "wv", Status.COMPLETE) for slot in range(3)])
+    config = MonitorConfig(
+        name="tiny", archive=url, channels=channels, forecasts=str(tmp_path / "no"), folder=str(tmp_path)
+    )
+    found = read(write_metrics(config, {}, NOW))
+    assert found["archive_newest_slot_timestamp_seconds",] == start.timestamp() + 1800 * newest
 
 
 def test_a_nowcast_that_cannot_be_read_is_left_out(tmp_path):

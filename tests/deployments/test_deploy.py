@@ -17,9 +17,10 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 
 from core.config import load
 from core.meta import checkpoint
-from deployments.automations import apply_automations, overdue, stale, stuck, zombies
+from deployments.automations import apply_automations, automations, overdue, stale, stuck, zombies
 from deployments.catalogue import catalogue
 from flows.cli import PRESETS
+from tasks.events import ARCHIVE_ADVANCED, ARCHIVE_GREW
 from tasks.monitor import BY_A_RULE, failed_runs
 from tests.deployments.servers import AUTH, prefect_server, reach
 from tests.deployments.waiting import end, until
@@ -210,6 +211,15 @@ def test_an_archive_is_stale_after_four_slots_and_a_nowcast_takes_frames_until_t
     assert alarm.silence == timedelta(minutes=4 * cadence)
     assert alarm.parameters["limit_minutes"] == 4 * cadence
     assert made["nowcast/korea"].parameters["config"]["max_age_minutes"] == oldest
+
+
+def test_any_frame_starts_a_nowcast_and_only_a_complete_slot_keeps_the_alarm_quiet() -> None:
+    config = load(PRESETS / "korea.toml")
+    made = {entry.path: entry for entry in catalogue([config])}
+    heard = {rule.name: rule.trigger.expect for rule in automations(made.values(), {path: uuid4() for path in made})}
+    assert heard["fewcast: nowcast/korea when frames have come"] == {ARCHIVE_GREW}
+    assert heard["fewcast: alarm when data/korea/archive.zarr is stale"] == {ARCHIVE_ADVANCED}
+    assert made["monitor/korea"].parameters["config"]["channels"] == config.ingest.channels
 
 
 def test_what_hangs_is_cancelled_what_died_is_crashed_and_silence_is_told(api: httpx.Client) -> None:

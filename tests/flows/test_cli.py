@@ -125,7 +125,8 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
 
 def test_a_start_is_given_with_seconds_or_without() -> None:
     for given, read in (
-        ("2024-06-01T03:00Z", "2024-06-01T03:00Z"),
+        ("2024-06-01T03:00Z", "2024-06-01T03:00:00Z"),
+        ("2024-06-01 03:00", "2024-06-01T03:00:00Z"),
         ("2024-06-01T12:00:00+09:00", "2024-06-01T03:00:00Z"),
         ("", ""),
     ):

@@ -28,9 +28,18 @@ from prefect.utilities.schema_tools.validation import ValidationError
 from core.config import load
 from deployments.automations import overdue, zombies
 from flows import server
+from flows.archive import check_archive, check_fresh
+from flows.episodes import episodes
+from flows.evaluate import evaluate
 from flows.ingest import ingest
+from flows.monitor import monitor
+from flows.nowcast import nowcast
+from flows.pipeline import pipeline
 from flows.server import validate, validate_form
+from flows.sweep import sweep
+from flows.train import train
 
+PRESET = load(Path(__file__).with_name("tiny.toml"))
 SCHEMA = parameter_schema(ingest.fn).model_dump_for_openapi()
 RETRIES = (
     "config.retries is refused: found 99 (Input should be less than or equal to 20); "
@@ -39,7 +48,7 @@ RETRIES = (
 
 
 def values(**changes: Any) -> dict[str, Any]:
-    config = load(Path(__file__).with_name("tiny.toml")).ingest.model_dump(mode="json")
+    config = PRESET.ingest.model_dump(mode="json")
     return {"config": config | changes}
 
 
@@ -56,6 +65,13 @@ def test_good_values_pass() -> None:
          "give it as described: Which slots to ingest."),
         ({"retrys": 4}, "config.retrys is refused: found no such key (is it retries?); "
          "give it as described: Granules to archive."),
+        ({"area": "nowhere"}, "config.area is refused: found 'nowhere', which is neither one of korea, "),
+        ({"area": "122,44,133,31"}, "nor bounds with south before north; give it as described: Named area (korea, "),
+        ({"pattern": "%Q.nc"},
+         "config.pattern is refused: found '%Q.nc', which does not tell the time (unknown code %Q) "
+         "by %Y %m %d %H %M %S %j; give it as described: Key pattern for `cf`: "),
+        ({"source": ""}, "config.source is refused: found '' (String should have at least 1 character); "
+         "give it as described: URL of the granules' root"),
         ({"channels": []}, "config.channels is refused: found List should have at least 1 item after validation, "
          "not 0; give it as described: Channels to keep, by the system's own names."),
     ],
@@ -63,7 +79,68 @@ def test_good_values_pass() -> None:
 def test_a_run_is_refused_in_one_line(changes: dict[str, Any], line: str) -> None:
     with pytest.raises(ValidationError) as caught:
         validate(values(**changes), SCHEMA, raise_on_error=True)
-    assert str(caught.value) == line
+    assert line in str(caught.value)
+
+
+def refused(flow: Any, parameters: dict[str, Any]) -> str:
+    """The line in which values of a flow's run are refused; empty where they pass."""
+    try:
+        assert validate(parameters, parameter_schema(flow.fn).model_dump_for_openapi(), raise_on_error=True) == []
+    except ValidationError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"init_time": "yesterday"}, "found 'yesterday', which is no ISO time such as 2024-06-01T03:00Z; "),
+        ({"region": "the moon"}, "found 'the moon', which is neither one of korea, "),
+        ({"output": "s3://bucket/forecasts"}, "found 's3://bucket/forecasts'; give a folder of this machine"),
+        ({"output": " "}, "found nothing; give it: only a pipeline has a root to fill it from"),
+        ({"init_time": "2024-06-01T03:00Z", "region": "Southeast Asia"}, ""),
+    ],
+)
+def test_a_nowcast_is_refused_what_would_fail_it(changes: dict[str, Any], line: str) -> None:
+    config = PRESET.forecast.model_dump(mode="json") | changes
+    said = refused(nowcast, {"config": config, "tracking": {}})
+    assert said.startswith(f"config.{next(iter(changes))} is refused: {line}" if line else "")
+    assert bool(said) == bool(line)
+
+
+def test_an_empty_place_is_for_a_pipeline_to_fill_and_a_stage_by_itself_must_have_it() -> None:
+    """Empty, it would be the working directory."""
+    flows = {
+        "ingest": ingest, "episodes": episodes, "train": train, "evaluate": evaluate, "forecast": nowcast,
+        "monitor": monitor,
+    }  # fmt: skip
+    whole = PRESET.model_dump(mode="json")
+    assert whole.keys() - flows.keys() == {"name", "root", "tracking"}
+    for stage, flow in flows.items():
+        beside = {"tracking": whole["tracking"]} if stage in ("train", "evaluate", "forecast") else {}
+        assert refused(flow, {"config": whole[stage], **beside}) == ""
+        described = type(getattr(PRESET, stage)).model_fields.items()
+        filled = [key for key, field in described if "empty: under the pipeline's root" in str(field.description)]
+        assert filled
+        for key in (*filled, *(["name", "folder"] if stage == "monitor" else [])):
+            line = refused(flow, {"config": whole[stage] | {key: ""}, **beside})
+            assert line.startswith(f"config.{key} is refused: found "), (stage, key)
+            empty = whole | {stage: whole[stage] | {key: ""}}
+            assert bool(refused(pipeline, {"config": empty})) == (key == "folder"), "no root holds the metrics"
+
+
+def test_what_stands_beside_a_stage_is_refused_in_our_words_too() -> None:
+    whole, tracking = PRESET.model_dump(mode="json"), {"tracking": PRESET.tracking.model_dump(mode="json")}
+    assert refused(train, {"config": whole["train"], **tracking, "segment_steps": -1}) == (
+        "segment_steps is refused: found -1 is less than the minimum of 0; give it as described: Steps of one task; "
+        "each starts from the last good checkpoint and is retried by itself. 0: all in one. From 0 to 1000000."
+    )
+    assert refused(check_fresh, {"config": whole["ingest"], "limit_minutes": 0}).startswith("limit_minutes is refused:")
+    assert refused(sweep, {"config": whole, "grid": ["train.inner.steps=1,3", "rubbish"]}).startswith(
+        "grid.1 is refused: found 'rubbish' does not match "
+    )
+    assert refused(sweep, {"config": whole, "grid": ["train.inner.steps=1,3", 'train.learn_rates="no"']}) == ""
+    assert "'' should be non-empty" in refused(check_archive, {"url": ""})
 
 
 def test_of_several_the_first_is_told_and_how_many_there_are() -> None:

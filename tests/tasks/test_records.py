@@ -120,10 +120,13 @@ def test_a_model_is_told_as_the_learner_that_it_is(
 ) -> None:
     """A budget that ends in the pooled steps leaves a pooled model, whatever was asked for."""
     monkeypatch.setattr(model, "save", lambda *_: None)
+    monkeypatch.setattr(records, "episodes_of", lambda config: {str(tmp_path): "its episodes"}[config.run])
+    monkeypatch.setattr(records, "scored_on", lambda config, store: f"{config.network.width} {store}")
     untrained(tmp_path, phase)
     told: dict[str, str] = {}
     tracked: Any = SimpleNamespace(tag=told.update, model=lambda _, tags: told.update(tags))
     summary = TrainSummary(str(tmp_path), 1, True, "the budget", 1, {"crps": 0.2})
     records.tell_result(tracked, TrainConfig(run=str(tmp_path)), summary)
     assert told["learner"] == learner
+    assert (told["validation_crps"], told["scored_on"]) == ("0.2", "4 its episodes"), "by the model's own config"
     assert told["mlflow.note.content"].startswith(f"# {learner} nowcaster")

@@ -13,6 +13,7 @@ from scores.probability import crps_for_ensemble
 
 from core.archive import Archive, Status
 from core.config import ForecastConfig
+from core.forecast import verification
 from core.forecast.folder import Folder
 from core.forecast.forecast import forecast
 from core.forecast.verification import Verified, roll, score, verify_forecasts
@@ -164,6 +165,17 @@ def test_what_is_fully_scored_is_not_opened_again(config, monkeypatch):
     for _ in range(2):
         assert verify_forecasts(config).rolling == first.rolling
     assert len(opened) == 1
+
+
+def test_a_days_scores_are_read_once_however_many_forecasts_it_has(config, monkeypatch):
+    made = forecast(config)
+    for hours in range(1, 4):
+        shutil.copytree(made.url, Folder(config.output).place(made.init_time - np.timedelta64(hours, "h")))
+    verify_forecasts(config)
+    read, really = [], verification._read
+    monkeypatch.setattr(verification, "_read", lambda path: read.append(path.name) or really(path))
+    assert verify_forecasts(config).forecasts == 4
+    assert read == ["20240602.json"] * 2, "once to go on from, and once for the rolling scores"
 
 
 def test_the_rolling_span_reaches_back_from_the_newest_and_weights_by_pixels(tmp_path):

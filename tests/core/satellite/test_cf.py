@@ -5,10 +5,10 @@ import h5py
 import numpy as np
 import pyproj
 import pytest
+from pydantic import ValidationError
 
 from core.archive import Archive
 from core.config import IngestConfig
-from core.errors import FewcastError
 from core.satellite import area, cf, hdf5, source
 from core.satellite.granule import CorruptGranule, Granule, Grid, Reason
 from core.satellite.grid import align, same_grid
@@ -185,8 +185,9 @@ def test_folders_of_a_dated_pattern_are_spelled_out():
 
 
 def test_a_pattern_that_cannot_tell_the_time_is_refused():
-    with pytest.raises(FewcastError, match="does not tell the time"):
-        cf.parse("x.nc", config(pattern="frame_%q.nc"))
+    for pattern, why in (("frame_%q.nc", "unknown code %q"), ("frame_%Y.nc", "no %Y or no %H")):
+        with pytest.raises(ValidationError, match=rf"'{pattern}', which does not tell the time \({why}\)"):
+            config(pattern=pattern)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from core.config import TrainConfig
 from core.meta import checkpoint
 from core.model import Model
 from core.training.renewal import latest, point_to_latest, renewed
+from core.training.run import episodes_of
 from core.training.train import train
-from core.training.validation import crps_beside
+from core.training.validation import crps_beside, scored_on
 
 NOW = datetime(2026, 3, 1, 3, 0, tzinfo=UTC)
 
@@ -78,3 +79,15 @@ def test_a_run_scored_anew_has_the_score_that_validation_gave_it(chain) -> None:
     other = replace(model.spec, mean=(0.0,))
     assert crps_beside(model, replace(model, spec=other)) is None, "in other units"
     assert crps_beside(model, replace(model, episodes_digest="another")) is None, "its store was built anew"
+
+
+def test_another_choice_of_episodes_members_or_seed_is_another_score(chain) -> None:
+    config = Model.load(chain.run).config
+    store = episodes_of(config)
+
+    def changed(**values: int) -> str:
+        return scored_on(config.model_copy(update=values), store)
+
+    assert changed(steps=9) == changed()
+    others = changed(validation_episodes=1), changed(validation_members=9), changed(seed=9)
+    assert len({changed(), *others}) == 4

@@ -9,7 +9,7 @@ from tasks.tracking import registry
 
 
 def version(number: int, crps: str, episodes: str = "e") -> Any:
-    return SimpleNamespace(version=str(number), tags={"validation_crps": crps, "episodes": episodes})
+    return SimpleNamespace(version=str(number), tags={"validation_crps": crps, "scored_on": episodes})
 
 
 def judge(candidate: Any, champion: Any, anew: float | None = None) -> tuple[bool, str]:
@@ -28,8 +28,20 @@ def test_a_candidate_takes_over_only_with_a_lower_score_on_the_same_episodes() -
     assert not judge(version(1, "0.20"), champion)[0]
 
 
-def test_a_champion_without_a_score_gives_way() -> None:
-    assert judge(version(2, "0.3"), version(1, "nan"))[0]
+@pytest.mark.parametrize("lacks", ["validation_crps", "scored_on"])
+def test_a_champion_that_does_not_say_its_score_or_what_it_is_of_is_scored_anew(lacks: str) -> None:
+    candidate, champion = version(2, "0.3"), version(1, "0.2")
+    del champion.tags[lacks]
+    assert not judge(candidate, champion)[0], "it cannot be"
+    assert not judge(candidate, champion, 0.29)[0]
+    assert judge(candidate, champion, 0.31)[0]
+    assert judge(candidate, version(1, "nan"), 0.31)[1].endswith("scored anew on the candidate's episodes")
+
+
+def test_a_candidate_of_an_earlier_version_does_not_say_what_its_score_is_of() -> None:
+    candidate, champion = version(2, "0.3"), version(1, "0.4")
+    del candidate.tags["scored_on"], champion.tags["scored_on"]
+    assert not judge(candidate, champion, 0.29)[0]
 
 
 def test_the_verdict_says_both_numbers() -> None:
@@ -38,7 +50,7 @@ def test_the_verdict_says_both_numbers() -> None:
 
 
 @pytest.mark.parametrize(("anew", "promoted"), [(0.16, True), (0.14, False)])
-def test_after_the_store_has_grown_the_champion_is_scored_anew(anew: float, promoted: bool) -> None:
+def test_after_the_store_or_what_is_scored_has_changed_the_champion_is_scored_anew(anew: float, promoted: bool) -> None:
     better, verdict = judge(version(2, "0.15", episodes="more"), version(1, "0.20"), anew)
     assert better == promoted
     assert verdict.endswith(f"0.1500 against {anew:.4f} of version 1, scored anew on the candidate's episodes")
