@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+LOOK_SECONDS = 0.5
 Result = TypeVar("Result")
 _LOGGER = logging.getLogger(__name__)
 
@@ -32,13 +33,19 @@ def run_until_stopped(work: Callable[[Callable[[], bool]], Result]) -> Result:
     thread = threading.Thread(target=contextvars.copy_context().run, args=(body,), daemon=True, name="fewcast-work")
     thread.start()
     try:
-        done.wait()
+        _wait(done)
     except BaseException:
         stop.set()
-        done.wait()
+        _wait(done)
         for error in errors:  # the signal hides it, and may have come because of it: torchrun ends all ranks after one
             _LOGGER.warning("%s", error)
         raise
     if errors:
         raise errors[0]
     return results[0]
+
+
+def _wait(done: threading.Event) -> None:
+    """In short pieces: where the system hands a signal to another thread, nothing wakes this one to handle it."""
+    while not done.wait(LOOK_SECONDS):
+        pass
