@@ -50,10 +50,10 @@ def _read(archive: Archive, job: Job, config: IngestConfig) -> Outcome:
     unavailable: list[UnavailableGranule] = []
 
     def frames() -> Iterator[Frame]:
-        found = False
+        found, held = False, dict[str, bytes]()  # `cf` may have several channels in one file
         for granule in job.granules:
             try:
-                frame = source.read_frame(granule, config, archive.grid)
+                frame = source.read_frame(granule, config, archive.grid, held)
                 found = True
                 if _is_blank_again(frame, archive, job.slot):
                     refused.append(Stored(job.slot, granule.channel, Status.CORRUPT, Reason.ALL_ZERO))

@@ -117,8 +117,12 @@ def fetch(granule: Granule, config: IngestConfig) -> bytes:
 
 
 @contextmanager
-def opened(granule: Granule, config: IngestConfig) -> Iterator[Image]:
-    """The granule as an image that decodes by windows; small files are fetched whole, large ones by blocks."""
+def opened(granule: Granule, config: IngestConfig, held: dict[str, bytes] | None = None) -> Iterator[Image]:
+    """The granule as an image that decodes by windows; small files are fetched whole, large ones by blocks.
+
+    `held` keeps the last whole file by its URL, for a next granule that lies in the same one.
+    """
+    held = {} if held is None else held
     if cf_zarr.is_store(config):
         yield cf_zarr.open_image(granule, config)
         return
@@ -126,7 +130,10 @@ def opened(granule: Granule, config: IngestConfig) -> Iterator[Image]:
 
     def open_one(part: Granule) -> hdf5.File:
         if _is_small(part, config):
-            return hdf5.opened(fetch(part, config))
+            if part.url not in held:
+                held.clear()
+                held[part.url] = fetch(part, config)
+            return hdf5.opened(held[part.url])
         ranged.append(remote.Blocks(part, config))
         return hdf5.opened(ranged[-1])
 
@@ -160,12 +167,12 @@ def _is_small(part: Granule, config: IngestConfig) -> bool:
     return part.size <= config.whole_megabytes * 1_000_000
 
 
-def read_frame(granule: Granule, config: IngestConfig, target: Grid) -> Frame:
-    """One granule, fetched, checked, calibrated and brought onto the archive's grid.
+def read_frame(granule: Granule, config: IngestConfig, target: Grid, held: dict[str, bytes] | None = None) -> Frame:
+    """One granule, fetched (or `held`, as `opened` has it), checked, calibrated and brought onto the archive's grid.
 
     Raises `CorruptGranule` with its reason, and `UnavailableGranule` where it could not be fetched.
     """
-    with opened(granule, config) as image, hdf5.guarded("aligning"):
+    with opened(granule, config, held) as image, hdf5.guarded("aligning"):
         return grid.align(image, target)
 
 

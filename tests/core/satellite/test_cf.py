@@ -259,6 +259,23 @@ def test_the_file_of_the_next_slot_is_not_taken_for_this_one(minutes):
     assert caught.value.reason is Reason.WRONG_TIME
 
 
+def test_a_file_of_several_channels_is_fetched_once_and_not_kept_beyond_the_next(tmp_path, monkeypatch):
+    for hour, seed in ((0, 1), (1, 2)):
+        content = io.BytesIO(makers.cf(counts() + np.uint8(seed), f"2017-09-05T{hour:02d}:15:00"))
+        with h5py.File(content, "r+") as file:
+            file.copy("infrared", "other")
+        (tmp_path / f"goes13_ir_20170905T{hour:02d}15Z.nc").write_bytes(content.getvalue())
+    settings = config(source=str(tmp_path), channels=["infrared", "other"])
+    granules = sorted(source.list_granules(settings), key=lambda one: one.time)
+    grid, real, fetched = source.archive_grid(granules, settings), source.fetch, []
+    monkeypatch.setattr(source, "fetch", lambda one, config: fetched.append(one.url) or real(one, config))
+    held: dict[str, bytes] = {}
+    frames = [source.read_frame(granule, settings, grid, held) for granule in granules]
+    assert [len(fetched), list(held)] == [2, [granules[-1].url]]
+    assert np.array_equal(frames[0].values, frames[1].values)
+    assert not np.array_equal(frames[1].values, frames[2].values)
+
+
 @pytest.mark.skipif(not SAMPLE.exists(), reason="the real frames are not here")
 def test_the_real_frames():
     settings = config(block=2)
