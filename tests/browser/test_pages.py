@@ -124,9 +124,9 @@ def test_a_forecaster_makes_a_nowcast_with_the_champion_and_sees_its_picture(
     image = page.locator("a[href*='/artifacts/artifact/']", has_text="nowcast-picture").first
     expect(image).to_be_visible()
     page.goto(prefect + str(image.get_attribute("href")))  # a list that is drawn anew under a click swallows it
-    picture = page.locator("img[src^='data:image/jpeg']").first
-    expect(picture).to_be_visible()
-    assert picture.evaluate("image => image.naturalWidth") > 300
+    expect(page.locator("img[src^='data:image/jpeg']").first).to_be_visible()
+    # Its words stand in its place, and are visible, until it is decoded.
+    page.wait_for_function("document.querySelector(`img[src^='data:image/jpeg']`).naturalWidth > 300")
     keep(page, "prefect-nowcast")
 
 
