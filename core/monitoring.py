@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
-from core.archive import SERVED, Archive, Status
+from core.archive import Archive, Status
 from core.config import MonitorConfig
 from core.errors import FewcastError
 from core.forecast.folder import Folder, read_attributes
@@ -67,13 +67,14 @@ def _archive(found: "_Metrics", archive: Archive, config: MonitorConfig, now: da
 
 def newest_time(archive: Archive, channels: Sequence[str] = ()) -> np.datetime64 | None:
     """Time of the newest slot that is served in all of these channels, if there is one; none given: the archive's."""
-    columns = [archive.channels.index(name) for name in channels or archive.channels]
-    for day in reversed(archive.days.recorded()):
-        rows = np.flatnonzero(np.isin(archive.days.day("status", day)[:, columns], SERVED).all(1))
-        if rows.size:
-            newest: np.datetime64 = archive.times[int(rows[-1]) + day * archive.slots_per_day]
-            return newest
-    return None
+    if lacking := set(channels) - set(archive.channels):
+        raise FewcastError(
+            f"the archive {archive.url} has not all of monitor.channels",
+            found=f"no {', '.join(sorted(lacking))}",
+            mend="correct monitor.channels, or ingest them into another archive",
+        )
+    slot = archive.days.newest_complete(channels or archive.channels, len(archive.times))
+    return None if slot is None else archive.times[slot]
 
 
 def _forecasts(found: "_Metrics", folder: Folder, config: MonitorConfig, now: datetime) -> None:

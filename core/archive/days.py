@@ -66,6 +66,16 @@ class Days:
         """The days that have been recorded, in order."""
         return sorted(int(key.split("/")[2]) for key, _ in self.objects.keys(f"{name}/c"))
 
+    def newest_complete(self, channels: Iterable[str], end: int) -> int | None:
+        """The newest slot before `end` that is served in all of these channels; recorded days are read newest first."""
+        columns = [self.channels.index(name) for name in channels]
+        for day in reversed(self.recorded()):
+            complete = np.flatnonzero(np.isin(self.day("status", day)[:, columns], SERVED).all(1))
+            past = complete[complete + day * self.slots_per_day < end]
+            if past.size:
+                return int(past[-1]) + day * self.slots_per_day
+        return None
+
     def observation_times(self, day: int) -> NDArray[np.int64]:
         """Milliseconds since 1970 of one day's slots; `NO_TIME` where nothing was observed."""
         data = self.objects.get(f"observation_time/c/{day}")

@@ -16,8 +16,8 @@ def _area(text: str) -> str:
     try:
         bounds(text)
     except FewcastError:
-        names = ", ".join(AREAS)
-        raise ValueError(f"{text!r}, which is neither one of {names} nor bounds with south before north") from None
+        ways = f"one of {', '.join(AREAS)} nor bounds with south before north"
+        raise ValueError(f"{text!r}, which is wider than 360 degrees, or neither {ways}") from None
     return text
 
 

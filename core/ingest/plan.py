@@ -129,17 +129,10 @@ def _moment(archive: Archive, slot: int) -> datetime:
 
 
 def last_complete(archive: Archive, config: IngestConfig, now: datetime) -> datetime | None:
-    """The last slot up to now all of whose configured channels are served; recorded days are read newest first."""
-    columns = [archive.channels.index(name) for name in config.channels if name in archive.channels]
-    for day in reversed(archive.days.recorded()):
-        complete = np.isin(archive.days.day("status", day)[:, columns], SERVED).all(1)
-        slots = np.flatnonzero(complete) + day * archive.slots_per_day
-        times = archive.times[slots[slots < len(archive.times)]].astype("datetime64[s]")
-        past = times[times <= np.datetime64(now.replace(tzinfo=None), "s")]
-        if past.size:
-            moment: datetime = past[-1].item()
-            return moment.replace(tzinfo=UTC)
-    return None
+    """The last slot up to now all of whose configured channels are served, of those that the archive has."""
+    end = int(np.searchsorted(archive.times, np.datetime64(now.replace(tzinfo=None), "s"), side="right"))
+    slot = archive.days.newest_complete([name for name in config.channels if name in archive.channels], end)
+    return None if slot is None else _moment(archive, slot)
 
 
 def days(times: TimeRange) -> Iterator[TimeRange]:

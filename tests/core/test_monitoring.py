@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from core.config import ForecastConfig, MonitorConfig
 from core.forecast.forecast import forecast
 from core.forecast.verification import verify_forecasts
 from core.monitoring import write_metrics
+from core.report import Silent
 from core.satellite.granule import Grid
 from tests.core.conftest import CRS
 from tests.core.loopback import CREDENTIALS
@@ -118,3 +120,23 @@ def test_before_anything_is_there_the_file_says_so_and_replaces_the_old_one(tmp_
     nothing = {("archive_reachable",): 1, ("nowcasts",): 0, ("nowcasts_verified",): 0}
     assert found == {("monitor_timestamp_seconds",): NOW.timestamp(), **nothing}
     assert [path.name for path in tmp_path.iterdir()] == ["fewcast_tiny.prom"]
+
+
+def test_channels_that_the_archive_lacks_are_told_in_one_line_and_the_rest_is_measured(tmp_path):
+    class Told(Silent):
+        lines: ClassVar[list[str]] = []
+
+        def message(self, text: str) -> None:
+            self.lines.append(text)
+
+    url, kind, start = str(tmp_path / "one.zarr"), "brightness_temperature", datetime(2024, 6, 3, tzinfo=UTC)
+    Archive.create(url, grid=Grid(np.arange(8) * 2000.0, -np.arange(6) * 2000.0, CRS), origin=start,
+                   channels={"ir": kind}, cadence_minutes=30, years=1)  # fmt: skip
+    config = MonitorConfig(
+        name="tiny", archive=url, channels=["ir", "wv"], forecasts=str(tmp_path / "no"), folder=str(tmp_path)
+    )
+    found = read(write_metrics(config, {"ingest": 2}, NOW, Told()))
+    [line] = Told.lines
+    assert "has not all of monitor.channels: found no wv; correct monitor.channels" in line
+    assert found["archive_reachable",] == 0
+    assert found["flow_runs_failed", "ingest"] == 2
