@@ -16,8 +16,8 @@ def _area(text: str) -> str:
     try:
         bounds(text)
     except FewcastError:
-        ways = f"one of {', '.join(AREAS)} nor bounds with south before north"
-        raise ValueError(f"{text!r}, which is wider than 360 degrees, or neither {ways}") from None
+        ways = f"one of {', '.join(AREAS)}, nor at most 360 degrees wide, nor bounds with south before north"
+        raise ValueError(f"{text!r}, which is neither {ways}") from None
     return text
 
 

@@ -20,7 +20,12 @@ from flows.access import USERS, read_auth
 from flows.pages import free_port
 
 PROFILES = ("sqlite", "postgres")
-TOLD = ("AWS_", "FEWCAST_AUTH", "FEWCAST_LOGS")  # what of the environment decides how services start
+TOLD = (
+    "AWS_",
+    "FEWCAST_AUTH",
+    "FEWCAST_LOGS",
+    "FEWCAST_PREFECT_URL",
+)  # what of the environment decides how services start
 
 
 def kept_profile(folder: Path) -> str:
